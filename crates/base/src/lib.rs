@@ -1,0 +1,15 @@
+//! The words every other crate is written in: names, ids, units, and the two ports (clock and random)
+//! through which time and chance enter the program.
+//!
+//! Nothing here does I/O beyond the two `System*` adapters, and pure crates (`crates/core`) may not name
+//! those adapters; `cargo xtask tidy` checks it.
+
+pub mod clock;
+pub mod name;
+pub mod random;
+pub mod units;
+
+pub use clock::{Clock, SystemClock, Timestamp};
+pub use name::{ContainerId, Name, NameError};
+pub use random::{Random, SystemRandom};
+pub use units::{Bytes, DurationText, MilliCpu, UnitError};

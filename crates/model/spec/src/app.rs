@@ -1,0 +1,176 @@
+//! An app: its services, workers, volumes and groups.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coppice_base::Name;
+use serde::{Deserialize, Serialize};
+
+use crate::{HealthSpec, PortSpec, RestartPolicy, SuperviseSpec, WorkloadSpec};
+
+/// One app as a user wants it. Services and workers share one name space (dependencies name either).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppSpec {
+    pub name: Name,
+    /// Labels on the app itself.
+    pub labels: BTreeMap<String, String>,
+    /// How the root supervisor of the app behaves.
+    pub supervise: SuperviseSpec,
+    pub groups: BTreeMap<Name, GroupSpec>,
+    pub services: BTreeMap<Name, ServiceSpec>,
+    pub workers: BTreeMap<Name, WorkerSpec>,
+    pub volumes: BTreeMap<Name, VolumeSpec>,
+}
+
+/// A named subtree of the app's supervision tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupSpec {
+    pub supervise: SuperviseSpec,
+    /// Services and workers in the group, in the order they are started and (`rest_for_one`) restarted.
+    pub members: Vec<Name>,
+}
+
+/// A long-running workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceSpec {
+    pub workload: WorkloadSpec,
+    /// Number of instances; 0 keeps the service defined and stopped.
+    pub replicas: u32,
+    /// Published ports. With several replicas a published port is shared: connections are spread over the
+    /// ready instances.
+    pub ports: Vec<PortSpec>,
+    pub restart: RestartPolicy,
+    /// `None`: the image's HEALTHCHECK if it has one, else ready as soon as it runs.
+    pub health: Option<HealthSpec>,
+}
+
+/// A one-shot workload: runs to exit 0, then is complete. Restarted on failure when `restart` says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerSpec {
+    pub workload: WorkloadSpec,
+    /// `Never` or `OnFailure`.
+    pub restart: RestartPolicy,
+}
+
+/// A named volume of the app. For now always a directory on the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    /// A directory of the host to use (absolute) instead of one under the state directory.
+    pub host_path: Option<String>,
+    pub labels: BTreeMap<String, String>,
+}
+
+impl AppSpec {
+    /// Every workload: its name, its definition, and whether it is a worker.
+    pub fn workloads(&self) -> impl Iterator<Item = (&Name, &WorkloadSpec)> {
+        let services = self.services.iter().map(|(name, service)| (name, &service.workload));
+        let workers = self.workers.iter().map(|(name, worker)| (name, &worker.workload));
+        services.chain(workers)
+    }
+
+    pub fn workload(&self, name: &str) -> Option<&WorkloadSpec> {
+        let service = self.services.get(name).map(|service| &service.workload);
+        service.or_else(|| self.workers.get(name).map(|worker| &worker.workload))
+    }
+
+    /// The group `workload` belongs to, if any.
+    pub fn group_of(&self, workload: &str) -> Option<&Name> {
+        self.groups.iter().find(|(_, group)| group.members.iter().any(|m| m.as_str() == workload)).map(|(name, _)| name)
+    }
+
+    /// What must hold of every spec, whoever built it; each broken rule as one sentence. The manifest crate
+    /// reports the same rules with positions; this is the last gate, at the API and before the log.
+    pub fn check(&self) -> Vec<String> {
+        let mut broken = Vec::new();
+        for name in self.services.keys().filter(|name| self.workers.contains_key(name.as_str())) {
+            broken.push(format!("{name} is both a service and a worker"));
+        }
+        let mut host_ports = BTreeSet::new();
+        for (name, service) in &self.services {
+            for port in &service.ports {
+                if port.host != 0 && !host_ports.insert((port.host_ip, port.host, port.protocol)) {
+                    broken.push(format!("service {name}: host port {} is published twice", port.host));
+                }
+            }
+        }
+        for (name, workload) in self.workloads() {
+            for dependency in &workload.depends_on {
+                if self.workload(dependency.name.as_str()).is_none() {
+                    broken.push(format!("{name} depends on {}, which is not defined", dependency.name));
+                }
+            }
+            for mount in &workload.volumes {
+                if let crate::MountSource::Volume(volume) = &mount.source
+                    && !self.volumes.contains_key(volume.as_str())
+                {
+                    broken.push(format!("{name} mounts volume {volume}, which is not defined"));
+                }
+            }
+        }
+        if let Some(cycle) = self.dependency_cycle() {
+            let path: Vec<&str> = cycle.iter().map(Name::as_str).collect();
+            broken.push(format!("depends_on goes round in a circle: {}", path.join(" -> ")));
+        }
+        let mut grouped = BTreeSet::new();
+        for (group, spec) in &self.groups {
+            for member in &spec.members {
+                if self.workload(member.as_str()).is_none() {
+                    broken.push(format!("group {group} names {member}, which is not defined"));
+                } else if !grouped.insert(member) {
+                    broken.push(format!("{member} is in more than one group"));
+                }
+            }
+        }
+        broken
+    }
+
+    /// A circle in `depends_on`, first name repeated last, or `None`.
+    pub fn dependency_cycle(&self) -> Option<Vec<Name>> {
+        fn visit<'a>(
+            app: &'a AppSpec,
+            name: &'a Name,
+            path: &mut Vec<&'a Name>,
+            done: &mut BTreeSet<&'a Name>,
+        ) -> Option<Vec<Name>> {
+            if let Some(start) = path.iter().position(|on_path| *on_path == name) {
+                let mut cycle: Vec<Name> = path[start..].iter().map(|n| (*n).clone()).collect();
+                cycle.push(name.clone());
+                return Some(cycle);
+            }
+            if done.contains(name) {
+                return None;
+            }
+            path.push(name);
+            for dependency in app.workload(name.as_str()).map_or(&[][..], |w| &w.depends_on) {
+                if let Some(cycle) = visit(app, &dependency.name, path, done) {
+                    return Some(cycle);
+                }
+            }
+            path.pop();
+            done.insert(name);
+            None
+        }
+        let mut done = BTreeSet::new();
+        self.workloads().find_map(|(name, _)| visit(self, name, &mut Vec::new(), &mut done))
+    }
+
+    /// Workload names so that each comes after all it depends on. Ties are alphabetical. A circle (which
+    /// [`check`](Self::check) refuses) leaves its members out.
+    pub fn start_order(&self) -> Vec<Name> {
+        let mut order: Vec<Name> = Vec::new();
+        let mut left: BTreeMap<&Name, &WorkloadSpec> = self.workloads().collect();
+        loop {
+            let ready: Vec<&Name> = left
+                .iter()
+                .filter(|(_, w)| w.depends_on.iter().all(|d| order.contains(&d.name)))
+                .map(|(name, _)| *name)
+                .collect();
+            if ready.is_empty() {
+                return order;
+            }
+            for name in ready {
+                left.remove(name);
+                order.push(name.clone());
+            }
+        }
+    }
+}

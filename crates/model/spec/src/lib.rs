@@ -1,0 +1,20 @@
+//! What a user wants, validated: the [`AppSpec`] and its parts.
+//!
+//! A spec is plain data with every default filled in. It is what the log carries and what a release records,
+//! so it has no positions, no comments and no `Option` that means "use the default"; an `Option` here means the
+//! image (or nobody) decides. The manifest crate turns text into a spec; nothing else builds one but tests.
+//! Collections are ordered so that equal specs serialize to equal bytes.
+
+mod app;
+mod health;
+mod run;
+mod supervise;
+mod workload;
+
+pub use app::{AppSpec, GroupSpec, ServiceSpec, VolumeSpec, WorkerSpec};
+pub use health::{HealthProbe, HealthSpec};
+pub use run::RunSpec;
+pub use supervise::{Backoff, RestartPolicy, Strategy, SuperviseSpec};
+pub use workload::{
+    Condition, Dependency, Limits, MountSource, NetworkMode, PortSpec, Protocol, PullPolicy, VolumeMount, WorkloadSpec,
+};
