@@ -1,0 +1,82 @@
+//! Paths of the API. `{x}` stands for one percent-encoded segment.
+
+/// GET → [`VersionReply`](crate::VersionReply).
+pub const VERSION: &str = "/v1/version";
+/// GET → [`NodeStatus`](crate::NodeStatus).
+pub const NODE: &str = "/v1/node";
+/// POST [`StopNodeRequest`](crate::StopNodeRequest) → 204.
+pub const NODE_STOP: &str = "/v1/node/stop";
+/// GET → the OpenAPI document.
+pub const OPENAPI: &str = "/v1/openapi.json";
+/// GET `?since=<ms>&follow=true&app=` → lines of [`Event`](crate::Event).
+pub const EVENTS: &str = "/v1/events";
+
+/// GET → `[AppSummary]`; POST [`ApplyRequest`](crate::ApplyRequest) → [`ApplyReply`](crate::ApplyReply).
+pub const APPS: &str = "/v1/apps";
+/// POST [`ApplyRequest`](crate::ApplyRequest) → [`PlanReply`](crate::PlanReply); changes nothing.
+pub const APPS_PLAN: &str = "/v1/apps/plan";
+/// GET → [`AppStatus`](crate::AppStatus); DELETE `?volumes=true` → 204 when all of it has stopped and is gone.
+pub const APP: &str = "/v1/apps/{app}";
+/// POST [`WorkloadRequest`](crate::WorkloadRequest) → 204.
+pub const APP_WORKLOADS: &str = "/v1/apps/{app}/workloads";
+/// GET `?workload=&since=&tail=&follow=&stdout=&stderr=` ([`LogQuery`](crate::LogQuery), several `workload`) → lines of
+/// [`LogLine`](crate::LogLine), of all instances.
+pub const APP_LOGS: &str = "/v1/apps/{app}/logs";
+
+/// GET `?all=true&app=` → `[ContainerSummary]`; POST [`RunRequest`](crate::RunRequest) → [`Created`](crate::Created) (started when
+/// `start`).
+pub const CONTAINERS: &str = "/v1/containers";
+/// POST [`RunRequest`](crate::RunRequest) → 101 and a stream that ends with the exit; header `coppice-container: <id>`.
+pub const RUN: &str = "/v1/run";
+/// GET → [`ContainerDetail`](crate::ContainerDetail); DELETE `?force=true&volumes=true` → 204. `{container}` is a name, an
+/// id or a unique prefix of an id, or an app's instance (`app.service-1`, or `service-1` where unique).
+pub const CONTAINER: &str = "/v1/containers/{container}";
+/// POST → 204.
+pub const CONTAINER_START: &str = "/v1/containers/{container}/start";
+/// POST [`StopRequest`](crate::StopRequest) → 204 when stopped.
+pub const CONTAINER_STOP: &str = "/v1/containers/{container}/stop";
+/// POST [`StopRequest`](crate::StopRequest) → 204.
+pub const CONTAINER_RESTART: &str = "/v1/containers/{container}/restart";
+/// POST [`KillRequest`](crate::KillRequest) → 204.
+pub const CONTAINER_KILL: &str = "/v1/containers/{container}/kill";
+/// POST → 204.
+pub const CONTAINER_PAUSE: &str = "/v1/containers/{container}/pause";
+/// POST → 204.
+pub const CONTAINER_UNPAUSE: &str = "/v1/containers/{container}/unpause";
+/// POST → [`ExitReply`](crate::ExitReply) when it has ended.
+pub const CONTAINER_WAIT: &str = "/v1/containers/{container}/wait";
+/// POST [`ExecRequest`](crate::ExecRequest) → 101 and a stream.
+pub const CONTAINER_EXEC: &str = "/v1/containers/{container}/exec";
+/// POST → 101 and a stream.
+pub const CONTAINER_ATTACH: &str = "/v1/containers/{container}/attach";
+/// GET, query [`LogQuery`](crate::LogQuery) → lines of [`LogLine`](crate::LogLine).
+pub const CONTAINER_LOGS: &str = "/v1/containers/{container}/logs";
+/// GET → `[Process]`.
+pub const CONTAINER_TOP: &str = "/v1/containers/{container}/top";
+/// GET `?path=` → a tar of that file or directory, ids as in the container; PUT `?path=` takes a tar to unpack in the
+/// directory `path`.
+pub const CONTAINER_ARCHIVE: &str = "/v1/containers/{container}/archive";
+/// GET `?container=` (several; none: all that run) → `[Stats]`.
+pub const STATS: &str = "/v1/stats";
+
+/// GET → `[ImageSummary]`; DELETE `?name=&force=true` → [`RemoveReply`](crate::RemoveReply).
+pub const IMAGES: &str = "/v1/images";
+/// GET `?name=` → [`ImageDetail`](crate::ImageDetail).
+pub const IMAGE_INSPECT: &str = "/v1/images/inspect";
+/// POST [`PullRequest`](crate::PullRequest) → lines of [`TransferLine`](crate::TransferLine).
+pub const IMAGE_PULL: &str = "/v1/images/pull";
+/// POST [`PushRequest`](crate::PushRequest) → lines of [`TransferLine`](crate::TransferLine).
+pub const IMAGE_PUSH: &str = "/v1/images/push";
+/// POST [`TagRequest`](crate::TagRequest) → 204.
+pub const IMAGE_TAG: &str = "/v1/images/tag";
+/// POST a root filesystem tar (plain, gzip, zstd), `?name=&cmd=<JSON list>&entrypoint=<JSON list>&env=<JSON
+/// list>&workdir=&user=` → [`LoadReply`](crate::LoadReply).
+pub const IMAGE_IMPORT: &str = "/v1/images/import";
+/// GET `?name=` → a tar of the flattened root filesystem.
+pub const IMAGE_EXPORT: &str = "/v1/images/export";
+/// POST a docker-archive or oci-archive → [`LoadReply`](crate::LoadReply).
+pub const IMAGE_LOAD: &str = "/v1/images/load";
+/// GET `?name=` (several) `&format=docker|oci` → an archive.
+pub const IMAGE_SAVE: &str = "/v1/images/save";
+/// POST [`PruneRequest`](crate::PruneRequest) → [`PruneReply`](crate::PruneReply).
+pub const IMAGE_PRUNE: &str = "/v1/images/prune";
