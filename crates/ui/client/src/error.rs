@@ -1,0 +1,65 @@
+//! Why a request got no answer that can be used.
+
+use std::io;
+use std::path::PathBuf;
+
+use coppice_api::{API, ApiError};
+
+/// What can go wrong between a caller and a node.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nothing was sent.
+    #[error("cannot connect to the node at {}: {source}", socket.display())]
+    Connect { socket: PathBuf, source: io::Error },
+    /// The node said no; its words say what and why. Nothing else was changed.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The connection ended before the answer did. Whether the request was carried out is not known.
+    #[error("the node went away while it was answering ({what}); what was asked may or may not have been done")]
+    Lost { what: String },
+    /// An answer that is not the API's.
+    #[error("the node's answer makes no sense ({what}); is the socket really a Coppice node's?")]
+    Garbled { what: String },
+    /// An answer that is not this API's version.
+    #[error("the node speaks version {theirs} of the API (Coppice {node}), this program version {API}")]
+    Version { node: String, theirs: u32 },
+    /// What the caller gave to upload could not be read. The node drops what it got.
+    #[error("cannot read what is to be sent: {0}")]
+    Upload(io::Error),
+}
+
+impl ClientError {
+    /// Nobody listens on the socket: no node runs, or none ever did.
+    pub fn nobody_there(&self) -> bool {
+        matches!(self, Self::Connect { source, .. }
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused))
+    }
+
+    /// The node does not know the thing that was named.
+    pub fn not_found(&self) -> bool {
+        matches!(self, Self::Api(error) if error.kind == coppice_api::ErrorKind::NotFound)
+    }
+
+    /// What the operator can do next, where the message does not say it.
+    pub fn next_step(&self) -> Option<String> {
+        match self {
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run it as the user the node runs as (often: with sudo), or join the socket's group".into())
+            }
+            Self::Connect { .. } => {
+                Some("is the node running? `coppice node start` starts it; --root or COPPICE_ROOT choose another".into())
+            }
+            Self::Lost { .. } => Some("`coppice node status` shows whether the node is back".into()),
+            Self::Garbled { .. } | Self::Upload(_) | Self::Api(_) => None,
+            Self::Version { .. } => Some("restart the node with the program you use: `coppice node stop`, then again".into()),
+        }
+    }
+
+    pub(crate) fn lost(what: impl std::fmt::Display) -> Self {
+        Self::Lost { what: what.to_string() }
+    }
+
+    pub(crate) fn garbled(what: impl std::fmt::Display) -> Self {
+        Self::Garbled { what: what.to_string() }
+    }
+}
