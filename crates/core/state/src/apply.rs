@@ -1,0 +1,278 @@
+//! The transition function: one command in, one new state or one rejection out.
+//!
+//! Each command first decides (reading only, the rejections) and then does (writing only, nothing can fail), so
+//! a rejection leaves no trace. [`State::apply`] is the only caller.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use coppice_base::Name;
+use coppice_spec::AppSpec;
+
+use crate::state::Seen;
+use crate::{
+    App, Applied, Body, Command, Digest, Effect, Node, NodeId, RELEASES_KEPT, Rejection, Release, ReleaseId, SEEN_KEPT,
+    State, UID_RANGES, UidRange, Verdict,
+};
+
+impl State {
+    /// Applies `command`, or says why not and changes nothing. A command whose id was applied before (among the
+    /// last [`SEEN_KEPT`]) gets the answer it got then.
+    pub fn apply(&mut self, command: &Command) -> Result<Applied, Rejection> {
+        if let Some(seen) = self.seen.iter().rev().find(|seen| seen.id == command.id) {
+            return Ok(seen.applied.clone());
+        }
+        let effect = self.apply_body(command)?;
+        self.revision += 1;
+        let applied = Applied { revision: self.revision, effect };
+        let seen = Arc::make_mut(&mut self.seen);
+        seen.push_back(Seen { id: command.id, applied: applied.clone() });
+        if seen.len() > SEEN_KEPT {
+            seen.pop_front();
+        }
+        debug_assert_eq!(self.check(), Vec::<String>::new(), "after {command:?}");
+        Ok(applied)
+    }
+
+    fn apply_body(&mut self, command: &Command) -> Result<Effect, Rejection> {
+        match &command.body {
+            Body::Apply { release, spec, images, expected_release, stopped } => {
+                self.apply_spec(command, *release, spec, images, *expected_release, stopped)
+            }
+            Body::PinImages { app, release, images } => self.pin_images(app, *release, images),
+            Body::Remove { app, remove_volumes } => self.remove(app, *remove_volumes),
+            Body::SetScale { app, service, replicas } => self.set_scale(app, service, *replicas),
+            Body::SetStopped { app, workloads, stopped } => self.set_stopped(app, workloads, *stopped),
+            Body::Restart { app, workloads } => self.restart(app, workloads),
+            Body::RecordVerdict { app, release, verdict } => self.record_verdict(app, *release, verdict),
+            Body::AddNode { node, name } => self.add_node(*node, name, command),
+            Body::RemoveNode { node } => self.remove_node(*node),
+        }
+    }
+
+    fn apply_spec(
+        &mut self,
+        command: &Command,
+        id: ReleaseId,
+        spec: &AppSpec,
+        images: &BTreeMap<Name, Digest>,
+        expected: Option<ReleaseId>,
+        stopped: &BTreeSet<Name>,
+    ) -> Result<Effect, Rejection> {
+        let name = &spec.name;
+        let broken = spec.check();
+        if !broken.is_empty() {
+            return Err(Rejection::InvalidSpec { app: name.clone(), broken });
+        }
+        known_workloads(spec, images.keys().chain(stopped))?;
+        let existing = self.apps.get(name);
+        let current = existing.map(|app| app.current());
+        if let Some(expected) = expected
+            && current.map(|release| release.id) != Some(expected)
+        {
+            return Err(Rejection::StaleRelease { app: name.clone(), expected, current: current.map(|c| c.id) });
+        }
+        if let Some(current) = current
+            && current.spec == *spec
+            && current.images == *images
+        {
+            let effect = Effect::Unchanged { release: current.id, number: current.number };
+            let app = self.app_mut(name);
+            app.stopped = stopped.clone();
+            app.scale.clear();
+            return Ok(effect);
+        }
+        if self.apps.values().any(|app| app.release(id).is_some()) {
+            return Err(Rejection::ReleaseIdTaken(id));
+        }
+        let uid_range = match self.uid_ranges.get(name) {
+            Some(range) => *range,
+            None => self.free_uid_range().ok_or(Rejection::NoUidRange)?,
+        };
+
+        let number = current.map_or(1, |release| release.number + 1);
+        let release = Arc::new(Release {
+            id,
+            number,
+            spec: spec.clone(),
+            images: images.clone(),
+            created_at: command.at,
+            actor: command.actor.clone(),
+            verdict: None,
+        });
+        self.uid_ranges.insert(name.clone(), uid_range);
+        let app = self.apps.entry(name.clone()).or_insert_with(|| {
+            Arc::new(App {
+                releases: Vec::new(),
+                stopped: BTreeSet::new(),
+                scale: BTreeMap::new(),
+                restarts: BTreeMap::new(),
+                uid_range,
+            })
+        });
+        let app = Arc::make_mut(app);
+        if let Some(last) = app.releases.last_mut()
+            && last.verdict.is_none()
+        {
+            Arc::make_mut(last).verdict = Some(Verdict::Superseded);
+        }
+        app.releases.push(release);
+        app.stopped = stopped.clone();
+        app.scale.clear();
+        app.restarts.retain(|workload, _| spec.workload(workload.as_str()).is_some());
+        drop_old_releases(app);
+        Ok(Effect::Released { release: id, number })
+    }
+
+    fn pin_images(&mut self, name: &Name, id: ReleaseId, images: &BTreeMap<Name, Digest>) -> Result<Effect, Rejection> {
+        let at = self.find_release(name, id)?;
+        let release = &self.known_app(name)?.releases[at];
+        known_workloads(&release.spec, images.keys())?;
+        for (workload, digest) in images {
+            if release.images.get(workload).is_some_and(|pinned| pinned != digest) {
+                return Err(Rejection::ImagePinned { app: name.clone(), release: id, workload: workload.clone() });
+            }
+        }
+
+        let release = Arc::make_mut(&mut self.app_mut(name).releases[at]);
+        release.images.extend(images.iter().map(|(workload, digest)| (workload.clone(), digest.clone())));
+        Ok(Effect::Recorded)
+    }
+
+    fn remove(&mut self, name: &Name, remove_volumes: bool) -> Result<Effect, Rejection> {
+        let volumes_left = remove_volumes && self.uid_ranges.contains_key(name);
+        if !self.apps.contains_key(name) && !volumes_left {
+            return Err(Rejection::UnknownApp(name.clone()));
+        }
+
+        self.apps.remove(name);
+        if remove_volumes {
+            self.uid_ranges.remove(name);
+        }
+        Ok(Effect::Removed)
+    }
+
+    fn set_scale(&mut self, name: &Name, service: &Name, replicas: u32) -> Result<Effect, Rejection> {
+        let spec = self.known_app(name)?.spec();
+        known_workloads(spec, [service])?;
+        let Some(defined) = spec.services.get(service) else {
+            return Err(Rejection::NotAService { app: name.clone(), workload: service.clone() });
+        };
+        let as_defined = defined.replicas == replicas;
+
+        let app = self.app_mut(name);
+        if as_defined {
+            app.scale.remove(service);
+        } else {
+            app.scale.insert(service.clone(), replicas);
+        }
+        Ok(Effect::Recorded)
+    }
+
+    fn set_stopped(&mut self, name: &Name, workloads: &BTreeSet<Name>, stopped: bool) -> Result<Effect, Rejection> {
+        let workloads = named_or_all(self.known_app(name)?.spec(), workloads)?;
+
+        let app = self.app_mut(name);
+        if stopped {
+            app.stopped.extend(workloads);
+        } else {
+            app.stopped.retain(|workload| !workloads.contains(workload));
+        }
+        Ok(Effect::Recorded)
+    }
+
+    fn restart(&mut self, name: &Name, workloads: &BTreeSet<Name>) -> Result<Effect, Rejection> {
+        let workloads = named_or_all(self.known_app(name)?.spec(), workloads)?;
+
+        let app = self.app_mut(name);
+        for workload in workloads {
+            *app.restarts.entry(workload).or_insert(0) += 1;
+        }
+        Ok(Effect::Recorded)
+    }
+
+    fn record_verdict(&mut self, name: &Name, id: ReleaseId, verdict: &Verdict) -> Result<Effect, Rejection> {
+        let at = self.find_release(name, id)?;
+        if *verdict == Verdict::Superseded {
+            return Err(Rejection::OnlyReleasesSupersede { app: name.clone(), release: id });
+        }
+        match &self.known_app(name)?.releases[at].verdict {
+            Some(given) if given != verdict => {
+                return Err(Rejection::VerdictGiven { app: name.clone(), release: id });
+            }
+            _ => {}
+        }
+
+        Arc::make_mut(&mut self.app_mut(name).releases[at]).verdict = Some(verdict.clone());
+        Ok(Effect::Recorded)
+    }
+
+    fn add_node(&mut self, id: NodeId, name: &Name, command: &Command) -> Result<Effect, Rejection> {
+        if self.nodes.contains_key(&id) || self.removed_nodes.contains(&id) {
+            return Err(Rejection::NodeExists(id));
+        }
+        if self.nodes.values().any(|node| node.name == *name) {
+            return Err(Rejection::NodeNameTaken(name.clone()));
+        }
+
+        self.nodes.insert(id, Node { name: name.clone(), joined_at: command.at });
+        Ok(Effect::Recorded)
+    }
+
+    fn remove_node(&mut self, id: NodeId) -> Result<Effect, Rejection> {
+        if !self.nodes.contains_key(&id) {
+            return Err(Rejection::UnknownNode(id));
+        }
+        if self.nodes.len() == 1 {
+            return Err(Rejection::LastNode(id));
+        }
+
+        self.nodes.remove(&id);
+        self.removed_nodes.insert(id);
+        Ok(Effect::Recorded)
+    }
+
+    fn known_app(&self, name: &Name) -> Result<&App, Rejection> {
+        self.apps.get(name).map(Arc::as_ref).ok_or_else(|| Rejection::UnknownApp(name.clone()))
+    }
+
+    /// For the doing half, after the app was found.
+    fn app_mut(&mut self, name: &Name) -> &mut App {
+        Arc::make_mut(self.apps.get_mut(name).expect("the deciding half found it"))
+    }
+
+    fn find_release(&self, name: &Name, id: ReleaseId) -> Result<usize, Rejection> {
+        let at = self.known_app(name)?.releases.iter().position(|release| release.id == id);
+        at.ok_or_else(|| Rejection::UnknownRelease { app: name.clone(), release: id })
+    }
+
+    /// The smallest free index, so that every replica picks the same.
+    fn free_uid_range(&self) -> Option<UidRange> {
+        let used: BTreeSet<UidRange> = self.uid_ranges.values().copied().collect();
+        (0..UID_RANGES).map(UidRange).find(|range| !used.contains(range))
+    }
+}
+
+fn known_workloads<'a>(spec: &AppSpec, workloads: impl IntoIterator<Item = &'a Name>) -> Result<(), Rejection> {
+    match workloads.into_iter().find(|workload| spec.workload(workload.as_str()).is_none()) {
+        Some(workload) => Err(Rejection::UnknownWorkload { app: spec.name.clone(), workload: workload.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn named_or_all(spec: &AppSpec, workloads: &BTreeSet<Name>) -> Result<BTreeSet<Name>, Rejection> {
+    if workloads.is_empty() {
+        return Ok(spec.workloads().map(|(name, _)| name.clone()).collect());
+    }
+    known_workloads(spec, workloads)?;
+    Ok(workloads.clone())
+}
+
+/// Drops the oldest releases beyond [`RELEASES_KEPT`], sparing the current one and the newest that succeeded.
+fn drop_old_releases(app: &mut App) {
+    while app.releases.len() > RELEASES_KEPT {
+        let spared = app.last_succeeded().map(|release| release.id);
+        let oldest = app.releases.iter().position(|release| Some(release.id) != spared).unwrap_or(0);
+        app.releases.remove(oldest);
+    }
+}

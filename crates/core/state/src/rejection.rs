@@ -1,0 +1,52 @@
+//! Why a command did not apply.
+
+use coppice_base::Name;
+use serde::{Deserialize, Serialize};
+
+use crate::{NodeId, ReleaseId, UID_RANGES};
+
+/// Why a command did not apply. The state is as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
+pub enum Rejection {
+    #[error("the spec of app {app} is not valid: {}; nothing was changed", broken.join("; "))]
+    InvalidSpec { app: Name, broken: Vec<String> },
+    #[error(
+        "app {app} is at release {}, not at {expected}: someone applied another one meanwhile; \
+         look at it and apply again", or_none(.current)
+    )]
+    StaleRelease { app: Name, expected: ReleaseId, current: Option<ReleaseId> },
+    #[error("release id {0} is taken; apply again with a new one")]
+    ReleaseIdTaken(ReleaseId),
+    #[error("there is no app {0}; `coppice status` lists those there are")]
+    UnknownApp(Name),
+    #[error("app {app} has no workload {workload}; `coppice status {app}` lists those it has")]
+    UnknownWorkload { app: Name, workload: Name },
+    #[error("{workload} of app {app} is a worker, which runs once: only services have replicas")]
+    NotAService { app: Name, workload: Name },
+    #[error("app {app} has no release {release}, or no longer; `coppice history {app}` lists those it has")]
+    UnknownRelease { app: Name, release: ReleaseId },
+    #[error("release {release} of app {app} has its verdict already, and the first stands")]
+    VerdictGiven { app: Name, release: ReleaseId },
+    #[error("release {release} of app {app} is superseded by applying a later one, never by a verdict")]
+    OnlyReleasesSupersede { app: Name, release: ReleaseId },
+    #[error("{workload} of release {release} of app {app} is pinned to another image already; apply a new release")]
+    ImagePinned { app: Name, release: ReleaseId, workload: Name },
+    #[error(
+        "all {UID_RANGES} uid ranges are in use; remove apps that are not needed with their volumes \
+         (`coppice down --volumes`)"
+    )]
+    NoUidRange,
+    #[error("there is no node {0}; `coppice node list` lists those there are")]
+    UnknownNode(NodeId),
+    #[error("node {0} is in the cluster already")]
+    NodeExists(NodeId),
+    #[error("node name {0} is taken; choose another")]
+    NodeNameTaken(Name),
+    #[error("node {0} is the last of the cluster and stays")]
+    LastNode(NodeId),
+}
+
+fn or_none(release: &Option<ReleaseId>) -> String {
+    release.map_or_else(|| "none".to_owned(), |id| id.to_string())
+}

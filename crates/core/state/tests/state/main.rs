@@ -1,0 +1,5 @@
+//! The state from outside: what each command does and refuses, and what holds of any sequence of them.
+
+mod commands;
+mod properties;
+mod words;

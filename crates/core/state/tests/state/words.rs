@@ -1,0 +1,92 @@
+//! Short ways to say specs and commands.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coppice_base::{Name, Timestamp};
+use coppice_spec::{AppSpec, RestartPolicy, ServiceSpec, SuperviseSpec, WorkerSpec, WorkloadSpec};
+use coppice_state::{Actor, Applied, Body, Command, CommandId, Digest, Effect, Rejection, ReleaseId, State};
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+pub(crate) fn names<const N: usize>(texts: [&str; N]) -> BTreeSet<Name> {
+    texts.into_iter().map(name).collect()
+}
+
+pub(crate) fn digest(byte: u8) -> Digest {
+    Digest::parse(&format!("sha256:{}", format!("{byte:02x}").repeat(32))).unwrap()
+}
+
+/// An app with service `web` (two replicas), service `db` and worker `seed`, all of `image`.
+pub(crate) fn spec(app: &str, image: &str) -> AppSpec {
+    let service = |replicas| ServiceSpec {
+        workload: WorkloadSpec::of(image),
+        replicas,
+        ports: Vec::new(),
+        restart: RestartPolicy::Always,
+        health: None,
+    };
+    AppSpec {
+        name: name(app),
+        labels: BTreeMap::new(),
+        supervise: SuperviseSpec::default(),
+        groups: BTreeMap::new(),
+        services: BTreeMap::from([(name("web"), service(2)), (name("db"), service(1))]),
+        workers: BTreeMap::from([(
+            name("seed"),
+            WorkerSpec { workload: WorkloadSpec::of(image), restart: RestartPolicy::OnFailure },
+        )]),
+        volumes: BTreeMap::new(),
+    }
+}
+
+pub(crate) fn apply(release: u64, spec: AppSpec) -> Body {
+    Body::Apply {
+        release: ReleaseId(release),
+        spec: Box::new(spec),
+        images: BTreeMap::new(),
+        expected_release: None,
+        stopped: BTreeSet::new(),
+    }
+}
+
+pub(crate) fn command(id: u128, body: Body) -> Command {
+    let at = Timestamp(u64::try_from(id).unwrap_or(u64::MAX));
+    Command { id: CommandId(id), at, actor: Actor::User { uid: 0 }, body }
+}
+
+/// A state and the next command id.
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) state: State,
+    next: u128,
+}
+
+impl World {
+    /// A world where app `shop` has release 1.
+    pub(crate) fn with_shop() -> Self {
+        let mut world = Self::default();
+        world.does(apply(1, spec("shop", "nginx:1")));
+        world
+    }
+
+    pub(crate) fn asks(&mut self, body: Body) -> Result<Applied, Rejection> {
+        self.next += 1;
+        let before = self.state.to_snapshot();
+        let answer = self.state.apply(&command(self.next, body));
+        if answer.is_err() {
+            assert_eq!(self.state.to_snapshot(), before, "a rejection leaves the state unchanged");
+        }
+        assert_eq!(self.state.check(), Vec::<String>::new());
+        answer
+    }
+
+    pub(crate) fn does(&mut self, body: Body) -> Effect {
+        self.asks(body).unwrap().effect
+    }
+
+    pub(crate) fn is_refused(&mut self, body: Body) -> Rejection {
+        self.asks(body).unwrap_err()
+    }
+}
