@@ -87,11 +87,13 @@ impl<K: Ord + Clone + Debug> Order<K> {
     }
 }
 
+type Records<K> = (Vec<SupervisorRecord>, Vec<ChildRecord<K>>);
+
 /// The tree as records, children in start order: dependencies first, then by the members' order.
 pub(crate) fn flatten<K: Ord + Clone + Debug>(
     tree: SupervisorSpec<K>,
     now: Timestamp,
-) -> Result<(Vec<SupervisorRecord>, Vec<ChildRecord<K>>), TreeError<K>> {
+) -> Result<Records<K>, TreeError<K>> {
     let mut supervisors = Vec::new();
     let mut listed = Vec::new();
     list(tree, None, &mut supervisors, &mut listed)?;

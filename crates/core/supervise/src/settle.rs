@@ -75,12 +75,12 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
         if child.doom().is_none() || matches!(child.phase, Phase::Stopping { .. }) {
             return false;
         }
-        let goes = |j: &usize| self.child(*j).doom().is_some();
-        if self.order.dependents[i].iter().any(|j| goes(j)) {
+        let goes = |j: usize| self.child(j).doom().is_some();
+        if self.order.dependents[i].iter().any(|&j| goes(j)) {
             return false;
         }
         let mut later = i + 1..self.state.children.len();
-        !later.any(|j| goes(&j) && self.order.is_ordered(&self.state.supervisors, &self.state.children, i, j))
+        !later.any(|j| goes(j) && self.order.is_ordered(&self.state.supervisors, &self.state.children, i, j))
     }
 
     fn issue_stop(&mut self, turn: &mut Turn<'_, K>, i: usize) {

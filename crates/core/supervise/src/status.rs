@@ -137,7 +137,7 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
         for child in children {
             match &child.phase {
                 Phase::Running { doom: None, ready_since: Some(_), .. } | Phase::Completed => {}
-                Phase::Stopped { .. } if !child.wanted => {}
+                Phase::Stopped { .. } | Phase::Failed { .. } if !child.wanted => continue,
                 _ => all_up = false,
             }
             troubled |= match &child.phase {
