@@ -1,0 +1,4 @@
+//! The log from outside: durable, killed, full, damaged.
+
+mod opening;
+mod words;
