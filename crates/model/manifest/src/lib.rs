@@ -1,1 +1,42 @@
+//! Text people write → [`AppSpec`](coppice_spec::AppSpec): reads `coppice.toml`, converts Compose files, and
+//! says in one go everything that is wrong, with the place and the fix.
 //!
+//! ```text
+//! bytes ─TOML─→ spanned tree ─${VAR}─→ values ─sections─→ AppSpec ─cross checks─→ Parsed | Diagnostics
+//!                     (tree)   (expand)    (section, fields)          (check)
+//! ```
+//!
+//! Why a walk of its own instead of serde: serde stops at the first error, and its spans do not survive
+//! defaults and untagged forms. Walking the spanned tree gathers every mistake. One table of keys
+//! ([`keys`]) drives the walk and the JSON Schema, so neither can know a key the other does not.
+//!
+//! It is pure: the directory, the variables and the env files come in through a [`Context`]. It refuses what
+//! it does not know: an unknown key, an unset variable or a setting of a later version is an error, never
+//! dropped in silence. Variables are expanded after the TOML is parsed, so a value cannot inject TOML.
+
+mod check;
+mod context;
+mod diagnostic;
+mod env;
+mod expand;
+mod fields;
+mod health;
+mod host_port;
+mod keys;
+mod mount;
+mod names;
+mod parse;
+mod security;
+mod shell_words;
+mod source;
+mod starter;
+mod suggest;
+mod supervise;
+mod tree;
+mod volume;
+mod workload;
+
+pub use context::Context;
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use parse::{FILE_MAX, NESTING_MAX, Parsed, WORKLOADS_MAX, parse, parse_bytes};
+pub use starter::{app_name, init};

@@ -1,0 +1,69 @@
+//! What a manifest's text refers to outside itself: its directory, variables and env files.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Longest env file read, in bytes.
+const ENV_FILE_MAX: u64 = 1024 * 1024;
+
+type Variables<'c> = Box<dyn Fn(&str) -> Option<String> + 'c>;
+type Files<'c> = Box<dyn Fn(&Path) -> io::Result<Vec<u8>> + 'c>;
+
+/// The world as a manifest may see it. Tests give maps; the program gives the host ([`Context::from_host`]).
+pub struct Context<'c> {
+    dir: PathBuf,
+    variables: Variables<'c>,
+    files: Files<'c>,
+}
+
+impl<'c> Context<'c> {
+    /// A context for a manifest in `dir` (absolute), without variables or files.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        let nothing = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
+        Self { dir: dir.into(), variables: Box::new(|_| None), files: Box::new(nothing) }
+    }
+
+    /// The process's environment and the host's files. `dir` is made absolute; a variable that is not UTF-8
+    /// counts as unset; env files over 1 MiB and what is not a plain file are refused.
+    pub fn from_host(dir: impl AsRef<Path>) -> Self {
+        let dir = std::path::absolute(dir.as_ref()).unwrap_or_else(|_| dir.as_ref().to_owned());
+        Self { dir, variables: Box::new(|name| std::env::var(name).ok()), files: Box::new(read_plain_file) }
+    }
+
+    pub fn with_variables(mut self, lookup: impl Fn(&str) -> Option<String> + 'c) -> Self {
+        self.variables = Box::new(lookup);
+        self
+    }
+
+    pub fn with_files(mut self, read: impl Fn(&Path) -> io::Result<Vec<u8>> + 'c) -> Self {
+        self.files = Box::new(read);
+        self
+    }
+
+    /// The manifest's directory; relative paths start here.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn variable(&self, name: &str) -> Option<String> {
+        (self.variables)(name)
+    }
+
+    pub(crate) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        (self.files)(path)
+    }
+}
+
+fn read_plain_file(path: &Path) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let meta = std::fs::metadata(path)?;
+    if !meta.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a plain file"));
+    }
+    if meta.len() > ENV_FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is larger than 1 MiB"));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(ENV_FILE_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

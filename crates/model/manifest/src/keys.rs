@@ -1,0 +1,272 @@
+//! The one table of every key `coppice.toml` knows: its type, its bounds, what it says. The parser refuses what is not
+//! here, the JSON Schema is printed from here, and a test holds every key to both.
+
+use crate::names;
+
+/// A table of the manifest.
+pub(crate) struct Section {
+    pub(crate) keys: &'static [Key],
+    /// What the section is, for the schema.
+    pub(crate) doc: &'static str,
+}
+
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// Another accepted name.
+    pub(crate) alias: Option<&'static str>,
+    pub(crate) kind: Kind,
+    pub(crate) required: bool,
+    pub(crate) doc: &'static str,
+}
+
+/// What a key's value may be. Strings may hold `${VAR}`; one that does may stand for a number or boolean too.
+pub(crate) enum Kind {
+    Text,
+    Boolean,
+    Integer {
+        min: i64,
+        max: i64,
+    },
+    /// `"1m30s"`, or whole seconds.
+    Duration,
+    /// `"512m"`, or bytes.
+    Size,
+    /// `0.5`, `2`, `"500m"`.
+    Cpu,
+    Choice(&'static [&'static str]),
+    /// An argv: array, or a string split into words.
+    Words,
+    /// A string or an array of strings.
+    Texts,
+    /// A string or an integer.
+    TextOrInteger,
+    /// A table of scalars, or an array of `"key=value"`.
+    Pairs,
+    /// An array of port strings or integers.
+    Ports,
+    /// An array of names, or a table name → condition.
+    DependsOn,
+    /// A table name → address, or an array of `"name:address"`.
+    Hosts,
+    Table(&'static Section),
+    /// A table whose keys the user chooses, each holding the section.
+    Named(&'static Section),
+}
+
+impl Section {
+    pub(crate) fn key(&self, name: &str) -> Option<&Key> {
+        self.keys.iter().find(|key| key.name == name || key.alias == Some(name))
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().flat_map(|key| [Some(key.name), key.alias]).flatten()
+    }
+}
+
+const fn key(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { name, alias: None, kind, required: false, doc }
+}
+
+const fn required(name: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { name, alias: None, kind, required: true, doc }
+}
+
+const fn aliased(name: &'static str, alias: &'static str, kind: Kind, doc: &'static str) -> Key {
+    Key { name, alias: Some(alias), kind, required: false, doc }
+}
+
+pub(crate) static ROOT: Section = Section {
+    doc: "An app: what runs, on what it depends, and how it is supervised.",
+    keys: &[
+        key("app", Kind::Table(&APP), "The app itself."),
+        key("supervise", Kind::Table(&SUPERVISE), "How the app's root supervisor behaves."),
+        key("group", Kind::Named(&GROUP), "Subtrees of the supervision tree."),
+        key("service", Kind::Named(&SERVICE), "Long-running workloads."),
+        key("worker", Kind::Named(&WORKER), "One-shot workloads: run to exit 0, then complete."),
+        key("volume", Kind::Named(&VOLUME), "Named volumes. A named volume that is not declared is a local one."),
+    ],
+};
+
+pub(crate) static APP: Section = Section {
+    doc: "The app itself.",
+    keys: &[
+        key("name", Kind::Text, "Name of the app; the directory's name when absent."),
+        key("labels", Kind::Pairs, "Labels on the app."),
+    ],
+};
+
+const RESTARTS_MAX: i64 = 1_000_000;
+
+pub(crate) static SUPERVISE: Section = Section {
+    doc: "A supervisor: what it restarts, how often, and when it gives up and hands the failure upward.",
+    keys: &[STRATEGY, MAX_RESTARTS, WINDOW, BACKOFF_KEY],
+};
+
+pub(crate) static GROUP: Section = Section {
+    doc: "A named subtree of the supervision tree, with a supervisor of its own.",
+    keys: &[
+        key("members", Kind::Texts, "Services and workers in the group, in the order they are started."),
+        STRATEGY,
+        MAX_RESTARTS,
+        WINDOW,
+        BACKOFF_KEY,
+    ],
+};
+
+const STRATEGY: Key = key(
+    "strategy",
+    Kind::Choice(&["one_for_one", "one_for_all", "rest_for_one"]),
+    "What else is restarted when one member fails: nothing, all, or those started after it. Default one_for_one.",
+);
+const MAX_RESTARTS: Key = key(
+    "max_restarts",
+    Kind::Integer { min: 0, max: RESTARTS_MAX },
+    "Restarts within `window` before the supervisor gives up. Default 10.",
+);
+const WINDOW: Key = key("window", Kind::Duration, "See max_restarts. Default 60s.");
+const BACKOFF_KEY: Key = key("backoff", Kind::Table(&BACKOFF), "Waits between restarts of one member.");
+
+pub(crate) static BACKOFF: Section = Section {
+    doc: "Waits between restarts: `first`, doubled up to `max`, with up to a quarter of jitter.",
+    keys: &[
+        key("first", Kind::Duration, "The first wait. Default 100ms."),
+        key("max", Kind::Duration, "The longest wait. Default 30s."),
+        key("reset_after", Kind::Duration, "A run of this long starts over at `first`. Default 10s."),
+    ],
+};
+
+pub(crate) static VOLUME: Section = Section {
+    doc: "A named volume.",
+    keys: &[
+        aliased(
+            "driver",
+            "type",
+            Kind::Choice(&["local", "host"]),
+            "local: kept by Coppice; host: a directory of the host. Default local.",
+        ),
+        key("path", Kind::Text, "The host's directory (driver host). Relative paths start at the manifest."),
+        key("labels", Kind::Pairs, "Labels on the volume."),
+    ],
+};
+
+const PORT: Kind = Kind::Integer { min: 1, max: 65535 };
+
+pub(crate) static HEALTH: Section = Section {
+    doc: "How an instance's health is found out. Healthy after one success, unhealthy after `retries` failures in a row.",
+    keys: &[
+        required("type", Kind::Choice(&["http", "tcp", "grpc", "exec"]), "What is asked."),
+        key("port", PORT, "The container's port (http, tcp, grpc)."),
+        key("path", Kind::Text, "Path to GET; 2xx is healthy (http). Default /."),
+        key("service", Kind::Text, "The gRPC health service to ask for (grpc). Default: the server."),
+        key("command", Kind::Words, "Exit 0 is healthy (exec)."),
+        key("interval", Kind::Duration, "Between probes. Default 10s."),
+        key("timeout", Kind::Duration, "A probe that takes longer has failed. Default 5s."),
+        key("retries", Kind::Integer { min: 1, max: 1000 }, "Failures in a row until unhealthy. Default 3."),
+        key("start_period", Kind::Duration, "Failures this soon after the start do not count. Default 0s."),
+    ],
+};
+
+pub(crate) static LIMITS: Section = Section {
+    doc: "Resource limits of each instance; what is absent is unlimited.",
+    keys: &[
+        key("cpu", Kind::Cpu, "Cores, as in 0.5, or thousandths, as in \"500m\"."),
+        key("cpu_weight", Kind::Integer { min: 1, max: 10_000 }, "Share under contention; 100 is normal."),
+        key("memory", Kind::Size, "As in \"512m\"."),
+        key("pids", Kind::Integer { min: 1, max: 4_194_304 }, "Processes and threads."),
+        key("nofile", Kind::Integer { min: 1, max: 1_073_741_816 }, "Open files per process."),
+        key("shm_size", Kind::Size, "Size of /dev/shm. Default 64m."),
+    ],
+};
+
+/// The keys services and workers share, then the section's own.
+macro_rules! workload_keys {
+    ($($own:expr),* $(,)?) => {
+        &[
+            required("image", Kind::Text, "Image reference, as in `redis:7` or `ghcr.io/x/y@sha256:…`."),
+            key("pull", Kind::Choice(&["always", "missing", "never"]), "When the image is fetched. Default missing."),
+            key("command", Kind::Words, "Replaces the image's CMD. An argv; no shell is run."),
+            key("entrypoint", Kind::Words, "Replaces the image's ENTRYPOINT; [] removes it."),
+            key("env", Kind::Pairs, "Environment, as a table or as [\"KEY=VALUE\"]. Wins over env_file."),
+            key("env_file", Kind::Texts, "Files of KEY=VALUE lines, relative to the manifest; later ones win."),
+            key("volumes", Kind::Texts, "\"name:/path\", \"./dir:/path\", \"/dir:/path:ro\", or \"/path\" for one of its own."),
+            key("tmpfs", Kind::Texts, "Paths that get an empty tmpfs, as in \"/tmp\" or \"/run:size=16m\"."),
+            key("depends_on", Kind::DependsOn, "What must be started, healthy or completed first."),
+            key("user", Kind::TextOrInteger, "\"name\", uid, or \"user:group\"; the image's USER when absent."),
+            key("working_dir", Kind::Text, "Absolute path; the image's WORKDIR when absent."),
+            key("limits", Kind::Table(&LIMITS), "Resource limits."),
+            key("stop_signal", Kind::TextOrInteger, "As in \"TERM\" or \"QUIT\"; the image's STOPSIGNAL when absent."),
+            key("stop_timeout", Kind::Duration, "From the stop signal to KILL. Default 10s."),
+            key("network", Kind::Choice(&["bridge", "host", "none"]), "Default bridge."),
+            key("labels", Kind::Pairs, "Labels on the instances."),
+            key("read_only", Kind::Boolean, "Mount the root filesystem read-only."),
+            key("cap_add", Kind::Texts, "Capabilities beyond the default set, as in \"NET_ADMIN\"."),
+            key("cap_drop", Kind::Texts, "Capabilities to take away; \"ALL\" takes every one."),
+            key("privileged", Kind::Boolean, "Every device, capability and path. The node must allow it."),
+            key("hostname", Kind::Text, "The name of the workload when absent."),
+            key("extra_hosts", Kind::Hosts, "Lines for /etc/hosts, as in { db = \"10.0.0.5\" }."),
+            key("init", Kind::Boolean, "Run a small init as PID 1 that reaps and forwards signals."),
+            key("group", Kind::Text, "The [group.X] it belongs to, instead of listing it there."),
+            $($own),*
+        ]
+    };
+}
+
+pub(crate) static SERVICE: Section = Section {
+    doc: "A long-running workload.",
+    keys: workload_keys![
+        key("replicas", Kind::Integer { min: 0, max: 10_000 }, "Instances; 0 keeps it defined and stopped. Default 1."),
+        key("ports", Kind::Ports, "\"8080:80\", \"127.0.0.1:8080:80/udp\", or 80 for a free host port."),
+        key(
+            "restart",
+            Kind::Choice(names::RESTART_WORDS),
+            "always (default), on-failure or never; yoq's on_failure and none are understood.",
+        ),
+        aliased("health", "health_check", Kind::Table(&HEALTH), "How its health is found out."),
+    ],
+};
+
+pub(crate) static WORKER: Section = Section {
+    doc: "A one-shot workload: runs to exit 0, then is complete.",
+    keys: workload_keys![key(
+        "restart",
+        Kind::Choice(names::WORKER_RESTART_WORDS),
+        "never (default) or on-failure; yoq's on_failure and none are understood.",
+    )],
+};
+
+/// Words people bring from elsewhere, and what to write here.
+pub(crate) fn advice(section: &Section, word: &str) -> Option<&'static str> {
+    let top = std::ptr::eq(section, &ROOT);
+    let workload = std::ptr::eq(section, &SERVICE) || std::ptr::eq(section, &WORKER);
+    Some(match word {
+        "services" if top => "write one [service.NAME] per service; `coppice convert compose.yaml` does it",
+        "volumes" if top => "write one [volume.NAME] per volume",
+        "name" if top => "put it under [app]: name = \"...\"",
+        "version" if top => "remove it: coppice.toml has no version",
+        "cron" | "training" | "backup" | "vm" | "route" | "networks" | "secrets" | "configs" | "network" if top => {
+            "this version of Coppice does not have it yet; remove it"
+        }
+        "environment" if workload => "write `env`",
+        "healthcheck" if workload => "write `health`",
+        "dns" | "networks" | "secrets" | "configs" | "devices" | "sysctls" | "logging" | "build" | "profiles"
+        | "rollout" | "tls" | "gpu" | "gpu_mesh" | "alerts" | "http_proxy" | "http_routes" | "required_labels"
+            if workload =>
+        {
+            "this version of Coppice does not have it yet; remove it"
+        }
+        "mem_limit" | "memory" if workload => "write limits = { memory = \"512m\" }",
+        "cpus" | "cpu" if workload => "write limits = { cpu = 0.5 }",
+        "pids_limit" | "pids" if workload => "write limits = { pids = 200 }",
+        "shm_size" if workload => "write limits = { shm_size = \"128m\" }",
+        "ulimits" | "nofile" if workload => "write limits = { nofile = 65536 }",
+        "stop_grace_period" if workload => "write `stop_timeout`",
+        "network_mode" if workload => "write `network`",
+        "container_name" if workload => "remove it: instances are named after their service",
+        "scale" | "deploy" if workload => "write `replicas`, `limits` and `restart`",
+        "replicas" | "ports" | "health" | "health_check" if std::ptr::eq(section, &WORKER) => {
+            "workers have none; make it a [service.NAME] if it runs for long"
+        }
+        "test" if std::ptr::eq(section, &HEALTH) => "write type = \"exec\" and command = [...]",
+        _ => return None,
+    })
+}

@@ -1,0 +1,216 @@
+//! The whole of a manifest: limits, sections, and what becomes of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coppice_base::Name;
+use coppice_spec::{AppSpec, SuperviseSpec};
+
+use crate::check::{self, WrittenGroup};
+use crate::context::Context;
+use crate::diagnostic::{Diagnostics, Report};
+use crate::fields::{self, Fields};
+use crate::keys::{APP, GROUP, ROOT, SUPERVISE};
+use crate::source::Source;
+use crate::tree::{self, Entry, Value};
+use crate::workload::{self, Read, ReadKind};
+use crate::{starter, supervise, volume};
+
+/// Longest manifest, in bytes (yoq's bound).
+pub const FILE_MAX: usize = 1024 * 1024;
+
+/// Deepest nesting of tables and arrays (yoq's bound).
+pub const NESTING_MAX: usize = 64;
+
+/// Most services and workers of one app. Far above any real app; keeps walks over dependencies short.
+pub const WORKLOADS_MAX: usize = 1000;
+
+/// A manifest that is right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    pub spec: AppSpec,
+    /// What is allowed and probably not meant; no errors.
+    pub warnings: Diagnostics,
+}
+
+/// What a manifest is read with.
+pub(crate) struct Input<'i, 'c> {
+    pub(crate) context: &'i Context<'c>,
+    /// A draft (a converted file) may name variables and env files that are not there yet.
+    pub(crate) draft: bool,
+}
+
+/// Reads `coppice.toml`. `file_name` is only for messages.
+///
+/// # Errors
+/// Everything that is wrong, sorted by position, warnings among it. Nothing outside `context` is touched.
+pub fn parse(text: &str, file_name: &str, context: &Context<'_>) -> Result<Parsed, Diagnostics> {
+    read(text, file_name, &Input { context, draft: false })
+}
+
+/// [`parse`] for bytes straight from a file: says where they stop being UTF-8.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_bytes(bytes: &[u8], file_name: &str, context: &Context<'_>) -> Result<Parsed, Diagnostics> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => parse(text, file_name, context),
+        Err(error) => {
+            let text = String::from_utf8_lossy(bytes.get(..FILE_MAX).unwrap_or(bytes));
+            let source = Source::new(file_name, &text);
+            let mut report = Report::new(&source);
+            let at = error.valid_up_to();
+            report.error(&(at..at + 3), "the file is not UTF-8 text from here on", "save it as UTF-8");
+            Err(report.finish())
+        }
+    }
+}
+
+pub(crate) fn read(text: &str, file_name: &str, input: &Input<'_, '_>) -> Result<Parsed, Diagnostics> {
+    let too_long = text.len() > FILE_MAX;
+    let source = Source::new(file_name, if too_long { "" } else { text });
+    let mut report = Report::new(&source);
+    if too_long {
+        report.error(&(0..0), "the file is larger than 1 MiB", "split it into several apps");
+        return Err(report.finish());
+    }
+    let spec = tree::read(input, &mut report).map(|entries| root(&entries, input, &mut report));
+    match spec {
+        Some(spec) if !report.has_errors() => Ok(Parsed { spec, warnings: report.finish() }),
+        _ => Err(report.finish()),
+    }
+}
+
+fn root(entries: &[Entry], input: &Input<'_, '_>, report: &mut Report<'_>) -> AppSpec {
+    let root = Fields::over(entries, &ROOT, String::new(), report);
+    let (name, labels) = app(&root, input, report);
+    let supervise = match root.entry("supervise", report) {
+        None => SuperviseSpec::default(),
+        Some(entry) => match Fields::open(&entry.node, &SUPERVISE, "[supervise]".to_owned(), report) {
+            None => SuperviseSpec::default(),
+            Some(fields) => {
+                let spec = supervise::read(&fields, report);
+                fields.finish();
+                spec
+            }
+        },
+    };
+
+    let mut read: Vec<Read> = Vec::new();
+    // Names that are written but unusable: others may refer to them without a second error.
+    let mut broken: BTreeSet<String> = BTreeSet::new();
+    for kind in ["service", "worker"] {
+        for entry in named(&root, kind, report) {
+            let one =
+                fields::name(&format!("a {kind}"), &entry.key, &entry.key_span, report).and_then(|name| match kind {
+                    "service" => workload::service(entry, name, input, report),
+                    _ => workload::worker(entry, name, input, report),
+                });
+            match one {
+                Some(one) if read.len() < WORKLOADS_MAX => read.push(one),
+                Some(_) => {
+                    let message = format!("an app has at most {WORKLOADS_MAX} services and workers");
+                    report.error(&entry.key_span, message, "split it into several apps");
+                    return AppSpec { name, labels, supervise, ..empty() };
+                }
+                None => drop(broken.insert(entry.key.clone())),
+            }
+        }
+    }
+    if read.is_empty() && broken.is_empty() && !root.has("service") && !root.has("worker") {
+        let end = report.source.text.len();
+        report.error(&(end..end), "the app has no service and no worker", "add [service.web] with image = \"…\"");
+    }
+
+    let mut groups = Vec::new();
+    let mut broken_groups: BTreeSet<String> = BTreeSet::new();
+    for entry in named(&root, "group", report) {
+        let name = fields::name("a group", &entry.key, &entry.key_span, report);
+        let fields = Fields::open(&entry.node, &GROUP, format!("[group.{}]", entry.key), report);
+        let (Some(name), Some(fields)) = (name, fields) else {
+            broken_groups.insert(entry.key.clone());
+            continue;
+        };
+        let members = fields.texts("members", report).unwrap_or_default();
+        let supervise = supervise::read(&fields, report);
+        fields.finish();
+        groups.push(WrittenGroup { name, key_span: entry.key_span.clone(), members, supervise });
+    }
+
+    let mut volumes = BTreeMap::new();
+    let mut declared = Vec::new();
+    for entry in named(&root, "volume", report) {
+        let Some(name) = fields::name("a volume", &entry.key, &entry.key_span, report) else { continue };
+        declared.push((name.clone(), entry.key_span.clone()));
+        if let Some(spec) = volume::read(entry, input, report) {
+            volumes.insert(name, spec);
+        }
+    }
+    root.finish();
+
+    check::names(&read, report);
+    check::host_ports(&read, report);
+    check::volumes(&mut volumes, &declared, &read, report);
+    let all: BTreeMap<&str, &Read> = read.iter().map(|one| (one.name.as_str(), one)).collect();
+    check::circles(&read, &all, report);
+    let groups = check::groups(groups, &read, &all, &broken, &broken_groups, report);
+    let depends_on: Vec<_> = read.iter().map(|one| check::dependencies(one, &all, &broken, report)).collect();
+
+    let mut spec = AppSpec { name, labels, supervise, groups, volumes, ..empty() };
+    for (one, depends_on) in read.into_iter().zip(depends_on) {
+        match one.kind {
+            ReadKind::Service { spec: mut service, .. } => {
+                service.workload.depends_on = depends_on;
+                spec.services.insert(one.name, service);
+            }
+            ReadKind::Worker(mut worker) => {
+                worker.workload.depends_on = depends_on;
+                spec.workers.insert(one.name, worker);
+            }
+        }
+    }
+    spec
+}
+
+fn empty() -> AppSpec {
+    AppSpec {
+        name: starter::app_name(""),
+        labels: BTreeMap::new(),
+        supervise: SuperviseSpec::default(),
+        groups: BTreeMap::new(),
+        services: BTreeMap::new(),
+        workers: BTreeMap::new(),
+        volumes: BTreeMap::new(),
+    }
+}
+
+fn app(root: &Fields<'_>, input: &Input<'_, '_>, report: &mut Report<'_>) -> (Name, BTreeMap<String, String>) {
+    let dir = input.context.dir().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let default = starter::app_name(&dir);
+    let Some(entry) = root.entry("app", report) else { return (default, BTreeMap::new()) };
+    let Some(fields) = Fields::open(&entry.node, &APP, "[app]".to_owned(), report) else {
+        return (default, BTreeMap::new());
+    };
+    let name = fields.text("name", report);
+    let name = name.and_then(|found| fields::name("an app", &found.value, &found.span, report)).unwrap_or(default);
+    let labels = fields.pairs("labels", report).into_iter().collect();
+    fields.finish();
+    (name, labels)
+}
+
+/// The entries of `[service.*]` and its like.
+fn named<'n>(root: &Fields<'n>, kind: &'static str, report: &mut Report<'_>) -> &'n [Entry] {
+    let Some(entry) = root.entry(kind, report) else { return &[] };
+    let example = format!("give each {kind} a section of its own: [{kind}.NAME]");
+    match &entry.node.value {
+        Value::Table(entries) => entries,
+        Value::Unknown => &[],
+        other => {
+            report.error(
+                &entry.key_span,
+                format!("`{kind}` must be a table of tables, and this is {}", other.kind()),
+                example,
+            );
+            &[]
+        }
+    }
+}

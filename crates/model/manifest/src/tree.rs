@@ -1,0 +1,193 @@
+//! The parsed TOML as a plain tree: tables in source order, every value with its byte range, `${VAR}` expanded.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::diagnostic::{Report, quoted};
+use crate::expand::{self, Why};
+use crate::parse::{Input, NESTING_MAX};
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Node {
+    pub(crate) span: Range<usize>,
+    pub(crate) value: Value,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// `expanded`: it held a `${…}`, so a number or boolean may be meant.
+    Text {
+        text: String,
+        expanded: bool,
+    },
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    Date,
+    List(Vec<Node>),
+    Table(Vec<Entry>),
+    /// Already reported as wrong (or not known in a draft): nothing more is to be said about it.
+    Unknown,
+}
+
+/// One key of a table, in source order.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) key_span: Range<usize>,
+    pub(crate) node: Node,
+}
+
+impl Value {
+    /// The type as a person would call it, for messages.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Text { .. } => "a string",
+            Self::Integer(_) => "an integer",
+            Self::Float(_) => "a float",
+            Self::Boolean(_) => "a boolean",
+            Self::Date => "a date",
+            Self::List(_) => "an array",
+            Self::Table(_) => "a table",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The tree of `text`, or nothing where the TOML is broken (each mistake reported).
+pub(crate) fn read(input: &Input<'_, '_>, report: &mut Report<'_>) -> Option<Vec<Entry>> {
+    let (table, mistakes) = DeTable::parse_recoverable(report.source.text);
+    for mistake in &mistakes {
+        let span = mistake.span().unwrap_or(0..0);
+        let (message, help) = syntax(mistake.message());
+        report.error(&span, message, help);
+    }
+    if !mistakes.is_empty() {
+        return None;
+    }
+    Some(entries(table.into_inner(), 0, input, report))
+}
+
+fn entries(table: DeTable<'_>, depth: usize, input: &Input<'_, '_>, report: &mut Report<'_>) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::with_capacity(table.len());
+    for (key, value) in table {
+        let key_span = key.span();
+        let node = node(value, depth, input, report);
+        entries.push(Entry { key: key.into_inner().into_owned(), key_span, node });
+    }
+    entries.sort_by_key(|entry| entry.key_span.start);
+    entries
+}
+
+fn node(value: Spanned<DeValue<'_>>, depth: usize, input: &Input<'_, '_>, report: &mut Report<'_>) -> Node {
+    let span = value.span();
+    let depth = depth + 1;
+    if depth > NESTING_MAX {
+        report.error(&span, format!("tables and arrays are nested deeper than {NESTING_MAX}"), "flatten them");
+        return Node { span, value: Value::Unknown };
+    }
+    let value = match value.into_inner() {
+        DeValue::String(text) => string(&text, &span, input, report),
+        DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Value::Integer(number),
+            Err(_) => {
+                report.error(&span, "the integer is too large", "use a number below 2^63");
+                Value::Unknown
+            }
+        },
+        DeValue::Float(number) => match number.as_str().parse::<f64>() {
+            Ok(number) => Value::Float(number),
+            Err(_) => {
+                report.error(&span, "the number cannot be read", "write it as in 0.5");
+                Value::Unknown
+            }
+        },
+        DeValue::Boolean(yes) => Value::Boolean(yes),
+        DeValue::Datetime(_) => Value::Date,
+        DeValue::Array(items) => Value::List(items.into_iter().map(|item| node(item, depth, input, report)).collect()),
+        DeValue::Table(table) => Value::Table(entries(table, depth, input, report)),
+    };
+    Node { span, value }
+}
+
+fn string(text: &str, span: &Range<usize>, input: &Input<'_, '_>, report: &mut Report<'_>) -> Value {
+    let done = expand::expand(text, |name| input.context.variable(name));
+    let mut unknown = false;
+    for broken in &done.broken {
+        unknown = true;
+        if input.draft && matches!(broken.why, Why::Unset { .. } | Why::Required { .. }) {
+            continue;
+        }
+        let place = reference_span(text, broken.at, broken.length, span, report.source.text);
+        match &broken.why {
+            Why::Unset { name } => report.error(
+                &place,
+                format!("variable {} is not set", quoted(name)),
+                format!("set {name} in the environment, or give a default: ${{{name}:-default}}"),
+            ),
+            Why::Required { name, message } => {
+                let why = if message.is_empty() { String::new() } else { format!(": {message}") };
+                report.error(
+                    &place,
+                    format!("variable {} is required{why}", quoted(name)),
+                    format!("set {name} to a non-empty value in the environment"),
+                );
+            }
+            Why::Unclosed => report.error(
+                &place,
+                "`${` is never closed",
+                "add the `}`, or write `$${` for the characters themselves",
+            ),
+            Why::BadName { name } => report.error(
+                &place,
+                format!("{} is not a variable name", quoted(name)),
+                "use letters, digits and _, as in ${DB_HOST}; write `$${` for the characters themselves",
+            ),
+            Why::BadOperator { name, rest } => report.error(
+                &place,
+                format!("{} after variable {} is not understood", quoted(rest), quoted(name)),
+                format!("write ${{{name}}}, ${{{name}:-default}} or ${{{name}:?message}}"),
+            ),
+        }
+    }
+    if done.text.contains('\0') {
+        report.error(span, "the string holds a NUL character", "remove it: programs and files cannot be given one");
+        unknown = true;
+    }
+    if unknown { Value::Unknown } else { Value::Text { text: done.text, expanded: done.any } }
+}
+
+/// Where the reference at `at` of the decoded `text` stands in the source. Escapes shift offsets, so it is
+/// looked for by its own text; when escapes hide it, the whole string is meant.
+fn reference_span(text: &str, at: usize, length: usize, span: &Range<usize>, source: &str) -> Range<usize> {
+    let reference = &text[at..(at + length).min(text.len())];
+    let before = text[..at].matches(reference).count();
+    let raw = source.get(span.clone()).unwrap_or_default();
+    match raw.match_indices(reference).nth(before) {
+        Some((found, _)) => span.start + found..span.start + found + reference.len(),
+        None => span.clone(),
+    }
+}
+
+/// A TOML mistake in our words: what, and the fix.
+fn syntax(message: &str) -> (String, &'static str) {
+    let help = match message {
+        m if m.contains("duplicate key") => "remove one of the two, or merge them",
+        m if m.contains("recursion limit") => "flatten the tables and arrays: at most 64 levels are read",
+        m if m.contains("key with no value") => "write key = value",
+        m if m.contains("missing value") || m.contains("expected value") => "give a value: \"text\", 5, true or [..]",
+        m if m.contains("string values must be quoted") => "put the text between double quotes",
+        m if m.contains("unclosed array") || m.contains("`]`") => "close the array or section with `]`",
+        m if m.contains("inline table") || m.contains("`}`") => "close the table with `}`",
+        m if m.contains("expected newline") || m.contains("unexpected key or value") => "start a new line here",
+        m if m.contains("`\"`") || m.contains("`'`") || m.contains("invalid basic string") => {
+            "close the string with the quote it was opened with"
+        }
+        m if m.contains("escape") => "write a backslash as \\\\, or use '…' where escapes have no meaning",
+        _ => "see https://toml.io for how TOML is written",
+    };
+    (format!("not valid TOML: {message}"), help)
+}

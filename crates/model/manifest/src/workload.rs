@@ -1,0 +1,328 @@
+//! `[service.X]` and `[worker.X]`.
+
+use std::ops::Range;
+
+use coppice_base::{Bytes, Name};
+use coppice_spec::{
+    Condition, HealthSpec, Limits, NetworkMode, PortSpec, PullPolicy, RestartPolicy, ServiceSpec, VolumeMount,
+    WorkerSpec, WorkloadSpec,
+};
+
+use crate::diagnostic::{Report, quoted};
+use crate::fields::{Fields, Placed, wrong_type};
+use crate::keys::{LIMITS, SERVICE, WORKER};
+use crate::parse::Input;
+use crate::tree::{Entry, Value};
+use crate::{env, health, host_port, mount, security};
+
+/// Smallest memory limit: less cannot hold a program's first pages, and is a forgotten unit.
+const MEMORY_MIN: Bytes = Bytes(1 << 20);
+
+/// A dependency as written; what it is on is only known once every section is read.
+pub(crate) struct WrittenDependency {
+    pub(crate) name: String,
+    pub(crate) condition: Option<Condition>,
+    pub(crate) span: Range<usize>,
+}
+
+/// A service or worker as read, with the places later checks point at.
+pub(crate) struct Read {
+    pub(crate) name: Name,
+    pub(crate) key_span: Range<usize>,
+    pub(crate) kind: ReadKind,
+    pub(crate) depends_on: Vec<WrittenDependency>,
+    pub(crate) mounts: Vec<Placed<VolumeMount>>,
+    pub(crate) group: Option<Placed<String>>,
+}
+
+pub(crate) enum ReadKind {
+    /// `health`: whether one is written, right or wrong.
+    Service {
+        spec: ServiceSpec,
+        ports: Vec<Placed<PortSpec>>,
+        health: bool,
+    },
+    Worker(WorkerSpec),
+}
+
+impl Read {
+    pub(crate) fn is_worker(&self) -> bool {
+        matches!(self.kind, ReadKind::Worker(_))
+    }
+}
+
+pub(crate) fn service(entry: &Entry, name: Name, input: &Input<'_, '_>, report: &mut Report<'_>) -> Option<Read> {
+    let fields = Fields::open(&entry.node, &SERVICE, format!("[service.{}]", entry.key), report)?;
+    let mut read = Read::shared(&fields, entry, name, input, report);
+    let replicas = fields.integer("replicas", report).map_or(1, |found| found.value.unsigned_abs() as u32);
+    let ports = host_port::read(&fields, report);
+    let restart = fields.choice("restart", report).map_or(RestartPolicy::Always, |found| restart_policy(found.value));
+    let health: Option<HealthSpec> = health::read(&fields, report);
+    let workload = read.workload;
+    if let Some(entry) = fields.entry("ports", report).filter(|_| !ports.is_empty()) {
+        let title = &fields.title;
+        match workload.network {
+            NetworkMode::Bridge => {}
+            NetworkMode::None => report.error(
+                &entry.key_span,
+                format!("{title} publishes ports and has network = \"none\""),
+                "remove `ports`, or use network = \"bridge\"",
+            ),
+            NetworkMode::Host => report.error(
+                &entry.key_span,
+                format!("{title} publishes ports and has network = \"host\", where its ports are the host's"),
+                "remove `ports`, or use network = \"bridge\"",
+            ),
+        }
+    }
+    let wrote_health = fields.has("health");
+    fields.finish();
+    let spec =
+        ServiceSpec { workload, replicas, ports: ports.iter().map(|port| port.value).collect(), restart, health };
+    read.read.kind = ReadKind::Service { spec, ports, health: wrote_health };
+    Some(read.read)
+}
+
+pub(crate) fn worker(entry: &Entry, name: Name, input: &Input<'_, '_>, report: &mut Report<'_>) -> Option<Read> {
+    let fields = Fields::open(&entry.node, &WORKER, format!("[worker.{}]", entry.key), report)?;
+    let mut read = Read::shared(&fields, entry, name, input, report);
+    let restart = fields.choice("restart", report).map_or(RestartPolicy::Never, |found| restart_policy(found.value));
+    fields.finish();
+    read.read.kind = ReadKind::Worker(WorkerSpec { workload: read.workload, restart });
+    Some(read.read)
+}
+
+fn restart_policy(word: &str) -> RestartPolicy {
+    match word {
+        "always" => RestartPolicy::Always,
+        "on-failure" | "on_failure" => RestartPolicy::OnFailure,
+        _ => RestartPolicy::Never,
+    }
+}
+
+/// What services and workers share, before it is known which of the two it becomes.
+struct Shared {
+    read: Read,
+    workload: WorkloadSpec,
+}
+
+impl Read {
+    fn shared(
+        fields: &Fields<'_>,
+        entry: &Entry,
+        name: Name,
+        input: &Input<'_, '_>,
+        report: &mut Report<'_>,
+    ) -> Shared {
+        let image = image(fields, entry, report);
+        let mounts = mount::volumes(fields, input.context.dir(), report);
+        let mut workload = WorkloadSpec::of(image);
+        workload.pull = match fields.choice("pull", report).map(|found| found.value) {
+            Some("always") => PullPolicy::Always,
+            Some("never") => PullPolicy::Never,
+            _ => PullPolicy::Missing,
+        };
+        workload.entrypoint = fields.words("entrypoint", report);
+        workload.command = fields.words("command", report).unwrap_or_default();
+        workload.env = env::read(fields, input, report);
+        workload.user = security::user(fields, report);
+        workload.working_dir = working_dir(fields, report);
+        workload.tmpfs = mount::tmpfs(fields, &mounts, report);
+        workload.volumes = mounts.iter().map(|mount| mount.value.clone()).collect();
+        workload.limits = limits(fields, report);
+        workload.network = match fields.choice("network", report).map(|found| found.value) {
+            Some("host") => NetworkMode::Host,
+            Some("none") => NetworkMode::None,
+            _ => NetworkMode::Bridge,
+        };
+        workload.stop_signal = security::stop_signal(fields, report);
+        if let Some(found) = fields.duration("stop_timeout", report) {
+            workload.stop_timeout = found.value;
+        }
+        workload.labels = fields.pairs("labels", report).into_iter().collect();
+        workload.read_only = fields.boolean("read_only", report).unwrap_or_default();
+        workload.cap_add = security::capabilities(fields, "cap_add", report);
+        workload.cap_drop = security::capabilities(fields, "cap_drop", report);
+        workload.privileged = fields.boolean("privileged", report).unwrap_or_default();
+        workload.hostname = security::hostname(fields, report);
+        workload.extra_hosts = security::extra_hosts(fields, report);
+        workload.init = fields.boolean("init", report).unwrap_or_default();
+        let depends_on = depends_on(fields, report);
+        let group = fields.text("group", report);
+        // Replaced by the caller, which knows which of the two it reads.
+        let kind = ReadKind::Worker(WorkerSpec { workload: WorkloadSpec::of(""), restart: RestartPolicy::Never });
+        let read = Read { name, key_span: entry.key_span.clone(), kind, depends_on, mounts, group };
+        Shared { read, workload }
+    }
+}
+
+fn image(fields: &Fields<'_>, entry: &Entry, report: &mut Report<'_>) -> String {
+    if !fields.has("image") {
+        let message = format!("{} has no `image`", fields.title);
+        report.error(&entry.key_span, message, "add image = \"…\", as in image = \"redis:7\"");
+    }
+    let Some(found) = fields.text("image", report) else { return String::new() };
+    if let Err(why) = check_image(&found.value) {
+        let message = format!("{} is not an image reference: {why}", quoted(&found.value));
+        report.error(&found.span, message, "write it as in \"redis:7\" or \"ghcr.io/owner/name:1.2\"");
+    }
+    found.value
+}
+
+/// The shape of an image reference: `[host[:port]/]path[:tag][@algorithm:digest]`.
+pub(crate) fn check_image(text: &str) -> Result<(), &'static str> {
+    let (rest, digest) = text.split_once('@').map_or((text, None), |(rest, digest)| (rest, Some(digest)));
+    if let Some(digest) = digest {
+        let hex = digest.split_once(':').map_or("", |(_, hex)| hex);
+        if hex.len() < 32 || !hex.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c)) {
+            return Err("what follows the @ is not a digest such as sha256:0123…");
+        }
+    }
+    let slash = rest.rfind('/').map_or(0, |at| at + 1);
+    let (path, tag) = match rest[slash..].split_once(':') {
+        Some((_, tag)) => (&rest[..rest.len() - tag.len() - 1], Some(tag)),
+        None => (rest, None),
+    };
+    if path.is_empty() {
+        return Err("it has no name");
+    }
+    let word = |c: u8| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'-' | b'.');
+    if let Some(tag) = tag
+        && (tag.is_empty() || tag.len() > 128 || !tag.bytes().all(word))
+    {
+        return Err("what follows the last colon is not a tag");
+    }
+    let mut parts = path.split('/').peekable();
+    let first = parts.peek().copied().unwrap_or_default();
+    let is_host = path.contains('/') && (first.contains(['.', ':', '[']) || first == "localhost");
+    if is_host {
+        parts.next();
+        if first.starts_with(['.', ':']) || first.bytes().any(|c| !(word(c) || matches!(c, b':' | b'[' | b']'))) {
+            return Err("the part before the first slash is not a registry");
+        }
+    }
+    for part in parts {
+        if part.bytes().any(|c| c.is_ascii_uppercase()) {
+            return Err("names of images are in lower case");
+        }
+        if part.is_empty() || !part.bytes().all(word) || !part.bytes().next().is_some_and(|c| c.is_ascii_alphanumeric())
+        {
+            return Err("a name is made of a-z, 0-9, '-', '_' and '.', between slashes");
+        }
+    }
+    Ok(())
+}
+
+fn working_dir(fields: &Fields<'_>, report: &mut Report<'_>) -> Option<String> {
+    let found = fields.text("working_dir", report)?;
+    if found.value == "/" {
+        return Some(found.value);
+    }
+    match mount::container_path(&found.value, "`working_dir`") {
+        Ok(path) => Some(path),
+        Err((message, help)) => {
+            report.error(&found.span, message, help);
+            None
+        }
+    }
+}
+
+fn limits(parent: &Fields<'_>, report: &mut Report<'_>) -> Limits {
+    let Some(entry) = parent.entry("limits", report) else { return Limits::default() };
+    let title = format!("{}.limits]", parent.title.trim_end_matches(']'));
+    let Some(fields) = Fields::open(&entry.node, &LIMITS, title, report) else { return Limits::default() };
+    let memory = fields.size("memory", report);
+    if let Some(memory) = memory.as_ref().filter(|memory| memory.value < MEMORY_MIN) {
+        let message = format!("a memory limit of {} is too small to run anything", memory.value);
+        report.error(&memory.span, message, "write the unit too, as in \"512m\"");
+    }
+    let limits = Limits {
+        cpu: fields.cpu("cpu", report),
+        cpu_weight: fields.integer("cpu_weight", report).map(|found| found.value.unsigned_abs() as u32),
+        memory: memory.map(|found| found.value),
+        pids: fields.integer("pids", report).map(|found| found.value.unsigned_abs() as u32),
+        nofile: fields.integer("nofile", report).map(|found| found.value.unsigned_abs()),
+        shm_size: fields.size("shm_size", report).map(|found| found.value),
+    };
+    fields.finish();
+    limits
+}
+
+/// The words for a [`Condition`].
+pub(crate) const CONDITIONS: &[&str] = &["started", "healthy", "completed"];
+
+fn depends_on(fields: &Fields<'_>, report: &mut Report<'_>) -> Vec<WrittenDependency> {
+    let Some(entry) = fields.entry("depends_on", report) else { return Vec::new() };
+    let mut found: Vec<WrittenDependency> = Vec::new();
+    let mut add = |name: &str, condition: Option<&str>, span: &Range<usize>, report: &mut Report<'_>| {
+        let condition = match condition {
+            None => None,
+            Some("started") => Some(Condition::Started),
+            Some("healthy") => Some(Condition::Healthy),
+            Some("completed") => Some(Condition::Completed),
+            Some(other) => {
+                let near = match other {
+                    "service_started" => Some("started"),
+                    "service_healthy" => Some("healthy"),
+                    "service_completed_successfully" => Some("completed"),
+                    _ => crate::suggest::nearest(other, CONDITIONS.iter().copied()),
+                };
+                let help = match near {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => "write started, healthy or completed".to_owned(),
+                };
+                report.error(span, format!("{} is not a condition to wait for", quoted(other)), help);
+                None
+            }
+        };
+        if found.iter().any(|seen| seen.name == name) {
+            report.error(span, format!("{} is listed twice in `depends_on`", quoted(name)), "remove one of the two");
+            return;
+        }
+        found.push(WrittenDependency { name: name.to_owned(), condition, span: span.clone() });
+    };
+    match &entry.node.value {
+        Value::Table(entries) => {
+            for one in entries {
+                match &one.node.value {
+                    Value::Text { text, .. } => add(&one.key, Some(text), &one.node.span, report),
+                    Value::Unknown => {}
+                    _ => wrong_type(
+                        &one.key,
+                        &one.node,
+                        "a condition",
+                        "write \"started\", \"healthy\" or \"completed\"",
+                        report,
+                    ),
+                }
+            }
+        }
+        Value::List(_) | Value::Text { .. } => {
+            for one in fields.texts("depends_on", report).unwrap_or_default() {
+                match one.value.split_once(':') {
+                    Some((name, condition)) => add(name, Some(condition), &one.span, report),
+                    None => add(&one.value, None, &one.span, report),
+                }
+            }
+        }
+        Value::Unknown => {}
+        _ => wrong_type("depends_on", &entry.node, "an array of names", "write [\"db\", \"cache:healthy\"]", report),
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_image;
+
+    #[test]
+    fn image_references_are_told_from_slips() {
+        let digest = format!("redis@sha256:{}", "a1".repeat(32));
+        for good in ["redis", "redis:7", "a/b/c:1.2-x", "localhost:5000/z", "[::1]:5000/z:1", "ghcr.io/x/y", &digest] {
+            assert_eq!(check_image(good), Ok(()), "{good}");
+        }
+        for bad in ["", ":7", "Redis", "a//b", "a b", "redis:", "redis:a/b c", "redis@sha256:xyz", "-x", "/x", "x/"] {
+            assert!(check_image(bad).is_err(), "{bad}");
+        }
+    }
+}
