@@ -263,7 +263,13 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
         let child = &mut self.state.children[i];
         let stays = child.spec.restart == RestartPolicy::Never || !child.wanted;
         match &mut child.phase {
-            Phase::Running { doom: Some(_), .. } | Phase::Stopping { .. } => Ok(()),
+            Phase::Stopping { .. } => Ok(()),
+            // It stops anyway; remembered in case the stop is taken back.
+            Phase::Running { ready_since, unhealthy, doom: Some(_), .. } => {
+                *ready_since = None;
+                *unhealthy = Some(reason);
+                Ok(())
+            }
             Phase::Running { ready_since, unhealthy, .. } if stays => {
                 *ready_since = None;
                 if unhealthy.as_ref() != Some(&reason) {

@@ -130,9 +130,10 @@ impl<K> ChildRecord<K> {
         }
     }
 
-    /// Takes back a stop that was not issued yet; false when it was.
+    /// Takes back a stop; false when it was issued already, or the child is unhealthy and had better go.
     pub(crate) fn spare(&mut self) -> bool {
         match &mut self.phase {
+            Phase::Running { unhealthy: Some(_), .. } => false,
             Phase::Starting { doom, .. } | Phase::Running { doom, .. } => {
                 *doom = None;
                 true

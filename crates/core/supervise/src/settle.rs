@@ -14,13 +14,14 @@ use crate::record::{Phase, Snapshot};
 impl<K: Ord + Clone + Debug> Supervision<K> {
     pub(crate) fn settle(&mut self, turn: &mut Turn<'_, K>) {
         self.end_backoffs(turn.now);
+        // Before the stops: others may have waited for a leaver.
+        self.forget_leavers();
         // Later children first, so that each sees what became of those it waits for.
         for i in (0..self.state.children.len()).rev() {
             if self.may_stop(i) {
                 self.issue_stop(turn, i);
             }
         }
-        self.forget_leavers();
         for i in 0..self.state.children.len() {
             if self.may_start(i) {
                 self.issue_start(turn, i);
