@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 /// The command as a person would type it.
 pub(crate) fn line(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];
-    words.extend(command.get_args().map(|word| quote(word)));
+    words.extend(command.get_args().map(quote));
     words.join(" ")
 }
 

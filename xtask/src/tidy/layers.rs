@@ -111,7 +111,10 @@ mod tests {
     use super::*;
     use crate::tidy::fixture::lines;
 
-    fn metadata(packages: &[(&str, &str, &[(&str, Option<&str>, Option<&str>)])]) -> Metadata {
+    /// Name, folder (`None`: from a registry), kind.
+    type Uses<'a> = &'a [(&'a str, Option<&'a str>, Option<&'a str>)];
+
+    fn metadata(packages: &[(&str, &str, Uses<'_>)]) -> Metadata {
         let packages: Vec<serde_json::Value> = packages
             .iter()
             .map(|(name, folder, dependencies)| {

@@ -87,10 +87,10 @@ fn targets(text: &str) -> Vec<(usize, String)> {
     }
     let mut offset = 0;
     for line in text.split_inclusive('\n') {
-        if let Some((name, target)) = line.strip_prefix('[').and_then(|line| line.split_once("]: ")) {
-            if !name.contains(']') {
-                found.push((offset, target.split_whitespace().next().unwrap_or("").to_owned()));
-            }
+        if let Some((name, target)) = line.strip_prefix('[').and_then(|line| line.split_once("]: "))
+            && !name.contains(']')
+        {
+            found.push((offset, target.split_whitespace().next().unwrap_or("").to_owned()));
         }
         offset += line.len();
     }
