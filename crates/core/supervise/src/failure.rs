@@ -31,7 +31,12 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
         }
         child.attempt = child.attempt.saturating_add(1);
         let until = turn.now.plus(delay(&backoff, child.attempt, turn.random));
-        if !matches!(failure, Failure::Unhealthy(_)) {
+        if let (Failure::Unhealthy(reason), Phase::Running { ready_since, unhealthy, .. }) =
+            (&failure, &mut child.phase)
+        {
+            *ready_since = None;
+            *unhealthy = Some(reason.clone());
+        } else {
             child.enter(Phase::Stopped { cause: Some(Cause::Failed(failure.clone())) }, turn.now);
         }
         if counted && !self.state.supervisors[s].count_restart(turn.now) {

@@ -208,6 +208,9 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
     /// Wants child `i` down: what lives is doomed, what waits stops waiting, what has ended keeps its end.
     pub(crate) fn rest(&mut self, turn: &mut Turn<'_, K>, i: usize, cause: Cause<K>) {
         let child = &mut self.state.children[i];
+        if child.leaving {
+            return;
+        }
         child.wanted = false;
         child.round = None;
         if child.is_alive() {

@@ -70,6 +70,13 @@ fn carry_over<K: Ord + Clone + Debug>(
     let spec = std::mem::replace(&mut child.spec, before.spec.clone());
     let parent = child.parent;
     *child = ChildRecord { spec, parent, leaving: false, ..before };
+    // Without its health check nobody would ever say that it is ready.
+    if let Phase::Running { ready_since, unhealthy, .. } = &mut child.phase
+        && !child.spec.has_health
+    {
+        ready_since.get_or_insert(turn.now);
+        *unhealthy = None;
+    }
     if came_back {
         child.wanted = up;
         if up && !changed && child.spare() {

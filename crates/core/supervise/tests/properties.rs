@@ -384,6 +384,11 @@ impl World {
             }
             Step::Reconfigure(tree) => {
                 self.specs = children_of(tree).into_iter().map(|child| (child.key.clone(), child)).collect();
+                for (key, life) in &mut self.lives {
+                    if let Life::Up { ready } = life {
+                        *ready |= self.specs.get(key).is_some_and(|spec| !spec.has_health);
+                    }
+                }
                 self.send(Event::Reconfigure(tree.clone()));
                 let known: BTreeSet<String> = self.machine.keys().cloned().collect();
                 self.lives.retain(|key, _| known.contains(key));

@@ -795,6 +795,87 @@ fn reconfiguring_replaces_the_changed_adds_the_new_stops_the_removed_and_leaves_
 }
 
 #[test]
+fn a_child_whose_health_check_is_taken_away_is_ready_by_running() {
+    let tree = |healthy: bool| {
+        let a = child("a");
+        let a = if healthy { a.healthy() } else { a };
+        let b = child("b").needs(&["a"], Condition::Healthy);
+        supervisor("app", Strategy::OneForOne, vec![a.member(), b.member()])
+    };
+    play_trees(
+        tree(true),
+        &[tree(false)],
+        "
+0 start
+    start a: by request
+1 started a
+2 reconfigure 0
+    start b: by request
+",
+    );
+}
+
+#[test]
+fn what_turns_unhealthy_while_it_waits_to_stop_is_replaced_when_the_stop_is_taken_back() {
+    let a = child("a").healthy().member();
+    let b = child("b").needs(&["a"], Condition::Healthy).member();
+    play(
+        supervisor("app", Strategy::OneForOne, vec![a, b]),
+        "
+0 start
+    start a: by request
+1 started a
+2 ready a
+    start b: by request
+3 started b
+4 stop
+    stop b: by request
+5 unhealthy a connection refused
+6 start
+7 exited b code 0
+    stop a: by request
+8 exited a code 0
+    start a: by request
+9 started a
+9 ready a
+    start b: by request
+",
+    );
+}
+
+#[test]
+fn a_removed_chain_stops_from_its_end() {
+    let chain = |keys: &[&str]| {
+        let mut members = Vec::new();
+        for (i, key) in keys.iter().enumerate() {
+            let link = child(key);
+            members.push(if i > 0 { link.needs(&[keys[i - 1]], Condition::Started) } else { link }.member());
+        }
+        supervisor("app", Strategy::OneForOne, members)
+    };
+    play_trees(
+        chain(&["a", "b", "c"]),
+        &[chain(&["a"])],
+        "
+0 start
+    start a: by request
+0 started a
+    start b: by request
+0 started b
+    start c: by request
+0 started c
+1 reconfigure 0
+    stop c: removed from the app
+2 stop
+3 exited c code 0
+    stop b: removed from the app
+4 exited b code 0
+    stop a: by request
+",
+    );
+}
+
+#[test]
 fn a_tree_that_cannot_be_is_refused_and_the_old_one_goes_on() {
     let twice = supervisor("app", Strategy::OneForOne, vec![child("a").member(), child("a").member()]);
     let unknown = supervisor("app", Strategy::OneForOne, vec![child("a").needs(&["z"], Condition::Started).member()]);
