@@ -1,5 +1,10 @@
 //! Start to exit of `/bin/true`: the time from starting the contender's process to its end, as a person at a shell
 //! meets it. Each contender is started and waited for in the same way, without output.
+//!
+//! Two ways of taking turns tell two truths. In blocks (a few starts of one contender, then of the next) the kernel's
+//! state is that of a machine which starts containers all the time. After a pause, the first move into a control
+//! group waits for an RCU grace period of several milliseconds, which everybody pays who uses groups, the floor too;
+//! that is what a lone `run` on a quiet machine meets.
 
 use std::process::{Command, Stdio};
 use std::thread;
@@ -14,9 +19,20 @@ use crate::shell;
 
 const WITHOUT: &str = "start to exit, no network";
 const BRIDGE: &str = "start to exit, bridge network";
-const WARM_UP: usize = 3;
-/// Between two containers: the kernel takes network namespaces and mounts down after the process is gone, under
-/// locks that the next contender would wait for.
+const LONE: &str = "start to exit after a pause, no network";
+
+/// Starts of one contender in a row, and how many of them come before the clock runs.
+struct Block {
+    starts: usize,
+    untimed: usize,
+    /// Before each start.
+    pause: Duration,
+}
+
+const STEADY: Block = Block { starts: 6, untimed: 2, pause: Duration::ZERO };
+const AFTER_PAUSE: Block = Block { starts: 1, untimed: 0, pause: Duration::from_millis(100) };
+
+/// Before a block: the kernel takes the last one's network namespaces and mounts down after its process is gone.
 const REST: Duration = Duration::from_millis(50);
 
 /// Both networks, and their goals.
@@ -30,10 +46,15 @@ pub(super) fn measure(arena: &Arena, plan: &Plan, report: &mut Report) -> Result
         ("docker", arena.docker(Network::None)),
         ("coppice", arena.coppice(Network::None)),
     ];
-    rounds(WITHOUT, without.into(), plan.rounds(40, 5), report)?;
+    let without = ready(WITHOUT, without.into(), report);
+    take_turns(WITHOUT, &without, &STEADY, plan.rounds(12, 2), report)?;
     report.at_most(WITHOUT, 0.25, "runc");
     report.at_most(WITHOUT, 1.2, "crun, no cgroups");
     report.at_most(WITHOUT, 2.5, "floor");
+
+    let few: Vec<Contender> =
+        without.into_iter().filter(|contender| !["podman", "docker"].contains(&contender.name)).collect();
+    take_turns(LONE, &few, &AFTER_PAUSE, plan.rounds(40, 5), report)?;
 
     let bridged: [(&str, Result<Contender>); 4] = [
         ("floor", arena.floor()),
@@ -41,36 +62,48 @@ pub(super) fn measure(arena: &Arena, plan: &Plan, report: &mut Report) -> Result
         ("docker", arena.docker(Network::Bridge)),
         ("coppice", arena.coppice(Network::Bridge)),
     ];
-    rounds(BRIDGE, bridged.into(), plan.rounds(25, 4), report)?;
+    let bridged = ready(BRIDGE, bridged.into(), report);
+    take_turns(BRIDGE, &bridged, &STEADY, plan.rounds(8, 2), report)?;
     report.at_most(BRIDGE, 0.05, "docker");
     report.at_most(BRIDGE, 4.0, "floor");
     Ok(())
 }
 
-fn rounds(figure: &str, contenders: Vec<(&str, Result<Contender>)>, count: usize, report: &mut Report) -> Result<()> {
+/// Those who ran once; the others are skipped with their word.
+fn ready(figure: &str, contenders: Vec<(&str, Result<Contender>)>, report: &mut Report) -> Vec<Contender> {
     let mut ready = Vec::new();
     for (name, contender) in contenders {
         match contender {
-            Ok(contender) => ready.push((contender, Vec::with_capacity(count))),
+            Ok(contender) => ready.push(contender),
             Err(error) => report.skip(format!("{name} ({figure})"), format!("{error:#}")),
         }
     }
-    for round in 0..count + WARM_UP {
+    ready
+}
+
+fn take_turns(figure: &str, contenders: &[Contender], block: &Block, rounds: usize, report: &mut Report) -> Result<()> {
+    let mut samples = vec![Vec::new(); contenders.len()];
+    for round in 0..rounds {
         // Every round starts with another one and every second goes backwards, so that nobody always follows the
         // same neighbour.
-        let places = ready.len();
+        let places = contenders.len();
         for turn in 0..places {
             let place = if round % 2 == 0 { turn + round } else { round + places - turn } % places;
-            let (contender, samples) = &mut ready[place];
+            let contender = &contenders[place];
             thread::sleep(REST);
-            let took = once(&mut (contender.command)(round, &["/bin/true"]))
-                .with_context(|| format!("{} in round {round}", contender.name))?;
-            if round >= WARM_UP {
-                samples.push(took);
+            for start in 0..block.starts {
+                thread::sleep(block.pause);
+                let took = once(&mut (contender.command)(start, &["/bin/true"]))
+                    .with_context(|| format!("{} in round {round}", contender.name))?;
+                if start >= block.untimed {
+                    samples[place].push(took);
+                }
             }
         }
     }
-    report.rows.extend(ready.iter().map(|(contender, samples)| Row::of(figure, contender.name, "ms", samples)));
+    let rows =
+        contenders.iter().zip(&samples).map(|(contender, samples)| Row::of(figure, contender.name, "ms", samples));
+    report.rows.extend(rows);
     Ok(())
 }
 
