@@ -1,0 +1,304 @@
+//! Links, addresses and routes by rtnetlink (layouts of `linux/rtnetlink.h`, `if_link.h`, `if_addr.h`).
+//!
+//! A container's link is one message on the host: a veth pair whose near end is born up and enslaved to the
+//! bridge, and whose far end is born inside the container's namespace with its name. The container's side is
+//! one question (its link's index, which the kernel lets only both ends' maker choose) and one batch.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::address::{Address, LinkName, Subnet4, mac};
+use crate::error::{NetworkError, cannot};
+use crate::netlink::{ACK, Answer, Batch, CREATE, DUMP, EXCLUSIVE, Socket, attributes};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_PID: u16 = 19;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_NUM_TX_QUEUES: u16 = 31;
+const IFLA_NUM_RX_QUEUES: u16 = 32;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+
+const IFF_UP: u32 = 1;
+const RTMGRP_LINK: u32 = 1;
+const RT_TABLE_MAIN: u8 = 254;
+const RTPROT_BOOT: u8 = 3;
+const RT_SCOPE_UNIVERSE: u8 = 0;
+const RTN_UNICAST: u8 = 1;
+const AF_INET: u8 = 2;
+
+/// The loopback link's index in every network namespace.
+const LOOPBACK: u32 = 1;
+/// The name of a container's link, inside.
+const INSIDE: &str = "eth0";
+
+/// `struct ifinfomsg`: family, type, index, flags, mask of flags to change.
+fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
+    bytes[12..16].copy_from_slice(&change.to_ne_bytes());
+    bytes
+}
+
+/// `struct ifaddrmsg`: family, prefix, flags, scope, link.
+fn address_header(prefix: u8, index: u32) -> [u8; 8] {
+    let mut bytes = [AF_INET, prefix, 0, RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
+    bytes
+}
+
+fn add_address(batch: &mut Batch, ip: Ipv4Addr, prefix: u8, index: u32, flags: u16) {
+    batch
+        .message(RTM_NEWADDR, CREATE | flags, &address_header(prefix, index))
+        .attr(IFA_LOCAL, &ip.octets())
+        .attr(IFA_ADDRESS, &ip.octets());
+}
+
+/// A container's network namespace: of a process, or an open `/proc/…/ns/net`.
+#[derive(Clone, Copy, Debug)]
+pub enum Netns<'a> {
+    Pid(Pid),
+    Fd(BorrowedFd<'a>),
+}
+
+/// Makes and removes containers' links on a bridge. Owns one socket; one per thread that attaches.
+#[derive(Debug)]
+pub struct Attacher {
+    socket: Socket,
+    bridge: u32,
+}
+
+impl Attacher {
+    /// For the bridge with this index in the calling thread's network namespace.
+    pub fn open(bridge_index: u32) -> Result<Self, NetworkError> {
+        Ok(Self { socket: Socket::route().map_err(cannot("open a netlink socket"))?, bridge: bridge_index })
+    }
+
+    /// Makes the link of a container: `host_end` on the bridge and up, `eth0` inside. The container's side is
+    /// then to be done by [`configure_inside`]. Two system calls.
+    pub fn attach(&mut self, netns: Netns<'_>, host_end: &LinkName, address: &Address) -> Result<(), NetworkError> {
+        let mut batch = Batch::new();
+        batch
+            .message(RTM_NEWLINK, CREATE | EXCLUSIVE | ACK, &link_header(0, IFF_UP, IFF_UP))
+            .text(IFLA_IFNAME, host_end.as_str())
+            .u32(IFLA_MASTER, self.bridge)
+            .u32(IFLA_NUM_TX_QUEUES, 1)
+            .u32(IFLA_NUM_RX_QUEUES, 1)
+            .nest(IFLA_LINKINFO, |info| {
+                info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
+                    data.nest(VETH_INFO_PEER, |peer| {
+                        // Not up: veth refuses that before the pair is whole.
+                        peer.raw(&link_header(0, 0, 0))
+                            .text(IFLA_IFNAME, INSIDE)
+                            .attr(IFLA_ADDRESS, &address.mac())
+                            .u32(IFLA_NUM_TX_QUEUES, 1)
+                            .u32(IFLA_NUM_RX_QUEUES, 1);
+                        match netns {
+                            Netns::Pid(pid) => peer.u32(IFLA_NET_NS_PID, pid.as_raw_nonzero().get() as u32),
+                            Netns::Fd(fd) => peer.u32(IFLA_NET_NS_FD, fd.as_raw_fd() as u32),
+                        };
+                    });
+                });
+            });
+        self.socket.exchange(&mut batch).map_err(cannot("make a container's network link"))
+    }
+
+    /// Removes a container's link, both ends. One that is gone is fine. The end of the namespace does it too, but
+    /// later, in the kernel's background.
+    pub fn detach(&mut self, host_end: &LinkName) -> Result<(), NetworkError> {
+        delete_link(&mut self.socket, host_end)
+    }
+}
+
+fn delete_link(socket: &mut Socket, name: &LinkName) -> Result<(), NetworkError> {
+    let mut batch = Batch::new();
+    batch.message(RTM_DELLINK, ACK, &link_header(0, 0, 0)).text(IFLA_IFNAME, name.as_str());
+    match socket.exchange(&mut batch) {
+        Ok(()) => Ok(()),
+        Err(Errno::NODEV) => Ok(()),
+        Err(errno) => Err(cannot("remove a network link")(errno)),
+    }
+}
+
+/// Configures the calling thread's network namespace from inside: loopback up and, with an `address`, `eth0` given
+/// it and the default route. Waits up to `wait` for `eth0` when [`Attacher::attach`] has not made it yet.
+/// Needs to be root of the user namespace that owns the network namespace.
+pub fn configure_inside(address: Option<&Address>, wait: Duration) -> Result<(), NetworkError> {
+    let mut socket = Socket::route().map_err(cannot("open a netlink socket"))?;
+    match configure(&mut socket, address) {
+        Err(Errno::NODEV) => {}
+        done => return done.map_err(cannot("configure the container's network")),
+    }
+    // Listen first, then look again: what comes after the look is heard.
+    let mut listener = Socket::open(None, RTMGRP_LINK).map_err(cannot("listen for the container's network link"))?;
+    let started = Instant::now();
+    loop {
+        match configure(&mut socket, address) {
+            Err(Errno::NODEV) => {}
+            done => return done.map_err(cannot("configure the container's network")),
+        }
+        let left = wait.saturating_sub(started.elapsed());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let fd = listener.as_fd();
+        let heard = rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout));
+        match heard {
+            Ok(0) => return Err(NetworkError::NoLink(wait)),
+            Ok(_) => {
+                listener.drain().map_err(cannot("listen for the container's network link"))?;
+            }
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(cannot("listen for the container's network link")(errno)),
+        }
+    }
+}
+
+/// `NODEV` when `eth0` is not there.
+fn configure(socket: &mut Socket, address: Option<&Address>) -> Result<(), Errno> {
+    let mut batch = Batch::new();
+    let Some(address) = address else {
+        batch.message(RTM_NEWLINK, ACK, &link_header(LOOPBACK, IFF_UP, IFF_UP));
+        return socket.exchange(&mut batch);
+    };
+    let inside = find(socket, INSIDE)?.ok_or(Errno::NODEV)?.index;
+    add_address(&mut batch, address.ip, address.prefix, inside, 0);
+    batch.message(RTM_NEWLINK, 0, &link_header(inside, IFF_UP, IFF_UP));
+    batch.message(RTM_NEWLINK, 0, &link_header(LOOPBACK, IFF_UP, IFF_UP));
+    // struct rtmsg: family, lengths of destination and source, tos, table, protocol, scope, type, flags
+    let header = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0, 0, 0, 0];
+    batch
+        .message(RTM_NEWROUTE, CREATE | ACK, &header)
+        .attr(RTA_GATEWAY, &address.gateway.octets())
+        .u32(RTA_OIF, inside);
+    socket.exchange(&mut batch)
+}
+
+/// A link as the kernel describes it.
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) kind: String,
+}
+
+/// The link of this name in the namespace of `socket`.
+pub(crate) fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>, Errno> {
+    let mut batch = Batch::new();
+    batch.message(RTM_GETLINK, ACK, &link_header(0, 0, 0)).text(IFLA_IFNAME, name);
+    let mut found = None;
+    let asked = socket.ask(&mut batch, |Answer { body, .. }| {
+        let Some(index) = body.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes) else { return };
+        let kind = attributes(&body[16.min(body.len())..])
+            .filter(|(kind, _)| *kind == IFLA_LINKINFO)
+            .flat_map(|(_, info)| attributes(info))
+            .find(|(kind, _)| *kind == IFLA_INFO_KIND)
+            .map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned());
+        found = Some(Link { index, kind: kind.unwrap_or_default() });
+    });
+    match asked {
+        Ok(()) => Ok(found),
+        Err(Errno::NODEV) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Makes a bridge that forwards at once (no spanning tree) and does not snoop multicast, whose timers and joins
+/// would cost every container start.
+pub(crate) fn add_bridge(
+    socket: &mut Socket,
+    name: &LinkName,
+    gateway: Ipv4Addr,
+    mtu: Option<u32>,
+) -> Result<(), Errno> {
+    let mut batch = Batch::new();
+    batch
+        .message(RTM_NEWLINK, CREATE | EXCLUSIVE | ACK, &link_header(0, IFF_UP, IFF_UP))
+        .text(IFLA_IFNAME, name.as_str())
+        .attr(IFLA_ADDRESS, &mac(gateway));
+    if let Some(mtu) = mtu {
+        batch.u32(IFLA_MTU, mtu);
+    }
+    batch.nest(IFLA_LINKINFO, |info| {
+        info.text(IFLA_INFO_KIND, "bridge").nest(IFLA_INFO_DATA, |data| {
+            data.attr(IFLA_BR_MCAST_SNOOPING, &[0]);
+        });
+    });
+    socket.exchange(&mut batch)
+}
+
+/// Gives the bridge its address and sets it up; both may be so already.
+pub(crate) fn raise(socket: &mut Socket, index: u32, subnet: Subnet4) -> Result<(), Errno> {
+    let mut batch = Batch::new();
+    add_address(&mut batch, subnet.gateway(), subnet.prefix(), index, EXCLUSIVE | ACK);
+    match socket.exchange(&mut batch) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let mut batch = Batch::new();
+    batch.message(RTM_NEWLINK, ACK, &link_header(index, IFF_UP, IFF_UP));
+    socket.exchange(&mut batch)
+}
+
+pub(crate) fn remove(socket: &mut Socket, name: &LinkName) -> Result<(), NetworkError> {
+    delete_link(socket, name)
+}
+
+/// Every IPv4 subnet that an address of this machine is in, with the link's index.
+pub(crate) fn address_subnets(socket: &mut Socket) -> Result<Vec<(u32, Ipv4Addr, Subnet4)>, Errno> {
+    let mut batch = Batch::new();
+    batch.message(RTM_GETADDR, DUMP, &address_header(0, 0));
+    let mut found = Vec::new();
+    socket.ask(&mut batch, |Answer { kind, body }| {
+        if kind != RTM_NEWADDR || body.len() < 8 || body[0] != AF_INET {
+            return;
+        }
+        let index = u32::from_ne_bytes([body[4], body[5], body[6], body[7]]);
+        if let Some(ip) = ip_attribute(&body[8..], IFA_LOCAL) {
+            found.push((index, ip, Subnet4::any(ip, body[1])));
+        }
+    })?;
+    Ok(found)
+}
+
+/// Every IPv4 subnet that a route of this machine leads to, default routes apart.
+pub(crate) fn routed_subnets(socket: &mut Socket) -> Result<Vec<Subnet4>, Errno> {
+    let mut batch = Batch::new();
+    batch.message(RTM_GETROUTE, DUMP, &[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let mut found = Vec::new();
+    socket.ask(&mut batch, |Answer { kind, body }| {
+        if kind != RTM_NEWROUTE || body.len() < 12 || body[0] != AF_INET || body[1] == 0 {
+            return;
+        }
+        found.extend(ip_attribute(&body[12..], RTA_DST).map(|ip| Subnet4::any(ip, body[1])));
+    })?;
+    Ok(found)
+}
+
+fn ip_attribute(bytes: &[u8], wanted: u16) -> Option<Ipv4Addr> {
+    let (_, value) = attributes(bytes).find(|(kind, value)| *kind == wanted && value.len() == 4)?;
+    Some(Ipv4Addr::new(value[0], value[1], value[2], value[3]))
+}

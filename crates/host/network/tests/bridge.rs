@@ -1,0 +1,339 @@
+//! The bridge, its rules and published ports, by real packets between network namespaces.
+
+mod netspace;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use coppice_network::{
+    Asserted, Backend, Bridge, BridgeConfig, LinkName, Netns, NetworkError, PortKey, Protocol, Published,
+    configure_inside, host_link,
+};
+use netspace::{HOST, Machine, Netspace, OUTSIDE};
+
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const ALL: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+
+fn key(host_ip: Option<Ipv4Addr>, host: u16) -> PortKey {
+    PortKey { host_ip: host_ip.map(IpAddr::V4), protocol: Protocol::Tcp, host }
+}
+
+fn port(key: PortKey, ip: Ipv4Addr, port: u16) -> Published {
+    Published { key, backends: vec![Backend { ip, port }] }
+}
+
+#[test]
+fn a_published_port_is_reached_over_loopback_the_hosts_address_and_from_outside() {
+    let mut machine = Machine::new();
+    let (inside, address) = machine.container();
+    inside.serve(ALL, 80, "web");
+    assert!(machine.outside.tcp_fails(HOST, 8080), "nothing is published yet");
+    let udp = PortKey { protocol: Protocol::Udp, ..key(None, 5353) };
+    machine.bridge.publish(&[port(key(None, 8080), address.ip, 80), port(udp, address.ip, 80)]).unwrap();
+
+    let gateway = machine.bridge.gateway();
+    assert_eq!(machine.host.tcp(LOCALHOST, 8080), format!("web {gateway}"));
+    assert_eq!(machine.host.tcp(HOST, 8080), format!("web {HOST}"));
+    assert_eq!(machine.outside.tcp(HOST, 8080), format!("web {OUTSIDE}"), "the client's own address arrives");
+    assert_eq!(machine.host.udp(LOCALHOST, 5353), format!("web {gateway}"));
+    assert_eq!(machine.outside.udp(HOST, 5353), format!("web {OUTSIDE}"));
+
+    machine.bridge.unpublish(&[key(None, 8080), udp]).unwrap();
+    assert!(machine.host.tcp_fails(LOCALHOST, 8080));
+    assert!(machine.outside.tcp_fails(HOST, 8080));
+    assert!(machine.outside.udp_fails(HOST, 5353));
+}
+
+#[test]
+fn a_port_of_the_loopback_address_is_reached_from_the_host_only() {
+    let mut machine = Machine::new();
+    let (web, address) = machine.container();
+    let (other, _) = machine.container();
+    web.serve(ALL, 80, "web");
+    machine.bridge.publish(&[port(key(Some(LOCALHOST), 8080), address.ip, 80)]).unwrap();
+    let gateway = machine.bridge.gateway();
+    assert_eq!(machine.host.tcp(LOCALHOST, 8080), format!("web {gateway}"));
+    assert!(machine.host.tcp_fails(HOST, 8080));
+    assert!(machine.outside.tcp_fails(HOST, 8080));
+    assert!(other.tcp_fails(gateway, 8080));
+    // Even when the client routes 127.0.0.1 to the host.
+    machine.outside.program("sysctl -qw net.ipv4.conf.all.route_localnet=1");
+    machine.outside.program("ip route add 127.0.0.1/32 via 192.0.2.1 table 7");
+    machine.outside.program("ip rule add from 192.0.2.2 table 7 pref 0");
+    machine.host.program("sysctl -qw net.ipv4.conf.up0.route_localnet=1");
+    assert!(machine.outside.tcp_fails(LOCALHOST, 8080));
+}
+
+#[test]
+fn containers_reach_each_other_the_outside_and_a_published_port_of_their_own() {
+    let mut machine = Machine::new();
+    let (one, first) = machine.container();
+    let (two, second) = machine.container();
+    one.serve(ALL, 80, "one");
+    machine.outside.serve(ALL, 81, "outside");
+    machine.bridge.publish(&[port(key(None, 8080), first.ip, 80)]).unwrap();
+    assert_eq!(two.tcp(first.ip, 80), format!("one {}", second.ip), "directly, with its own address");
+    two.program("ip route get 192.0.2.2");
+    assert_eq!(two.udp(first.ip, 80), format!("one {}", second.ip));
+    let gateway = machine.bridge.gateway();
+    assert_eq!(two.tcp(gateway, 8080), format!("one {gateway}"), "by the host's port");
+    assert_eq!(one.tcp(HOST, 8080), format!("one {gateway}"), "even to itself");
+    machine.outside.program("ip route show");
+    assert_eq!(two.tcp(OUTSIDE, 81), format!("outside {HOST}"), "out as the host");
+    assert_eq!(two.udp(OUTSIDE, 81), format!("outside {HOST}"));
+}
+
+#[test]
+fn without_nat_containers_do_not_reach_the_outside_but_published_ports_work() {
+    let mut machine = Machine::with(|config| config.nat = false);
+    let (inside, address) = machine.container();
+    inside.serve(ALL, 80, "web");
+    machine.outside.serve(ALL, 81, "outside");
+    machine.outside.program("ip route add 10.0.0.0/8 via 192.0.2.1");
+    assert!(inside.tcp_fails(OUTSIDE, 81));
+    machine.bridge.publish(&[port(key(None, 8080), address.ip, 80)]).unwrap();
+    assert_eq!(machine.outside.tcp(HOST, 8080), format!("web {OUTSIDE}"));
+}
+
+#[test]
+fn an_unpublished_port_is_not_reached_from_outside_by_routing_to_the_container() {
+    let mut machine = Machine::new();
+    let (inside, address) = machine.container();
+    inside.serve(ALL, 80, "web");
+    machine.outside.program("ip route add 10.0.0.0/8 via 192.0.2.1");
+    assert!(machine.outside.tcp_fails(address.ip, 80));
+    assert!(machine.outside.udp_fails(address.ip, 80));
+    assert_eq!(machine.host.tcp(address.ip, 80), format!("web {}", machine.bridge.gateway()));
+}
+
+#[test]
+fn a_container_does_not_reach_what_listens_on_the_hosts_loopback() {
+    let mut machine = Machine::new();
+    machine.host.serve(LOCALHOST, 6379, "secret");
+    let (inside, _) = machine.container();
+    // Send 127.0.0.1 to the gateway in place of its own loopback, as a hostile root in a container may.
+    inside.program("sysctl -qw net.ipv4.conf.all.route_localnet=1");
+    inside.program(&format!("ip route add 127.0.0.1/32 via {} table 7", machine.bridge.gateway()));
+    inside.program("ip rule add pref 1 table local");
+    inside.program("ip rule add pref 0 to 127.0.0.1 table 7");
+    inside.program("ip rule del pref 0 table local");
+    assert!(inside.tcp_fails(LOCALHOST, 6379));
+    assert!(inside.udp_fails(LOCALHOST, 6379));
+    // The test would see it if the rules did not hold it back.
+    machine.host.program("nft delete table inet coppice-t1");
+    assert_eq!(inside.tcp(LOCALHOST, 6379), format!("secret {}", machine.bridge.address_for([10, 88, 0, 2].into()).ip));
+}
+
+#[test]
+fn a_container_does_not_send_from_addresses_outside_its_subnet() {
+    let mut machine = Machine::new();
+    let (inside, _) = machine.container();
+    machine.host.serve(ALL, 81, "host");
+    let gateway = machine.bridge.gateway();
+    inside.program("ip address add 203.0.113.9/32 dev lo");
+    inside.program(&format!("ip route replace default via {gateway} src 203.0.113.9"));
+    machine.host.program(&format!("ip route add 203.0.113.9/32 dev {}", machine.bridge.name()));
+    inside.program(&format!("ip route replace {gateway}/32 dev eth0 src 203.0.113.9"));
+    assert!(inside.tcp_fails(gateway, 81));
+    machine.host.program("nft delete table inet coppice-t1");
+    assert_eq!(inside.tcp(gateway, 81), "host 203.0.113.9", "the test would see it");
+}
+
+#[test]
+fn connections_are_spread_over_all_backends_of_a_port_and_move_with_it() {
+    let mut machine = Machine::new();
+    let containers: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .map(|name| {
+            let (space, address) = machine.container();
+            space.serve(ALL, 80, name);
+            (space, Backend { ip: address.ip, port: 80 })
+        })
+        .collect();
+    let all: Vec<Backend> = containers.iter().map(|(_, backend)| *backend).collect();
+    for host_ip in [None, Some(HOST)] {
+        let key = key(host_ip, 8080);
+        machine.bridge.publish(&[Published { key, backends: all.clone() }]).unwrap();
+        let mut seen: Vec<String> = (0..60).map(|_| machine.outside.tcp(HOST, 8080)).collect();
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 3, "60 connections leave one of 3 out once in 10^10 runs: {seen:?}");
+        machine.bridge.publish(&[Published { key, backends: vec![all[1]] }]).unwrap();
+        for _ in 0..5 {
+            assert_eq!(machine.outside.tcp(HOST, 8080), format!("b {OUTSIDE}"));
+        }
+    }
+    assert_eq!(machine.bridge.published().count(), 2);
+    machine.bridge.set_published(&[]).unwrap();
+    assert!(machine.outside.tcp_fails(HOST, 8080));
+}
+
+#[test]
+fn rules_that_another_program_flushed_are_restored() {
+    let mut machine = Machine::new();
+    let (inside, address) = machine.container();
+    inside.serve(ALL, 80, "web");
+    machine.bridge.publish(&[port(key(None, 8080), address.ip, 80)]).unwrap();
+    let mut watch = machine.host.run(|| Bridge::watch().unwrap());
+    assert_eq!(machine.bridge.assert_rules().unwrap(), Asserted::Intact);
+    assert!(!watch.changed().unwrap(), "nothing happened");
+    // A change that is not about us.
+    machine.host.program("nft add table ip other");
+    assert!(watch.changed().unwrap());
+    assert_eq!(machine.bridge.assert_rules().unwrap(), Asserted::Intact);
+    for harm in [
+        "nft flush ruleset",
+        "nft flush map inet coppice-t1 any",
+        "nft flush chain inet coppice-t1 guard",
+        "nft add rule inet coppice-t1 inward accept",
+        "nft delete table inet coppice-t1",
+    ] {
+        machine.host.program(harm);
+        assert!(watch.changed().unwrap(), "{harm}");
+        assert_eq!(machine.bridge.assert_rules().unwrap(), Asserted::Restored, "{harm}");
+        assert_eq!(machine.bridge.assert_rules().unwrap(), Asserted::Intact, "{harm}");
+        assert_eq!(machine.outside.tcp(HOST, 8080), format!("web {OUTSIDE}"), "{harm}");
+    }
+    // Publishing alone heals as well.
+    machine.host.program("nft flush ruleset");
+    machine.bridge.publish(&[port(key(None, 8080), address.ip, 81), port(key(None, 8081), address.ip, 80)]).unwrap();
+    assert_eq!(machine.outside.tcp(HOST, 8081), format!("web {OUTSIDE}"));
+    assert_eq!(machine.bridge.assert_rules().unwrap(), Asserted::Intact);
+}
+
+#[test]
+fn nft_lists_the_table_as_it_is_meant() {
+    let mut machine = Machine::new();
+    let (_inside, address) = machine.container();
+    machine
+        .bridge
+        .publish(&[port(key(None, 8080), address.ip, 80), port(key(Some(HOST), 53), address.ip, 53)])
+        .unwrap();
+    let listed = machine.host.program("nft list table inet coppice-t1");
+    for line in [
+        "elements = { tcp . 8080 : 10.88.0.2 . 80 }",
+        "elements = { 192.0.2.1 . tcp . 53 : 10.88.0.2 . 53 }",
+        "iifname \"copt1\" ip daddr 127.0.0.0/8 drop",
+        "iifname \"copt1\" ip saddr != 10.88.0.0/16 drop",
+        "fib daddr type local jump publish",
+        "ct state established,related accept",
+        "ct status dnat accept",
+        "ip saddr 10.88.0.0/16 oifname != \"copt1\" masquerade",
+        "type nat hook prerouting priority dstnat; policy accept;",
+        "type filter hook prerouting priority raw; policy accept;",
+    ] {
+        assert!(listed.contains(line), "no {line:?} in\n{listed}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&machine.host.program("nft -j list table inet coppice-t1")).unwrap();
+    let count =
+        |kind: &str| json["nftables"].as_array().unwrap().iter().filter(|item| item.get(kind).is_some()).count();
+    assert_eq!((count("chain"), count("map")), (7, 4));
+}
+
+#[test]
+fn a_node_that_comes_back_adopts_its_bridge_and_its_containers() {
+    let mut machine = Machine::new();
+    assert!(machine.words[0].0.contains("ip_forward"), "turning forwarding on is said");
+    let (inside, address) = machine.container();
+    inside.serve(ALL, 80, "web");
+    let (index, subnet) = (machine.bridge.index(), machine.bridge.subnet());
+    let (mut again, words) = machine.host.run(|| Bridge::ensure(&BridgeConfig::of("t1").unwrap()).unwrap());
+    assert_eq!((again.index(), again.subnet(), words.len()), (index, subnet, 0));
+    again.set_published(&[port(key(None, 8080), address.ip, 80)]).unwrap();
+    assert_eq!(machine.outside.tcp(HOST, 8080), format!("web {OUTSIDE}"));
+    again.remove().unwrap();
+    assert!(!machine.host.program("ip -br link").contains("copt1"));
+    assert!(!machine.host.program("nft list tables").contains("coppice"));
+}
+
+#[test]
+fn a_subnet_is_chosen_that_no_route_or_address_overlaps() {
+    let host = Netspace::new();
+    host.program("ip address add 10.88.5.1/24 dev lo");
+    host.program("ip route add 10.89.0.0/17 dev lo");
+    let ensure = |key: &str, subnet: Option<&str>| {
+        let mut config = BridgeConfig::of(key).unwrap();
+        config.subnet = subnet.map(|text| text.parse().unwrap());
+        host.run(move || Bridge::ensure(&config).map(|(bridge, _)| bridge.subnet().to_string()))
+    };
+    assert_eq!(ensure("a", None).unwrap(), "10.90.0.0/16");
+    assert_eq!(ensure("b", None).unwrap(), "10.91.0.0/16");
+    assert_eq!(ensure("c", Some("172.30.0.0/24")).unwrap(), "172.30.0.0/24");
+    assert!(matches!(ensure("d", Some("10.88.0.0/16")), Err(NetworkError::SubnetTaken { .. })));
+    assert!(matches!(ensure("a", Some("10.99.0.0/16")), Err(NetworkError::OtherSubnet { .. })));
+    assert!(!host.program("ip -br link").contains("copd"), "a refusal leaves nothing");
+    host.program("ip link add cope type veth peer name cope1");
+    assert!(matches!(ensure("e", None), Err(NetworkError::NotABridge(_))));
+    host.program("ip route add 10.64.0.0/10 dev lo");
+    assert!(matches!(ensure("f", None), Err(NetworkError::NoFreeSubnet)));
+}
+
+#[test]
+fn two_nodes_on_one_machine_do_not_see_each_others_containers() {
+    let mut machine = Machine::new();
+    let (one, first) = machine.container();
+    one.serve(ALL, 80, "one");
+    let (bridge, mut attacher) = machine.host.run(|| {
+        let (bridge, _) = Bridge::ensure(&BridgeConfig::of("t2").unwrap()).unwrap();
+        let attacher = bridge.attacher().unwrap();
+        (bridge, attacher)
+    });
+    let two = Netspace::new();
+    let address = bridge.address_for([10, 89, 0, 2].into());
+    attacher.attach(Netns::Fd(two.fd()), &host_link("other"), &address).unwrap();
+    two.run(move || configure_inside(Some(&address), Duration::ZERO).unwrap());
+    assert!(two.tcp_fails(first.ip, 80));
+    machine.bridge.publish(&[port(key(None, 8080), first.ip, 80)]).unwrap();
+    assert!(two.tcp(bridge.gateway(), 8080).starts_with("one "), "but by a published port");
+}
+
+#[test]
+fn a_container_waits_for_its_link_and_gives_up_after_its_time() {
+    let mut machine = Machine::new();
+    let space = Netspace::new();
+    let address = machine.bridge.address_for([10, 88, 0, 9].into());
+    let missing = space.run(move || configure_inside(Some(&address), Duration::from_millis(20)));
+    assert!(matches!(missing, Err(NetworkError::NoLink(_))), "{missing:?}");
+    let file = space.file.try_clone().unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| space.run(move || configure_inside(Some(&address), Duration::from_secs(5))));
+        let netns = std::os::fd::AsFd::as_fd(&file);
+        machine.attacher.attach(Netns::Fd(netns), &host_link("late"), &address).unwrap();
+        waiting.join().unwrap().unwrap();
+    });
+    assert!(space.program("ip -br address show eth0").contains("10.88.0.9/16"));
+}
+
+#[test]
+fn two_hundred_attached_and_detached_links_leave_nothing() {
+    let mut machine = Machine::new();
+    let links = |machine: &Machine| machine.host.program("ip -br link").lines().count();
+    let before = links(&machine);
+    let space = Netspace::new();
+    let address = machine.bridge.address_for([10, 88, 1, 1].into());
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let name = LinkName::new("cvtest").unwrap();
+    let open_before = descriptors();
+    for _ in 0..200 {
+        machine.attacher.attach(Netns::Fd(space.fd()), &name, &address).unwrap();
+        let again = machine.attacher.attach(Netns::Fd(space.fd()), &name, &address);
+        assert!(again.is_err(), "a link's name is taken once");
+        machine.attacher.detach(&name).unwrap();
+    }
+    machine.attacher.detach(&name).unwrap();
+    assert_eq!(links(&machine), before);
+    assert!(descriptors() < open_before + 50, "other tests open some in parallel, 200 would be ours");
+    // The end of a container's namespace takes the host's end with it.
+    machine.attacher.attach(Netns::Fd(space.fd()), &name, &address).unwrap();
+    drop(space);
+    let mut gone = false;
+    for _ in 0..500 {
+        gone = !machine.host.program("ip -br link").contains("cvtest");
+        if gone {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(gone, "the kernel removes it soon after");
+}
