@@ -149,13 +149,14 @@ pub(crate) fn groups(
 ) -> BTreeMap<Name, GroupSpec> {
     let mut group_of: BTreeMap<String, Name> = BTreeMap::new();
     let mut groups: BTreeMap<Name, GroupSpec> = BTreeMap::new();
-    let mut spans: Vec<(Name, Range<usize>)> = Vec::new();
+    let mut unlisted: Vec<(Name, Range<usize>)> = Vec::new();
     for group in written {
         if all.contains_key(group.name.as_str()) {
             let message = format!("`{}` is a group and also a service or worker", group.name);
             report.error(&group.key_span, message, "rename the group: both are nodes of one tree");
         }
         let mut members: Vec<Name> = Vec::new();
+        let listed = !group.members.is_empty();
         for member in group.members {
             let Some(target) = all.get(member.value.as_str()) else {
                 if !broken.contains(&member.value) {
@@ -177,7 +178,9 @@ pub(crate) fn groups(
                 None => members.push(target.name.clone()),
             }
         }
-        spans.push((group.name.clone(), group.key_span));
+        if !listed {
+            unlisted.push((group.name.clone(), group.key_span));
+        }
         groups.insert(group.name, GroupSpec { supervise: group.supervise, members });
     }
     let mut in_order: Vec<&Read> = read.iter().collect();
@@ -205,7 +208,7 @@ pub(crate) fn groups(
             None => group.members.push(one.name.clone()),
         }
     }
-    for (name, span) in &spans {
+    for (name, span) in &unlisted {
         let complete = broken.is_empty();
         if complete && groups.get(name).is_some_and(|group| group.members.is_empty()) {
             let message = format!("group `{name}` has no members");

@@ -60,8 +60,15 @@ impl Value {
 /// The tree of `text`, or nothing where the TOML is broken (each mistake reported).
 pub(crate) fn read(input: &Input<'_, '_>, report: &mut Report<'_>) -> Option<Vec<Entry>> {
     let (table, mistakes) = DeTable::parse_recoverable(report.source.text);
+    let unclosed = mistakes.iter().any(|mistake| mistake.message().contains("unclosed array"));
     for mistake in &mistakes {
         let span = mistake.span().unwrap_or(0..0);
+        let in_array = mistake.message().contains("missing comma between array elements");
+        if unclosed && in_array && report.source.place(&span).column == 1 {
+            // All that follows is read as part of the array: only this first place says something.
+            report.error(&span, "not valid TOML: an array above this line is not closed", "close it with `]`");
+            break;
+        }
         let (message, help) = syntax(mistake.message());
         report.error(&span, message, help);
     }
@@ -180,6 +187,7 @@ fn syntax(message: &str) -> (String, &'static str) {
         m if m.contains("key with no value") => "write key = value",
         m if m.contains("missing value") || m.contains("expected value") => "give a value: \"text\", 5, true or [..]",
         m if m.contains("string values must be quoted") => "put the text between double quotes",
+        m if m.contains("missing comma") => "put a `,` before this",
         m if m.contains("unclosed array") || m.contains("`]`") => "close the array or section with `]`",
         m if m.contains("inline table") || m.contains("`}`") => "close the table with `}`",
         m if m.contains("expected newline") || m.contains("unexpected key or value") => "start a new line here",

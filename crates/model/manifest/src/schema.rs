@@ -1,0 +1,259 @@
+//! The JSON Schema of `coppice.toml`, printed from the table of keys the parser reads by.
+
+use serde_json::{Map, Value, json};
+
+use crate::keys::{APP, BACKOFF, GROUP, HEALTH, Key, Kind, LIMITS, ROOT, SERVICE, SUPERVISE, Section, VOLUME, WORKER};
+use crate::workload::CONDITIONS;
+
+/// Sections by the name they have in the schema.
+const DEFINITIONS: &[(&str, &Section)] = &[
+    ("app", &APP),
+    ("backoff", &BACKOFF),
+    ("group", &GROUP),
+    ("health", &HEALTH),
+    ("limits", &LIMITS),
+    ("service", &SERVICE),
+    ("supervise", &SUPERVISE),
+    ("volume", &VOLUME),
+    ("worker", &WORKER),
+];
+
+/// The JSON Schema (draft 2020-12) of `coppice.toml`, for editors. It accepts every key the parser accepts and no
+/// other. It is looser than the parser where a rule needs more than one value (dependencies, groups, ports).
+pub fn schema() -> Value {
+    let mut root = section(&ROOT);
+    root.insert("$schema".to_owned(), json!("https://json-schema.org/draft/2020-12/schema"));
+    root.insert("title".to_owned(), json!("coppice.toml"));
+    let mut definitions = Map::new();
+    for (name, of) in DEFINITIONS {
+        definitions.insert((*name).to_owned(), Value::Object(section(of)));
+    }
+    let name = json!({
+        "type": "string",
+        "description": "1 to 63 of a-z, 0-9, '-', '_' and '.', the first a letter or digit.",
+        "pattern": "^[a-z0-9][a-z0-9._-]{0,62}$",
+    });
+    definitions.insert("name".to_owned(), name);
+    let variable = json!({
+        "type": "string",
+        "description": "Text with a ${VAR}, ${VAR:-default} or ${VAR:?message}.",
+        "pattern": r"\$\{",
+    });
+    definitions.insert("variable".to_owned(), variable);
+    root.insert("$defs".to_owned(), Value::Object(definitions));
+    Value::Object(root)
+}
+
+fn section(of: &Section) -> Map<String, Value> {
+    let mut properties = Map::new();
+    for key in of.keys {
+        for name in [Some(key.name), key.alias].into_iter().flatten() {
+            properties.insert(name.to_owned(), property(key));
+        }
+    }
+    let required: Vec<&str> = of.keys.iter().filter(|key| key.required).map(|key| key.name).collect();
+    let mut schema = Map::new();
+    schema.insert("type".to_owned(), json!("object"));
+    schema.insert("description".to_owned(), json!(of.doc));
+    schema.insert("additionalProperties".to_owned(), json!(false));
+    schema.insert("properties".to_owned(), Value::Object(properties));
+    if !required.is_empty() {
+        schema.insert("required".to_owned(), json!(required));
+    }
+    schema
+}
+
+fn property(key: &Key) -> Value {
+    let mut schema = value(&key.kind);
+    if let Value::Object(schema) = &mut schema {
+        schema.insert("description".to_owned(), json!(key.doc));
+    }
+    schema
+}
+
+fn value(kind: &Kind) -> Value {
+    let text = json!({ "type": "string" });
+    let texts = json!({ "type": "array", "items": { "type": "string" } });
+    let or_variable = |wanted: Vec<Value>| {
+        let variable = json!({ "$ref": "#/$defs/variable" });
+        json!({ "anyOf": wanted.into_iter().chain([variable]).collect::<Vec<_>>() })
+    };
+    match kind {
+        Kind::Text => text,
+        Kind::Boolean => or_variable(vec![json!({ "type": "boolean" })]),
+        Kind::Integer { min, max } => or_variable(vec![json!({ "type": "integer", "minimum": min, "maximum": max })]),
+        Kind::Duration => or_variable(vec![
+            json!({ "type": "integer", "minimum": 0 }),
+            json!({ "type": "string", "pattern": "^ *([0-9]+(ms|s|m|h|d))+ *$" }),
+        ]),
+        Kind::Size => or_variable(vec![
+            json!({ "type": "integer", "minimum": 1 }),
+            json!({ "type": "string", "pattern": "^ *[0-9][0-9.]* *([bB]|[kKmMgGtT]([iI]?[bB])?)? *$" }),
+        ]),
+        Kind::Cpu => or_variable(vec![
+            json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1024 }),
+            json!({ "type": "string", "pattern": "^ *[0-9.]+m? *$" }),
+        ]),
+        Kind::Choice(words) => or_variable(vec![json!({ "enum": words })]),
+        Kind::Words | Kind::Texts => json!({ "anyOf": [text, texts] }),
+        Kind::TextOrInteger => json!({ "type": ["string", "integer"] }),
+        Kind::Pairs => json!({ "anyOf": [
+            { "type": "object", "additionalProperties": { "type": ["string", "number", "boolean"] } },
+            { "type": "array", "items": { "type": "string", "pattern": r"=|\$\{" } },
+        ] }),
+        Kind::Ports => {
+            let port = json!({ "type": ["string", "integer"], "minimum": 1, "maximum": 65535 });
+            json!({ "anyOf": [port, { "type": "array", "items": port }] })
+        }
+        Kind::DependsOn => {
+            let condition = or_variable(vec![json!({ "enum": CONDITIONS })]);
+            json!({ "anyOf": [text, texts, { "type": "object", "additionalProperties": condition }] })
+        }
+        Kind::Hosts => json!({ "anyOf": [texts, { "type": "object", "additionalProperties": text }] }),
+        Kind::Table(of) => json!({ "$ref": format!("#/$defs/{}", definition(of)) }),
+        Kind::Named(of) => json!({
+            "type": "object",
+            "propertyNames": { "$ref": "#/$defs/name" },
+            "additionalProperties": { "$ref": format!("#/$defs/{}", definition(of)) },
+        }),
+    }
+}
+
+fn definition(of: &Section) -> &'static str {
+    let found = DEFINITIONS.iter().find(|(_, section)| std::ptr::eq(*section, of));
+    found.map(|(name, _)| *name).unwrap_or_else(|| unreachable!("every section has a name in the schema"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Context, parse};
+
+    /// A right value for each key: by name where the kind does not settle it.
+    fn sample(key: &Key) -> &'static str {
+        match key.name {
+            "image" => r#""redis:7""#,
+            "working_dir" | "path" => r#""/srv""#,
+            "volumes" => r#"["data:/data", "/cache"]"#,
+            "tmpfs" => r#"["/tmp:size=16m"]"#,
+            "cap_add" | "cap_drop" => r#"["NET_ADMIN"]"#,
+            "stop_signal" => r#""QUIT""#,
+            "env_file" | "members" => "[]",
+            "group" => r#""g""#,
+            "name" | "hostname" | "service" => r#""abc""#,
+            _ => match &key.kind {
+                Kind::Text => r#""text""#,
+                Kind::Boolean => "true",
+                Kind::Integer { .. } => "5",
+                Kind::Duration => r#""20s500ms""#,
+                Kind::Size => r#""512m""#,
+                Kind::Cpu => "0.5",
+                Kind::Choice(words) => match words.first() {
+                    Some(&"http") => r#""http""#,
+                    Some(&"local") => r#""host""#,
+                    Some(&"one_for_one") => r#""rest_for_one""#,
+                    Some(&"bridge") => r#""none""#,
+                    _ => r#""never""#,
+                },
+                Kind::Words | Kind::Texts => r#"["a", "b"]"#,
+                Kind::TextOrInteger => "1000",
+                Kind::Pairs => r#"{ A = "1", B = 2, C = true }"#,
+                Kind::Ports => r#"["8080:80", 443]"#,
+                Kind::DependsOn => r#"["other"]"#,
+                Kind::Hosts => r#"{ db = "10.0.0.5" }"#,
+                Kind::Table(_) | Kind::Named(_) => "{}",
+            },
+        }
+    }
+
+    /// A manifest in which `line` stands in the section called `name`, and all else is right.
+    fn manifest(name: &str, line: &str) -> String {
+        let rest = "[service.other]\nimage = \"x\"\n[group.g]\n";
+        let image = if line.starts_with("image") { "" } else { "image = \"x\"\n" };
+        match name {
+            "app" | "supervise" => format!("[{name}]\n{line}\n{rest}"),
+            "backoff" => format!("[supervise.backoff]\n{line}\n{rest}"),
+            "group" => format!("[group.v]\n{line}\n{rest}"),
+            // `path` is only right beside driver = "host", and the other way round.
+            "volume" => match line.split(' ').next() {
+                Some("path") => format!("[volume.v]\ndriver = \"host\"\n{line}\n{rest}"),
+                Some("driver" | "type") => format!("[volume.v]\npath = \"/x\"\n{line}\n{rest}"),
+                _ => format!("[volume.v]\n{line}\n{rest}"),
+            },
+            "service" | "worker" => format!("[{name}.w]\n{image}{line}\n{rest}"),
+            "limits" => format!("[service.w]\n{image}[service.w.limits]\n{line}\n{rest}"),
+            "health" => {
+                let (kind, port) = match line.split(' ').next() {
+                    Some("type") => ("", "port = 80\n"),
+                    Some("command") => ("type = \"exec\"\n", ""),
+                    Some("service") => ("type = \"grpc\"\n", "port = 80\n"),
+                    Some("port") => ("type = \"tcp\"\n", ""),
+                    _ => ("type = \"http\"\n", "port = 80\n"),
+                };
+                format!("[service.w]\n{image}[service.w.health]\n{kind}{port}{line}\n{rest}")
+            }
+            other => panic!("no manifest for section {other}"),
+        }
+    }
+
+    fn both(text: &str) -> (Result<(), String>, bool) {
+        let parsed = parse(text, "t.toml", &Context::new("/srv/x")).map(drop).map_err(|errors| errors.to_string());
+        let value: Value = toml::from_str(text).expect("the manifest is TOML");
+        (parsed, jsonschema::validator_for(&schema()).expect("the schema is one").is_valid(&value))
+    }
+
+    #[test]
+    fn the_schema_is_a_draft_2020_12_schema() {
+        assert!(jsonschema::draft202012::meta::is_valid(&schema()));
+    }
+
+    #[test]
+    fn parser_and_schema_accept_the_same_keys_and_refuse_the_same_types() {
+        for (name, section) in DEFINITIONS {
+            for key in section.keys {
+                for word in [Some(key.name), key.alias].into_iter().flatten() {
+                    let mut value = sample(key);
+                    if word == "health" || word == "health_check" {
+                        value = r#"{ type = "tcp", port = 80 }"#;
+                    }
+                    let good = manifest(name, &format!("{word} = {value}"));
+                    let (parsed, valid) = both(&good);
+                    assert_eq!(parsed, Ok(()), "{good}");
+                    assert!(valid, "the schema refuses\n{good}");
+
+                    let bad = manifest(name, &format!("{word} = [[[]]]"));
+                    let (parsed, valid) = both(&bad);
+                    assert!(parsed.is_err() && !valid, "parser {parsed:?}, schema {valid}:\n{bad}");
+                }
+            }
+            let stranger = manifest(name, "stranger = 1");
+            let (parsed, valid) = both(&stranger);
+            assert!(parsed.is_err() && !valid, "{stranger}");
+        }
+    }
+
+    #[test]
+    fn sections_are_the_same_in_parser_and_schema() {
+        for key in ROOT.keys {
+            let text = format!("{} = 5\n", key.name);
+            let (parsed, valid) = both(&text);
+            assert!(parsed.unwrap_err().contains("must be a table") && !valid, "{text}");
+        }
+        assert!(!both("[stranger]\n").1);
+    }
+
+    #[test]
+    fn a_missing_image_or_probe_type_is_refused_by_both() {
+        for text in ["[service.a]\n", "[worker.a]\n", "[service.a]\nimage = \"x\"\nhealth = { port = 1 }\n"] {
+            let (parsed, valid) = both(text);
+            assert!(parsed.is_err() && !valid, "{text}");
+        }
+    }
+
+    #[test]
+    fn variables_may_stand_for_numbers_and_words_in_both() {
+        let text = "[service.a]\nimage = \"${I:-x}\"\nreplicas = \"${N:-2}\"\nread_only = \"${R:-true}\"\n\
+                    restart = \"${S:-never}\"\nstop_timeout = \"${T:-5}\"\nlimits = { cpu = \"${C:-1}\", pids = \"${P:-9}\" }\n";
+        assert_eq!(both(text), (Ok(()), true));
+    }
+}

@@ -1,0 +1,46 @@
+//! What a person sees when a manifest is wrong, as golden texts: see tests/snapshots.
+
+use std::path::Path;
+
+use coppice_manifest::{Context, Diagnostics, parse};
+
+fn fixture(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/bad").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn context() -> Context<'static> {
+    Context::new("/srv/shop").with_variables(|name| match name {
+        "INJECTED" => Some("x\"\n[service.evil]\nimage = \"evil".to_owned()),
+        _ => None,
+    })
+}
+
+fn refused(name: &str) -> Diagnostics {
+    parse(&fixture(name), name, &context()).expect_err("the fixture is wrong on purpose")
+}
+
+#[test]
+fn unknown_keys_are_refused_with_what_to_write() {
+    insta::assert_snapshot!(refused("keys.toml").render(false));
+}
+
+#[test]
+fn wrong_values_are_refused_all_at_once() {
+    insta::assert_snapshot!(refused("values.toml").render(false));
+}
+
+#[test]
+fn broken_references_between_sections_are_refused() {
+    insta::assert_snapshot!(refused("references.toml").render(false));
+}
+
+#[test]
+fn broken_variables_are_refused_where_they_stand() {
+    insta::assert_snapshot!(refused("variables.toml").render(false));
+}
+
+#[test]
+fn broken_toml_is_refused_with_every_place() {
+    insta::assert_snapshot!(refused("syntax.toml").render(false));
+}
