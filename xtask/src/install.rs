@@ -24,6 +24,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "curl",
     "docker-registry",
     "docker.io",
+    "e2fsprogs",
     "hyperfine",
     "iproute2",
     "jq",

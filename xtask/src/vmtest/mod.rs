@@ -1,4 +1,131 @@
-//! Being written.
-pub fn run(_args: &[String]) -> anyhow::Result<()> {
-    anyhow::bail!("is not written yet")
+//! `vmtest`: the kernel tests in a virtual machine with cgroup v2, whatever the machine below has.
+//!
+//! QEMU's `microvm` boots the distribution's own cloud kernel, unpacked from its package and never installed. A small
+//! initramfs loads what the disk needs; the disk holds busybox and the statically linked test binaries at the paths
+//! they were built at. Each binary's end is a line on the serial console, which is all the host listens to. KVM is
+//! used where a machine boots with it within seconds, software emulation elsewhere.
+//!
+//! Two programs of the harness's own run first: one that fails on purpose, so that a harness which sees no failures
+//! fails, and one that checks that the machine is what it claims to be.
+
+mod binaries;
+mod console;
+mod disk;
+mod kernel;
+mod machine;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use self::binaries::Binary;
+use crate::install;
+
+/// The packages whose tests run in the machine. The first two are the smoke set.
+const PACKAGES: &[&str] =
+    &["coppice-cgroup", "coppice-linux", "coppice-container", "coppice-launcher", "coppice-network"];
+const SMOKE: usize = 2;
+
+/// Runs the tests of the packages named, of the smoke set, or of all.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    let packages: Vec<&str> = match args {
+        [] => PACKAGES.to_vec(),
+        [smoke] if smoke == "--smoke" => PACKAGES[..SMOKE].to_vec(),
+        named => named.iter().map(String::as_str).collect(),
+    };
+    if let Some(unknown) = packages.iter().find(|name| !PACKAGES.contains(name)) {
+        bail!("vmtest knows no package {unknown:?}; it runs {}, or --smoke", PACKAGES.join(", "));
+    }
+    install::packages()?;
+    let binaries = binaries::build(&packages)?;
+    let kernel = kernel::fetch(&cache()?)?;
+    let disk = disk::make(&kernel, &binaries)?;
+    let console = machine::boot(&kernel, &disk)?;
+    let log = disk.folder.join("console.log");
+    std::fs::write(&log, &console)?;
+    report(&console::read(&console), &binaries).with_context(|| format!("the whole console is in {}", log.display()))
+}
+
+/// Prints what each binary did, and the sum; an error when something failed or never ran.
+fn report(ends: &[console::End], binaries: &[Binary]) -> Result<()> {
+    let find = |name: &str| ends.iter().find(|end| end.name == name);
+    match find(disk::MUST_FAIL).map(|end| end.code) {
+        Some(disk::MUST_FAIL_CODE) => {}
+        other => bail!("the harness does not see failures: its failing program ended with {other:?}"),
+    }
+    match find(disk::MUST_HOLD) {
+        Some(end) if end.code == 0 => print!("{}", end.said),
+        Some(end) => bail!("the machine is not what it claims to be:\n{}", end.said),
+        None => bail!("the machine ended before its self-test"),
+    }
+    let (mut passed, mut failed) = (0, 0);
+    for binary in binaries {
+        let Some(end) = find(&binary.name) else {
+            println!("{}: never ended; the machine stopped before it or in it", binary.name);
+            failed += 1;
+            continue;
+        };
+        passed += end.passed;
+        // A binary that dies has no tests that failed, and has failed.
+        failed += if end.code == 0 { 0 } else { end.failed.max(1) };
+        let word = if end.code == 0 { "ok" } else { "FAILED" };
+        println!("{}: {word}, {} passed, {} failed", binary.name, end.passed, end.failed);
+        if end.code != 0 {
+            println!("{}", end.said);
+        }
+    }
+    println!("vmtest: {passed} passed, {failed} failed");
+    if failed > 0 {
+        bail!("{failed} failed in the virtual machine");
+    }
+    Ok(())
+}
+
+/// Where packages are kept between runs.
+fn cache() -> Result<PathBuf> {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home);
+    let folder = base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("coppice/vm");
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn console(rest: &str) -> Vec<console::End> {
+        let own = "@vmtest begin self-fail\r\n@vmtest end self-fail 3\r\n\
+                   @vmtest begin self-check\r\n6.1.0\r\n@vmtest end self-check 0\r\n";
+        console::read(&format!("{own}{rest}"))
+    }
+
+    fn binary() -> Vec<Binary> {
+        vec![Binary { name: "a::t".into(), file: "/t".into(), folder: "/".into() }]
+    }
+
+    #[test]
+    fn a_binary_that_passes_is_a_success() {
+        let good = "@vmtest begin a::t\r\ntest result: ok. 4 passed; 0 failed; 0 ignored\r\n@vmtest end a::t 0\r\n";
+        report(&console(good), &binary()).expect("all passed");
+    }
+
+    #[test]
+    fn a_failing_a_dying_and_a_missing_binary_are_failures() {
+        let failing =
+            "@vmtest begin a::t\r\ntest result: FAILED. 4 passed; 2 failed; 0 ignored\r\n@vmtest end a::t 101\r\n";
+        let dying = "@vmtest begin a::t\r\n@vmtest end a::t 139\r\n";
+        let missing = "@vmtest begin a::t\r\n[   9.1] Kernel panic\r\n";
+        for (bad, count) in [(failing, "2 failed"), (dying, "1 failed"), (missing, "1 failed")] {
+            let error = report(&console(bad), &binary()).expect_err(bad).to_string();
+            assert!(error.contains(count), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_harness_that_sees_no_failures_fails() {
+        let blind = console::read("@vmtest begin self-fail\n@vmtest end self-fail 0\n");
+        assert!(report(&blind, &[]).is_err());
+        assert!(report(&[], &[]).is_err());
+    }
 }

@@ -1,0 +1,89 @@
+//! The test binaries, linked statically so that the machine needs no libraries.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::shell;
+use crate::workspace::{self, cargo};
+
+/// One test binary.
+#[derive(Debug, Clone)]
+pub(crate) struct Binary {
+    /// `package::target`
+    pub(crate) name: String,
+    pub(crate) file: PathBuf,
+    /// The package's folder, where cargo would start it.
+    pub(crate) folder: PathBuf,
+}
+
+/// Builds the packages' tests and says where they are.
+pub(crate) fn build(packages: &[&str]) -> Result<Vec<Binary>> {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let folder = workspace::Metadata::read(&workspace::root())?.target_directory.join("static");
+    let mut command = cargo();
+    command.args(["test", "--no-run", "--lib", "--bins", "--tests", "--target", &target, "--target-dir"]).arg(folder);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    for package in packages {
+        command.args(["-p", package]);
+    }
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols").stderr(Stdio::inherit());
+    let done = run(&mut command)?;
+    let mut binaries = Vec::new();
+    for line in done.lines() {
+        let message: Value = serde_json::from_str(line).context("cargo printed a line that is not JSON")?;
+        binaries.extend(binary(&message));
+    }
+    if binaries.is_empty() {
+        bail!("{} have no tests", packages.join(", "));
+    }
+    binaries.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(binaries)
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    eprintln!("$ {}", shell::line(command));
+    let done = command.output().context("cannot start cargo")?;
+    if !done.status.success() {
+        bail!("the tests do not build: {}", done.status);
+    }
+    String::from_utf8(done.stdout).context("cargo printed something that is not text")
+}
+
+/// The test binary a `compiler-artifact` message is about, if it is about one.
+fn binary(message: &Value) -> Option<Binary> {
+    let test = message["reason"] == "compiler-artifact" && message["profile"]["test"] == true;
+    let file = PathBuf::from(message["executable"].as_str().filter(|_| test)?);
+    let folder = PathBuf::from(message["manifest_path"].as_str()?).parent()?.to_path_buf();
+    let package = message["package_id"].as_str()?.rsplit('/').next()?;
+    // `path+file:///…/crates/host/cgroup#coppice-cgroup@0.1.0`
+    let package = package.split_once('#').map_or(package, |(_, name)| name).split('@').next()?;
+    let name = format!("{package}::{}", message["target"]["name"].as_str()?);
+    Some(Binary { name, file, folder })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_artifact_is_a_binary_and_a_library_is_not() {
+        let mut message = serde_json::json!({
+            "reason": "compiler-artifact",
+            "package_id": "path+file:///w/crates/host/cgroup#coppice-cgroup@0.1.0",
+            "manifest_path": "/w/crates/host/cgroup/Cargo.toml",
+            "target": { "name": "limits" },
+            "profile": { "test": true },
+            "executable": "/w/target/deps/limits-1",
+        });
+        let found = binary(&message).expect("a binary");
+        assert_eq!(
+            (found.name.as_str(), found.folder.to_str()),
+            ("coppice-cgroup::limits", Some("/w/crates/host/cgroup"))
+        );
+        message["profile"]["test"] = false.into();
+        assert!(binary(&message).is_none());
+    }
+}
