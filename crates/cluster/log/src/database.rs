@@ -30,7 +30,7 @@ const CHUNK: usize = 1 << 20;
 
 const SCHEMA: &str = "
     CREATE TABLE log (idx INTEGER PRIMARY KEY, entry BLOB NOT NULL, sum BLOB NOT NULL);
-    CREATE TABLE fact (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE fact (id INTEGER PRIMARY KEY, value BLOB NOT NULL, sum BLOB NOT NULL);
     CREATE TABLE snapshot (chunk INTEGER PRIMARY KEY, data BLOB NOT NULL, sum BLOB NOT NULL);
 ";
 
@@ -56,27 +56,30 @@ pub enum StorageError {
     Closed { path: PathBuf },
 }
 
-/// What is kept beside log and snapshot, by name.
+/// What is kept beside log and snapshot, by the number of its row. Every row is there from the beginning, empty, so
+/// that a missing one is damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fact {
-    Node,
-    Vote,
-    Committed,
-    Purged,
+    Node = 1,
+    Vote = 2,
+    Committed = 3,
+    Purged = 4,
     /// Describes the snapshot.
-    Snapshot,
+    Snapshot = 5,
 }
 
 impl Fact {
-    fn name(self) -> &'static str {
-        match self {
-            Fact::Node => "node",
-            Fact::Vote => "vote",
-            Fact::Committed => "committed",
-            Fact::Purged => "purged",
-            Fact::Snapshot => "snapshot",
-        }
+    const ALL: [Fact; 5] = [Fact::Node, Fact::Vote, Fact::Committed, Fact::Purged, Fact::Snapshot];
+
+    fn row(self) -> u64 {
+        self as u64
     }
+}
+
+/// A snapshot as stored.
+pub(crate) struct StoredSnapshot {
+    pub(crate) description: Vec<u8>,
+    pub(crate) data: Vec<u8>,
 }
 
 /// The open database. Every method that writes is one transaction: all of it or nothing.
@@ -122,6 +125,12 @@ impl Database {
             "ok" => {}
             detail => return Err(self.damaged(detail)),
         }
+        if self.sqlite(self.connection.is_readonly("main"))? {
+            return Err(StorageError::Io { path: self.path.clone(), detail: "it can only be read".to_owned() });
+        }
+        if self.has_gap()? {
+            return Err(self.damaged("entries are missing"));
+        }
         let owner = self.fact(Fact::Node)?.and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
         match owner {
             Some(found) if found == node => Ok(()),
@@ -131,8 +140,17 @@ impl Database {
     }
 
     pub(crate) fn fact(&self, fact: Fact) -> Result<Option<Vec<u8>>, StorageError> {
-        let query = "SELECT value FROM fact WHERE name = ?1";
-        self.sqlite(self.connection.query_row(query, [fact.name()], |row| row.get(0)).optional())
+        let query = "SELECT value, sum FROM fact WHERE id = ?1";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let found: Option<(Vec<u8>, Vec<u8>)> =
+            self.sqlite(self.connection.query_row(query, [fact.row()], read).optional())?;
+        match found {
+            Some((value, stored)) if sum(fact.row(), &value).as_slice() == stored => {
+                Ok(Some(value).filter(|value| !value.is_empty()))
+            }
+            Some(_) => Err(self.damaged(&format!("its {fact:?} does not match its checksum"))),
+            None => Err(self.damaged(&format!("its {fact:?} is missing"))),
+        }
     }
 
     pub(crate) fn put_fact(&mut self, fact: Fact, value: &[u8]) -> Result<(), StorageError> {
@@ -144,9 +162,15 @@ impl Database {
         self.committed = Some(value);
     }
 
-    /// Index of the last entry, if any is left.
-    pub(crate) fn last_index(&self) -> Result<Option<u64>, StorageError> {
-        self.sqlite(self.connection.query_row("SELECT max(idx) FROM log", [], |row| row.get(0)))
+    /// Indexes of the first and last entry, if any is left. There is no gap between them.
+    pub(crate) fn ends(&self) -> Result<Option<(u64, u64)>, StorageError> {
+        let read = |row: &rusqlite::Row<'_>| Ok(row.get::<_, Option<u64>>(0)?.zip(row.get(1)?));
+        self.sqlite(self.connection.query_row("SELECT min(idx), max(idx) FROM log", [], read))
+    }
+
+    fn has_gap(&self) -> Result<bool, StorageError> {
+        let query = "SELECT count(*) > 0 AND max(idx) - min(idx) + 1 <> count(*) FROM log";
+        self.sqlite(self.connection.query_row(query, [], |row| row.get(0)))
     }
 
     /// Entries of `range`, in order, those that are there.
@@ -209,8 +233,7 @@ impl Database {
         })
     }
 
-    /// The snapshot's description and data.
-    pub(crate) fn snapshot(&self) -> Result<Option<(Vec<u8>, Vec<u8>)>, StorageError> {
+    pub(crate) fn snapshot(&self) -> Result<Option<StoredSnapshot>, StorageError> {
         let Some(description) = self.fact(Fact::Snapshot)? else { return Ok(None) };
         let rows = || {
             let mut query = self.connection.prepare("SELECT chunk, data, sum FROM snapshot ORDER BY chunk")?;
@@ -224,7 +247,7 @@ impl Database {
             }
             data.extend_from_slice(&chunk);
         }
-        Ok(Some((description, data)))
+        Ok(Some(StoredSnapshot { description, data }))
     }
 
     pub(crate) fn damaged(&self, detail: &str) -> StorageError {
@@ -249,8 +272,9 @@ impl Database {
 }
 
 fn put(tx: &rusqlite::Transaction<'_>, fact: Fact, value: &[u8]) -> rusqlite::Result<()> {
-    let statement = "INSERT INTO fact (name, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2";
-    tx.prepare_cached(statement)?.execute(params![fact.name(), value]).map(|_| ())
+    let statement =
+        "INSERT INTO fact (id, value, sum) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET value = ?2, sum = ?3";
+    tx.prepare_cached(statement)?.execute(params![fact.row(), value, sum(fact.row(), value).as_slice()]).map(|_| ())
 }
 
 fn sum(number: u64, data: &[u8]) -> [u8; 32] {
@@ -299,6 +323,9 @@ fn create(dir: &Path, node: u64) -> Result<(), CreateError> {
     connection.pragma_update(None, "user_version", FORMAT)?;
     let tx = connection.transaction()?;
     tx.execute_batch(SCHEMA)?;
+    for fact in Fact::ALL {
+        put(&tx, fact, &[])?;
+    }
     put(&tx, Fact::Node, &node.to_be_bytes())?;
     tx.commit()?;
     connection.close().map_err(|(_, error)| error)?;

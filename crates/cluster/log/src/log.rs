@@ -99,8 +99,8 @@ struct Shared {
 
 enum Slot {
     Running(Engine),
-    /// Stopped by a failure; the next proposal starts it again.
-    Failed,
+    /// Stopped by a failure; the next proposal puts it away and starts another.
+    Failed(Engine),
     ShutDown,
 }
 
@@ -137,6 +137,10 @@ impl Log {
         let mut retried = false;
         loop {
             let Some(engine) = self.shared.running().await? else { return Err(ProposeError::ShutDown) };
+            // A retry, by the caller or after a failure that struck between the write and the answer.
+            if let Some(applied) = self.read().answer_to(command.id) {
+                return Ok(applied.clone());
+            }
             match engine.raft.client_write(command.clone()).await {
                 Ok(written) => match written.data {
                     Answer::Command(answer) => return answer.map_err(ProposeError::Rejected),
@@ -185,7 +189,7 @@ impl Log {
     /// Stops consensus and closes the files. Proposals then fail; reads give the last state.
     pub async fn shutdown(&self) {
         let slot = std::mem::replace(&mut *self.shared.engine.lock().await, Slot::ShutDown);
-        if let Slot::Running(engine) = slot {
+        if let Slot::Running(engine) | Slot::Failed(engine) = slot {
             engine.stop().await;
         }
     }
@@ -198,7 +202,8 @@ impl Shared {
         match &*slot {
             Slot::Running(engine) => Ok(Some(engine.clone())),
             Slot::ShutDown => Ok(None),
-            Slot::Failed => {
+            Slot::Failed(failed) => {
+                failed.stop().await;
                 let engine = Engine::start(&self.dir, self.node, &self.settings, &self.published).await?;
                 *slot = Slot::Running(engine.clone());
                 Ok(Some(engine))
@@ -211,8 +216,7 @@ impl Shared {
         let mut slot = self.engine.lock().await;
         let error = failed.failure(detail);
         if matches!(&*slot, Slot::Running(engine) if engine.store.is(&failed.store)) {
-            *slot = Slot::Failed;
-            failed.stop().await;
+            *slot = Slot::Failed(failed);
         }
         error
     }
@@ -239,6 +243,7 @@ impl Engine {
         settings: &Settings,
         published: &Arc<watch::Sender<Arc<State>>>,
     ) -> Result<Self, OpenError> {
+        store.verify().await?;
         let machine = Machine::restore(store.clone(), published.clone()).await?;
         let path = store.database.path().to_owned();
         let raft = Raft::new(node.0, Arc::new(config(settings)), NoNetwork, store.clone(), machine)

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::StorageError;
 use crate::consensus::{Answer, Entry, LogId, Membership, RaftStorageError, SnapshotMeta, TypeConfig};
-use crate::database::Database;
+use crate::database::{Database, StoredSnapshot};
 use crate::store::{Store, decode, encode};
 
 /// The state with its place in the log.
@@ -54,7 +54,7 @@ impl Machine {
 
 /// The snapshot there is: what it holds, its description and its bytes.
 fn read(database: &Database) -> Result<Option<(Place, SnapshotMeta, Vec<u8>)>, StorageError> {
-    let Some((description, data)) = database.snapshot()? else { return Ok(None) };
+    let Some(StoredSnapshot { description, data }) = database.snapshot()? else { return Ok(None) };
     let meta: SnapshotMeta = decode(database, "the snapshot's description", &description)?;
     let state = Arc::new(State::from_snapshot(&data).map_err(|error| database.damaged(&error.to_string()))?);
     let place = Place { state, applied: meta.last_log_id, membership: meta.last_membership.clone() };

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::StorageError;
-use crate::consensus::{Entry, LogId, RaftStorageError, TypeConfig, Vote};
+use crate::consensus::{Entry, LogId, RaftStorageError, SnapshotMeta, TypeConfig, Vote};
 use crate::database::{Database, DatabaseThread, Fact};
 
 /// The log's storage. Clones share the database and the failure.
@@ -31,6 +31,28 @@ impl Store {
     /// The failure that stopped consensus, if it was one of storage.
     pub(crate) fn failure(&self) -> Option<StorageError> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether log, snapshot and what is said of them fit together; openraft takes that for granted.
+    pub(crate) async fn verify(&self) -> Result<(), StorageError> {
+        let verified = self.database.run(|database| {
+            let purged: Option<LogId> = decode_fact(database, Fact::Purged, "the purged position")?;
+            let snapshot: Option<SnapshotMeta> = decode_fact(database, Fact::Snapshot, "the snapshot's description")?;
+            let ends = database.ends()?;
+            let next_after = |id: Option<LogId>| id.map_or(0, |id| id.index + 1);
+            let purged_end = next_after(purged);
+            if purged_end > next_after(snapshot.and_then(|snapshot| snapshot.last_log_id)) {
+                return Err(database.damaged("commands were purged that the snapshot does not have"));
+            }
+            match ends {
+                Some((first, _)) if first > purged_end => Err(database.damaged("the first entries are missing")),
+                Some(_) if database.fact(Fact::Vote)?.is_none() && ends != Some((0, 0)) => {
+                    Err(database.damaged("the vote is missing"))
+                }
+                _ => Ok(()),
+            }
+        });
+        verified.await
     }
 
     /// Whether the other is a clone of this one.
@@ -70,7 +92,7 @@ fn entries(database: &Database, start: u64, end: u64) -> Result<Vec<Entry>, Stor
 }
 
 fn last_log_id(database: &Database) -> Result<Option<LogId>, StorageError> {
-    let Some(last) = database.last_index()? else {
+    let Some((_, last)) = database.ends()? else {
         return decode_fact(database, Fact::Purged, "the purged position");
     };
     Ok(entries(database, last, last + 1)?.first().map(|entry| entry.log_id))

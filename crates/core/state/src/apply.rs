@@ -19,8 +19,8 @@ impl State {
     /// Applies `command`, or says why not and changes nothing. A command whose id was applied before (among the
     /// last [`SEEN_KEPT`]) gets the answer it got then.
     pub fn apply(&mut self, command: &Command) -> Result<Applied, Rejection> {
-        if let Some(seen) = self.seen.iter().rev().find(|seen| seen.id == command.id) {
-            return Ok(seen.applied.clone());
+        if let Some(applied) = self.answer_to(command.id) {
+            return Ok(applied.clone());
         }
         let effect = self.apply_body(command)?;
         self.revision += 1;

@@ -55,6 +55,11 @@ impl State {
         self.revision
     }
 
+    /// What the command with this id did, while that is remembered ([`SEEN_KEPT`]).
+    pub fn answer_to(&self, id: CommandId) -> Option<&Applied> {
+        self.seen.iter().rev().find(|seen| seen.id == id).map(|seen| &seen.applied)
+    }
+
     pub fn apps(&self) -> impl Iterator<Item = (&Name, &Arc<App>)> {
         self.apps.iter()
     }

@@ -1,4 +1,9 @@
 //! The log from outside: durable, killed, full, damaged.
 
+mod crash;
+mod damage;
+mod full;
+mod idle;
 mod opening;
 mod words;
+mod writer;
