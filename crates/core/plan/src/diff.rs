@@ -1,0 +1,251 @@
+//! The comparison itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coppice_base::Name;
+use coppice_spec::{AppSpec, MountSource, PullPolicy, RestartPolicy, WorkloadSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Change, Edit};
+use crate::fields;
+use crate::instance::instance_name;
+use crate::step::{Plan, PullReason, Step, StopReason, Subject};
+
+/// What is known of the node. Empty: nothing is here, and nothing is known of what runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// Images on the node: reference as in the spec → digest.
+    pub images: BTreeMap<String, String>,
+    /// The digest each workload's instances run from.
+    pub running: BTreeMap<Name, String>,
+}
+
+/// What leads from `current` (`None`: the app does not exist) to `desired`. Both must pass `AppSpec::check`. An
+/// image that must be pulled always is only pulled for instances that are started or replaced anyway.
+pub fn diff(current: Option<&AppSpec>, desired: &AppSpec, observed: &Observed) -> Plan {
+    let mut steps = Vec::new();
+    let runs = instance_steps(current, desired, observed);
+
+    volumes_in(current, desired, &mut steps);
+    pulls(desired, observed, &runs, &mut steps);
+    let (gone_ports, new_ports) = ports(current, desired);
+    steps.extend(gone_ports);
+    steps.extend(current.into_iter().flat_map(|current| stops(current, desired)));
+    supervision(current, desired, &mut steps);
+    steps.extend(runs);
+    steps.extend(new_ports);
+    for volume in current.into_iter().flat_map(|current| current.volumes.keys()) {
+        if !desired.volumes.contains_key(volume) {
+            steps.push(Step::LeaveVolume { volume: volume.clone() });
+        }
+    }
+    Plan { app: desired.name.clone(), steps }
+}
+
+/// What takes the whole app down; `volumes`: with its volumes and their data, but never a directory of the host.
+pub fn teardown(current: &AppSpec, volumes: bool) -> Plan {
+    let mut steps = Vec::new();
+    for (service, spec) in &current.services {
+        steps.extend(spec.ports.iter().map(|&port| Step::UnpublishPort { service: service.clone(), port }));
+    }
+    for workload in current.start_order().into_iter().rev() {
+        for instance in numbered(current, &workload).into_iter().rev() {
+            steps.push(Step::StopInstance { instance, workload: workload.clone(), reason: StopReason::Down });
+        }
+    }
+    if volumes {
+        let own = current.volumes.iter().filter(|(_, volume)| volume.host_path.is_none());
+        steps.extend(own.map(|(volume, _)| Step::RemoveVolume { volume: volume.clone() }));
+    }
+    Plan { app: current.name.clone(), steps }
+}
+
+/// Starts and replacements, dependencies first.
+fn instance_steps(current: Option<&AppSpec>, desired: &AppSpec, observed: &Observed) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for workload in desired.start_order() {
+        let Some(definition) = desired.workload(workload.as_str()) else { continue };
+        let before: BTreeSet<String> =
+            current.into_iter().flat_map(|current| same_kind(current, desired, &workload)).collect();
+        let changes = current
+            .filter(|_| !before.is_empty())
+            .map(|current| definition_changes(current, desired, &workload, observed))
+            .unwrap_or_default();
+        for instance in numbered(desired, &workload) {
+            let workload = workload.clone();
+            if !before.contains(&instance) {
+                steps.push(Step::StartInstance { instance, workload, image: definition.image.clone() });
+            } else if !changes.is_empty() {
+                steps.push(Step::ReplaceInstance { instance, workload, changes: changes.clone() });
+            }
+        }
+    }
+    steps
+}
+
+/// Instances that go, those started last first.
+fn stops(current: &AppSpec, desired: &AppSpec) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for workload in current.start_order().into_iter().rev() {
+        let (stays, reason) = if same_kind(current, desired, &workload).is_empty() || !is_in(desired, &workload) {
+            (BTreeSet::new(), StopReason::Removed)
+        } else {
+            let (from, to) = (replicas(current, &workload), replicas(desired, &workload));
+            (numbered(desired, &workload).into_iter().collect(), StopReason::Scaled { from, to })
+        };
+        for instance in numbered(current, &workload).into_iter().rev() {
+            if !stays.contains(&instance) {
+                steps.push(Step::StopInstance { instance, workload: workload.clone(), reason });
+            }
+        }
+    }
+    steps
+}
+
+/// Everything in which an instance of `workload` differs.
+fn definition_changes(current: &AppSpec, desired: &AppSpec, workload: &Name, observed: &Observed) -> Vec<Change> {
+    let (Some(old), Some(new)) = (current.workload(workload.as_str()), desired.workload(workload.as_str())) else {
+        return Vec::new();
+    };
+    let mut changes = fields::workload(old, new);
+    if let (Some(old), Some(new)) = (current.services.get(workload), desired.services.get(workload)) {
+        changes.extend(fields::health(&old.health, &new.health));
+    }
+    changes.extend(moved_volumes(current, desired, new));
+    if old.image == new.image
+        && let (Some(runs), Some(here)) = (observed.running.get(workload), observed.images.get(&new.image))
+        && runs != here
+    {
+        let edit = Edit::Changed(Some((runs.clone(), here.clone())));
+        changes.push(Change { field: format!("what {} is", new.image), edit });
+    }
+    changes
+}
+
+/// Volumes that `workload` mounts and that are at another place now.
+fn moved_volumes(current: &AppSpec, desired: &AppSpec, workload: &WorkloadSpec) -> Vec<Change> {
+    let mut moved = Vec::new();
+    let mut seen = BTreeSet::new();
+    for mount in &workload.volumes {
+        if let MountSource::Volume(name) = &mount.source
+            && let (Some(old), Some(new)) = (current.volumes.get(name), desired.volumes.get(name))
+            && old.host_path != new.host_path
+            && seen.insert(name)
+        {
+            let changes = fields::volume(old, new).into_iter().filter(|change| change.field == "host_path");
+            moved.extend(changes.map(|change| Change { field: format!("volume {name} {}", change.field), ..change }));
+        }
+    }
+    moved
+}
+
+fn volumes_in(current: Option<&AppSpec>, desired: &AppSpec, steps: &mut Vec<Step>) {
+    for (volume, spec) in &desired.volumes {
+        match current.and_then(|current| current.volumes.get(volume)) {
+            None => steps.push(Step::CreateVolume { volume: volume.clone(), host_path: spec.host_path.clone() }),
+            Some(old) => {
+                let changes = fields::volume(old, spec);
+                if !changes.is_empty() {
+                    steps.push(Step::ChangeVolume { volume: volume.clone(), changes });
+                }
+            }
+        }
+    }
+}
+
+/// Images that the instances to come need and that must be fetched first.
+fn pulls(desired: &AppSpec, observed: &Observed, runs: &[Step], steps: &mut Vec<Step>) {
+    let mut needed: BTreeMap<&str, PullReason> = BTreeMap::new();
+    for step in runs {
+        let (Step::StartInstance { workload, .. } | Step::ReplaceInstance { workload, .. }) = step else { continue };
+        let Some(definition) = desired.workload(workload.as_str()) else { continue };
+        let here = observed.images.contains_key(&definition.image);
+        match definition.pull {
+            PullPolicy::Always => {
+                needed.insert(&definition.image, PullReason::Always);
+            }
+            PullPolicy::Missing if !here => {
+                needed.entry(&definition.image).or_insert(PullReason::NotHere);
+            }
+            PullPolicy::Missing | PullPolicy::Never => {}
+        }
+    }
+    steps.extend(needed.into_iter().map(|(image, reason)| Step::PullImage { image: image.to_owned(), reason }));
+}
+
+/// Ports that go, and ports that come.
+fn ports(current: Option<&AppSpec>, desired: &AppSpec) -> (Vec<Step>, Vec<Step>) {
+    let published = |app: &AppSpec| -> Vec<_> {
+        let each = app.services.iter().flat_map(|(name, service)| service.ports.iter().map(|p| (name.clone(), *p)));
+        each.collect()
+    };
+    let (old, new) = (current.map(published).unwrap_or_default(), published(desired));
+    let gone = old.iter().filter(|port| !new.contains(port));
+    let come = new.iter().filter(|port| !old.contains(port));
+    (
+        gone.map(|(service, port)| Step::UnpublishPort { service: service.clone(), port: *port }).collect(),
+        come.map(|(service, port)| Step::PublishPort { service: service.clone(), port: *port }).collect(),
+    )
+}
+
+/// What changes for supervisors without touching what runs. Of a new app there is nothing to tell.
+fn supervision(current: Option<&AppSpec>, desired: &AppSpec, steps: &mut Vec<Step>) {
+    let Some(current) = current else { return };
+    let mut push = |of: Subject, changes: Vec<Change>| {
+        if !changes.is_empty() {
+            steps.push(Step::ChangeSupervision { of, changes });
+        }
+    };
+    let mut of_app = fields::supervise(&current.supervise, &desired.supervise);
+    of_app.extend(fields::labels(&current.labels, &desired.labels));
+    push(Subject::App(desired.name.clone()), of_app);
+
+    for (name, group) in &desired.groups {
+        let changes = match current.groups.get(name) {
+            Some(old) => fields::group(old, group),
+            None => vec![Change { field: "group".to_owned(), edit: Edit::Added(None) }],
+        };
+        push(Subject::Group(name.clone()), changes);
+    }
+    for name in current.groups.keys().filter(|name| !desired.groups.contains_key(*name)) {
+        let removed = Change { field: "group".to_owned(), edit: Edit::Removed(None) };
+        push(Subject::Group(name.clone()), vec![removed]);
+    }
+    for name in desired.start_order() {
+        if let (Some(old), Some(new)) = (supervised(current, &name), supervised(desired, &name))
+            && current.workers.contains_key(&name) == desired.workers.contains_key(&name)
+        {
+            push(Subject::Workload(name.clone()), fields::supervision(old, new));
+        }
+    }
+}
+
+fn supervised<'a>(app: &'a AppSpec, name: &Name) -> Option<(RestartPolicy, &'a [coppice_spec::Dependency])> {
+    let service = app.services.get(name).map(|service| (service.restart, &service.workload.depends_on[..]));
+    service.or_else(|| app.workers.get(name).map(|worker| (worker.restart, &worker.workload.depends_on[..])))
+}
+
+fn is_in(app: &AppSpec, workload: &Name) -> bool {
+    app.workload(workload.as_str()).is_some()
+}
+
+fn replicas(app: &AppSpec, workload: &Name) -> u32 {
+    app.services.get(workload).map_or(1, |service| service.replicas)
+}
+
+fn numbered(app: &AppSpec, workload: &Name) -> Vec<String> {
+    match app.services.get(workload) {
+        Some(service) => (1..=service.replicas).map(|index| instance_name(workload, index)).collect(),
+        None if app.workers.contains_key(workload) => vec![workload.to_string()],
+        None => Vec::new(),
+    }
+}
+
+/// The instances of `workload` in `current`, if it is of the same kind (service or worker) in `desired`.
+fn same_kind(current: &AppSpec, desired: &AppSpec, workload: &Name) -> Vec<String> {
+    if current.workers.contains_key(workload) == desired.workers.contains_key(workload) {
+        numbered(current, workload)
+    } else {
+        Vec::new()
+    }
+}

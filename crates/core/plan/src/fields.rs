@@ -1,0 +1,223 @@
+//! Which fields of the parts of a spec differ. Each spec is taken apart without `..`, so that a field added to it
+//! cannot be forgotten here.
+
+use coppice_base::DurationText;
+use coppice_spec::{
+    Backoff, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, Limits, MountSource, NetworkMode, PortSpec,
+    Protocol, PullPolicy, RestartPolicy, Strategy, SuperviseSpec, VolumeMount, VolumeSpec, WorkloadSpec,
+};
+
+use crate::change::{Change, Changes};
+
+/// Fields that are fixed when a container is made: a change of one replaces the instance.
+pub(crate) fn workload(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<Change> {
+    let WorkloadSpec {
+        image,
+        pull,
+        entrypoint,
+        command,
+        env,
+        user,
+        working_dir,
+        volumes,
+        tmpfs,
+        depends_on: _, // supervision's
+        limits,
+        network,
+        stop_signal,
+        stop_timeout,
+        labels,
+        read_only,
+        cap_add,
+        cap_drop,
+        privileged,
+        hostname,
+        extra_hosts,
+        init,
+    } = old;
+    let mut changes = Changes::default();
+    changes.value("image", image, &new.image, String::clone);
+    changes.value("pull", pull, &new.pull, |policy| {
+        match policy {
+            PullPolicy::Always => "always",
+            PullPolicy::Missing => "missing",
+            PullPolicy::Never => "never",
+        }
+        .to_owned()
+    });
+    changes.option("entrypoint", entrypoint, &new.entrypoint, words);
+    changes.value("command", command, &new.command, words);
+    changes.table("env", env, &new.env, |_| None);
+    changes.option("user", user, &new.user, String::clone);
+    changes.option("working_dir", working_dir, &new.working_dir, String::clone);
+    changes.value("volumes", volumes, &new.volumes, |mounts| list(mounts, mount));
+    changes
+        .table("tmpfs", tmpfs, &new.tmpfs, |size| Some(size.map_or("unlimited".to_owned(), |size| size.to_string())));
+    self::limits(&mut changes, limits, &new.limits);
+    changes.value("network", network, &new.network, |mode| {
+        match mode {
+            NetworkMode::Bridge => "bridge",
+            NetworkMode::Host => "host",
+            NetworkMode::None => "none",
+        }
+        .to_owned()
+    });
+    changes.option("stop_signal", stop_signal, &new.stop_signal, String::clone);
+    changes.value("stop_timeout", stop_timeout, &new.stop_timeout, DurationText::to_string);
+    changes.table("label", labels, &new.labels, |value| Some(value.clone()));
+    changes.value("read_only", read_only, &new.read_only, bool::to_string);
+    changes.value("cap_add", cap_add, &new.cap_add, words);
+    changes.value("cap_drop", cap_drop, &new.cap_drop, words);
+    changes.value("privileged", privileged, &new.privileged, bool::to_string);
+    changes.option("hostname", hostname, &new.hostname, String::clone);
+    changes.table("extra_hosts", extra_hosts, &new.extra_hosts, |address| Some(address.to_string()));
+    changes.value("init", init, &new.init, bool::to_string);
+    changes.0
+}
+
+fn limits(changes: &mut Changes, old: &Limits, new: &Limits) {
+    let Limits { cpu, cpu_weight, memory, pids, nofile, shm_size } = old;
+    changes.option("limits.cpu", cpu, &new.cpu, |cpu| cpu.to_string());
+    changes.option("limits.cpu_weight", cpu_weight, &new.cpu_weight, u32::to_string);
+    // Printed sizes are rounded; two that look the same are told in bytes.
+    let (mut exact, rounded) = (false, |size: &coppice_base::Bytes| size.to_string());
+    for (was, is) in [(memory, &new.memory), (shm_size, &new.shm_size)] {
+        exact |= was != is && was.as_ref().map(rounded) == is.as_ref().map(rounded);
+    }
+    let size = |size: &coppice_base::Bytes| if exact { format!("{}B", size.0) } else { size.to_string() };
+    changes.option("limits.memory", memory, &new.memory, size);
+    changes.option("limits.pids", pids, &new.pids, u32::to_string);
+    changes.option("limits.nofile", nofile, &new.nofile, u64::to_string);
+    changes.option("limits.shm_size", shm_size, &new.shm_size, size);
+}
+
+/// A service's health check, which is part of its container's definition.
+pub(crate) fn health(old: &Option<HealthSpec>, new: &Option<HealthSpec>) -> Vec<Change> {
+    let mut changes = Changes::default();
+    match (old, new) {
+        (Some(old), Some(new)) => {
+            let HealthSpec { probe: was, interval, timeout, retries, start_period } = old;
+            changes.value("health", was, &new.probe, probe);
+            changes.value("health.interval", interval, &new.interval, DurationText::to_string);
+            changes.value("health.timeout", timeout, &new.timeout, DurationText::to_string);
+            changes.value("health.retries", retries, &new.retries, u32::to_string);
+            changes.value("health.start_period", start_period, &new.start_period, DurationText::to_string);
+        }
+        _ => changes.option("health", old, new, |health| probe(&health.probe)),
+    }
+    changes.0
+}
+
+/// What a supervisor reads of a workload.
+pub(crate) fn supervision(old: (RestartPolicy, &[Dependency]), new: (RestartPolicy, &[Dependency])) -> Vec<Change> {
+    let mut changes = Changes::default();
+    changes.value("restart", &old.0, &new.0, |policy| {
+        match policy {
+            RestartPolicy::Always => "always",
+            RestartPolicy::OnFailure => "on-failure",
+            RestartPolicy::Never => "never",
+        }
+        .to_owned()
+    });
+    changes.value("depends_on", &old.1, &new.1, |all| list(all, dependency));
+    changes.0
+}
+
+pub(crate) fn supervise(old: &SuperviseSpec, new: &SuperviseSpec) -> Vec<Change> {
+    let mut changes = Changes::default();
+    let SuperviseSpec { strategy, max_restarts, window, backoff: Backoff { first, max, reset_after } } = old;
+    changes.value("supervise.strategy", strategy, &new.strategy, |strategy| {
+        match strategy {
+            Strategy::OneForOne => "one_for_one",
+            Strategy::OneForAll => "one_for_all",
+            Strategy::RestForOne => "rest_for_one",
+        }
+        .to_owned()
+    });
+    changes.value("supervise.max_restarts", max_restarts, &new.max_restarts, u32::to_string);
+    changes.value("supervise.window", window, &new.window, DurationText::to_string);
+    changes.value("supervise.backoff.first", first, &new.backoff.first, DurationText::to_string);
+    changes.value("supervise.backoff.max", max, &new.backoff.max, DurationText::to_string);
+    changes.value("supervise.backoff.reset_after", reset_after, &new.backoff.reset_after, DurationText::to_string);
+    changes.0
+}
+
+pub(crate) fn group(old: &GroupSpec, new: &GroupSpec) -> Vec<Change> {
+    let GroupSpec { supervise: was, members } = old;
+    let mut changes = Changes(supervise(was, &new.supervise));
+    changes.value("members", members, &new.members, |members| list(members, ToString::to_string));
+    changes.0
+}
+
+pub(crate) fn labels(
+    old: &std::collections::BTreeMap<String, String>,
+    new: &std::collections::BTreeMap<String, String>,
+) -> Vec<Change> {
+    let mut changes = Changes::default();
+    changes.table("label", old, new, |value| Some(value.clone()));
+    changes.0
+}
+
+pub(crate) fn volume(old: &VolumeSpec, new: &VolumeSpec) -> Vec<Change> {
+    let VolumeSpec { host_path, labels: was } = old;
+    let mut changes = Changes::default();
+    changes.option("host_path", host_path, &new.host_path, String::clone);
+    changes.0.extend(labels(was, &new.labels));
+    changes.0
+}
+
+/// As people write it: `8080:80`, `127.0.0.1:53:53/udp`; a port the node chooses is `auto`.
+pub(crate) fn port(port: &PortSpec) -> String {
+    let PortSpec { host_ip, host, container, protocol } = port;
+    let ip = match host_ip {
+        Some(std::net::IpAddr::V6(ip)) => format!("[{ip}]:"),
+        Some(ip) => format!("{ip}:"),
+        None => String::new(),
+    };
+    let host = if *host == 0 { "auto".to_owned() } else { host.to_string() };
+    let protocol = match protocol {
+        Protocol::Tcp => "",
+        Protocol::Udp => "/udp",
+    };
+    format!("{ip}{host}:{container}{protocol}")
+}
+
+fn probe(probe: &HealthProbe) -> String {
+    match probe {
+        HealthProbe::Http { port, path } => format!("http :{port}{path}"),
+        HealthProbe::Tcp { port } => format!("tcp :{port}"),
+        HealthProbe::Grpc { port, service } => format!("grpc :{port} {service}").trim_end().to_owned(),
+        HealthProbe::Exec { command } => format!("exec {}", words(command)),
+    }
+}
+
+fn dependency(dependency: &Dependency) -> String {
+    let condition = match dependency.condition {
+        Condition::Started => "started",
+        Condition::Healthy => "healthy",
+        Condition::Completed => "completed",
+    };
+    format!("{} {condition}", dependency.name)
+}
+
+fn mount(mount: &VolumeMount) -> String {
+    let source = match &mount.source {
+        MountSource::Volume(name) => name.as_str(),
+        MountSource::Host(path) => path,
+        MountSource::Anonymous => "(anonymous)",
+    };
+    format!("{source}:{}{}", mount.target, if mount.read_only { ":ro" } else { "" })
+}
+
+/// A command line; words that would not read back as one are quoted.
+fn words(words: &Vec<String>) -> String {
+    let quoted = words.iter().map(|word| {
+        let plain = !word.is_empty() && !word.chars().any(|c| c.is_whitespace() || c.is_control() || c == '"');
+        if plain { word.clone() } else { format!("{word:?}") }
+    });
+    format!("[{}]", quoted.collect::<Vec<_>>().join(" "))
+}
+
+fn list<T>(items: &[T], text: impl Fn(&T) -> String) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.iter().map(text).collect::<Vec<_>>().join(", ") }
+}
