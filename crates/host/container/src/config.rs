@@ -76,10 +76,16 @@ pub struct Mount {
 pub enum MountSource {
     /// A file or directory of the host, mounted id-mapped so that both sides see the same ids. Where the
     /// filesystem cannot, the start fails with a typed error that says so.
-    Bind { path: PathBuf },
+    Bind {
+        path: PathBuf,
+    },
     /// A file the node made (hosts, hostname, resolv.conf), owned by host root, shown as root's.
-    Generated { path: PathBuf },
-    Tmpfs { size: Option<Bytes> },
+    Generated {
+        path: PathBuf,
+    },
+    Tmpfs {
+        size: Option<Bytes>,
+    },
 }
 
 /// A process in a container: its first, or one that `exec` adds.

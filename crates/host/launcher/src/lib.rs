@@ -1,3 +1,143 @@
 //! The launcher: the one process per node that is every container's parent.
+//!
+//! It is small and single-threaded, and does three things: start processes, write down what they say, and note how
+//! they end. The node daemon tells it what to do over a socket ([`protocol`]) and may come and go as it likes.
+//!
+//! ```text
+//!              socket                    clone3
+//!   daemon ◀──────────▶ launcher ─────────────────▶ containers
+//!                        │   ▲ pidfds, pipes, terminals (one epoll)
+//!                        ▼   └──────────────────────┘
+//!                 journal, logs
+//! ```
+//!
+//! Refused: threads, a database, settings, and anything that could make it wait: a daemon or client that does not read
+//! is dropped, a disk that is full loses lines (counted), a slow clean-up is a child's work.
 
+mod clean;
+mod connection;
+mod journal;
+mod log;
+mod peer;
+mod poll;
+mod process;
 pub mod protocol;
+mod server;
+
+use std::path::{Path, PathBuf};
+
+use coppice_base::{Clock, SystemClock};
+use coppice_container::Host;
+use coppice_linux::{SingleThread, SyscallError, set_dumpable};
+use rustix::event::epoll::EventFlags;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::clean::Cgroups;
+use crate::journal::Journal;
+use crate::poll::{Poller, Source};
+use crate::server::Server;
+
+/// Where a launcher works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LauncherOptions {
+    /// The node's root directory; the socket, lock and journal are in its `run/`.
+    pub root: PathBuf,
+    /// The directory in every cgroup hierarchy under which containers' cgroups are made.
+    pub cgroup: String,
+}
+
+impl LauncherOptions {
+    pub fn socket(&self) -> PathBuf {
+        self.root.join("run/launcher.sock")
+    }
+
+    fn run(&self, name: &str) -> PathBuf {
+        self.root.join("run").join(name)
+    }
+}
+
+/// Why the launcher did not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    #[error("the launcher was started in a process with several threads; start it as a program of its own")]
+    Threads,
+    #[error("another launcher runs for {0}; nothing was changed")]
+    Running(PathBuf),
+    #[error("{path}: {why}; the launcher needs to write there")]
+    File { path: PathBuf, why: String },
+    #[error("socket {path}: {why}; is the path longer than 107 characters?")]
+    Socket { path: PathBuf, why: Errno },
+    #[error("cgroups: {0}")]
+    Cgroup(#[from] coppice_cgroup::CgroupError),
+    #[error(transparent)]
+    Syscall(#[from] SyscallError),
+    #[error("epoll: {0}")]
+    Poll(Errno),
+}
+
+/// Runs the launcher until a [`protocol::Request::Shutdown`].
+///
+/// To be called by a process with one thread ([`LauncherError::Threads`] otherwise).
+pub fn run(options: &LauncherOptions) -> Result<(), LauncherError> {
+    let thread = SingleThread::observe().ok_or(LauncherError::Threads)?;
+    // Nothing may look into this process, nor into its children before they exec: they hold host files.
+    set_dumpable(false)?;
+    let run = options.root.join("run");
+    let file_error = |path: &Path| {
+        let path = path.to_owned();
+        move |e: &dyn std::fmt::Display| LauncherError::File { path, why: e.to_string() }
+    };
+    std::fs::create_dir_all(options.run("staging")).map_err(|e| file_error(&run)(&e))?;
+    let _lock = lock(&options.run("launcher.lock"), &options.root)?;
+    own_mount_namespace()?;
+    let cgroups = Cgroups::new(&options.cgroup)?;
+    let journal_path = options.run("launcher.journal");
+    let journal = Journal::open(&journal_path).map_err(|e| file_error(&journal_path)(&e))?;
+    let listener = listen(&options.socket())?;
+    let mut poller = Poller::new().map_err(LauncherError::Poll)?;
+    poller.add(&listener, Source::Listener, EventFlags::IN).map_err(LauncherError::Poll)?;
+    let host = Host::new(thread, options.run("staging"));
+    let mut server = Server::new(poller, host, listener, cgroups, journal, SystemClock.now());
+    server.serve().map_err(LauncherError::Poll)
+}
+
+/// Takes the lock that a root's one launcher holds.
+fn lock(path: &Path, root: &Path) -> Result<rustix::fd::OwnedFd, LauncherError> {
+    let file = |why: Errno| LauncherError::File { path: path.to_owned(), why: why.to_string() };
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let lock = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)).map_err(file)?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(Errno::WOULDBLOCK) => Err(LauncherError::Running(root.to_owned())),
+        Err(e) => Err(file(e)),
+    }
+}
+
+/// A mount namespace that follows the host's changes and tells the host none of its own.
+fn own_mount_namespace() -> Result<(), LauncherError> {
+    use rustix::mount::{MountPropagationFlags, mount_change};
+    coppice_linux::unshare(coppice_linux::NamespaceFlags::MOUNT)?;
+    let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", flags).map_err(|e| SyscallError::new("mount", "/ (slave)", e))?;
+    Ok(())
+}
+
+fn listen(path: &Path) -> Result<rustix::fd::OwnedFd, LauncherError> {
+    let error = |why| LauncherError::Socket { path: path.to_owned(), why };
+    // The lock is ours, so a socket that is there is a dead launcher's.
+    match rustix::fs::unlink(path) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(e) => return Err(error(e)),
+    }
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(error)?;
+    let address = SocketAddrUnix::new(path).map_err(error)?;
+    let mask = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = rustix::net::bind(&socket, &address);
+    rustix::process::umask(mask);
+    bound.map_err(error)?;
+    rustix::net::listen(&socket, 64).map_err(error)?;
+    Ok(socket)
+}

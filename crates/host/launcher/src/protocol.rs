@@ -67,12 +67,25 @@ pub enum Message {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    Hello { protocol: u32, pid: u32, version: String, since: Timestamp },
+    Hello {
+        protocol: u32,
+        pid: u32,
+        version: String,
+        since: Timestamp,
+    },
     /// `pid`: the process's id on the host. `words`: limits and settings that could not be had, in sentences.
-    Started { pid: u32, at: Timestamp, words: Vec<String> },
-    Containers { containers: Vec<ContainerStatus> },
+    Started {
+        pid: u32,
+        at: Timestamp,
+        words: Vec<String>,
+    },
+    Containers {
+        containers: Vec<ContainerStatus>,
+    },
     Done,
-    Error { error: LaunchError },
+    Error {
+        error: LaunchError,
+    },
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -125,7 +138,9 @@ pub enum LaunchError {
     StillRunning(ContainerId),
     #[error("container {0} already exists")]
     Exists(ContainerId),
-    #[error("launcher speaks protocol {launcher}, the daemon {daemon}: run `coppice node stop` and start again, or upgrade the launcher")]
+    #[error(
+        "launcher speaks protocol {launcher}, the daemon {daemon}: run `coppice node stop` and start again, or upgrade the launcher"
+    )]
     Protocol { launcher: u32, daemon: u32 },
     #[error("request refused: {0}")]
     Refused(String),

@@ -1,0 +1,259 @@
+//! The mounts every container has: /proc, /sys, /dev and what is below them; what of them is masked or read-only.
+//!
+//! Each filesystem is made detached and then known by its fd, so what is masked below /proc is masked below the procfs
+//! that was just made, whatever the image has at `/proc`.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use coppice_base::Bytes;
+use coppice_linux::{
+    Attributes, FilesystemContext, SyscallError, SyscallResult, Tree, attach, clone_mount, clone_tree, set_attributes,
+    statfs_magic,
+};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, major, minor, mkdirat, openat, openat2, symlinkat};
+use rustix::io::Errno;
+
+use crate::failure::StepError;
+
+/// `PROC_SUPER_MAGIC` of linux/magic.h.
+pub(crate) const PROC_MAGIC: u64 = 0x9fa0;
+/// `DEVPTS_SUPER_MAGIC` of linux/magic.h.
+pub(crate) const DEVPTS_MAGIC: u64 = 0x1cd1;
+
+const NO_SUID_DEV: Attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
+const NO_SUID_DEV_EXEC: Attributes = NO_SUID_DEV.and(Attributes::NO_EXEC);
+
+/// Devices of the host that every container has (Documentation/admin-guide/devices.txt).
+const DEVICES: [(&str, &str, u32, u32); 6] = [
+    ("/dev/null", "null", 1, 3),
+    ("/dev/zero", "zero", 1, 5),
+    ("/dev/full", "full", 1, 7),
+    ("/dev/random", "random", 1, 8),
+    ("/dev/urandom", "urandom", 1, 9),
+    ("/dev/tty", "tty", 5, 0),
+];
+
+/// Hidden: they show or change the host. The list docker and podman use.
+const MASKED_PROC: [&str; 11] = [
+    "acpi",
+    "asound",
+    "interrupts",
+    "kcore",
+    "keys",
+    "latency_stats",
+    "sched_debug",
+    "scsi",
+    "timer_list",
+    "timer_stats",
+    "vmallocinfo",
+];
+const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
+/// Readable, never writable.
+const READ_ONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
+/// What is made before the root filesystem arrives.
+pub(crate) struct SystemMounts {
+    pub proc: OwnedFd,
+    /// `None` in the host's network namespace, whose sysfs only the launcher can give.
+    pub sys: Option<OwnedFd>,
+    dev: OwnedFd,
+    pub pts: OwnedFd,
+    shm: OwnedFd,
+    mqueue: OwnedFd,
+    devices: Vec<(&'static str, OwnedFd)>,
+}
+
+impl SystemMounts {
+    /// Makes all of them, as root of the container's namespaces, before the host's tree is left.
+    pub(crate) fn make(shm_size: Bytes, own_network: bool) -> Result<Self, StepError> {
+        let proc = FilesystemContext::open("proc")?.mount(NO_SUID_DEV_EXEC)?;
+        let magic = statfs_magic(&proc)?;
+        if magic != PROC_MAGIC {
+            return Err(StepError::NotProc(magic));
+        }
+        let sys = match own_network {
+            true => Some(FilesystemContext::open("sysfs")?.mount(NO_SUID_DEV_EXEC)?),
+            false => None,
+        };
+        let dev = FilesystemContext::open("tmpfs")?
+            .string("mode", "0755")?
+            .string("size", "65536k")?
+            .mount(Attributes::NO_SUID)?;
+        let pts = FilesystemContext::open("devpts")?
+            .string("mode", "0620")?
+            .string("ptmxmode", "0666")?
+            .string("gid", "5")?
+            .mount(Attributes::NO_SUID.and(Attributes::NO_EXEC))?;
+        let shm = FilesystemContext::open("tmpfs")?
+            .string("mode", "1777")?
+            .string("size", &shm_size.0.to_string())?
+            .mount(NO_SUID_DEV_EXEC)?;
+        let mqueue = FilesystemContext::open("mqueue")?.mount(NO_SUID_DEV_EXEC)?;
+        let devices =
+            DEVICES.iter().map(|device| Ok((device.1, host_device(device)?))).collect::<Result<_, StepError>>()?;
+        fill_dev(&dev).map_err(|e| SyscallError::new("symlink", "/dev", e))?;
+        Ok(Self { proc, sys, dev, pts, shm, mqueue, devices })
+    }
+
+    /// Attaches all of them in the new root.
+    pub(crate) fn attach_all<Fd: AsFd>(&self, tree: &Tree<Fd>) -> Result<(), StepError> {
+        attach(&self.proc, tree.directory(Path::new("/proc"), 0o555)?)?;
+        if let Some(sys) = &self.sys {
+            attach(sys, tree.directory(Path::new("/sys"), 0o555)?)?;
+        }
+        attach(&self.dev, tree.directory(Path::new("/dev"), 0o755)?)?;
+        attach(&self.pts, self.place("pts", OFlags::DIRECTORY)?)?;
+        attach(&self.shm, self.place("shm", OFlags::DIRECTORY)?)?;
+        attach(&self.mqueue, self.place("mqueue", OFlags::DIRECTORY)?)?;
+        for (name, device) in &self.devices {
+            attach(device, self.place(name, OFlags::empty())?)?;
+        }
+        Ok(())
+    }
+
+    /// A path of /dev, looked up below the tmpfs's own fd, where only we have written.
+    fn place(&self, name: &str, flags: OFlags) -> SyscallResult<OwnedFd> {
+        openat(&self.dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | flags, Mode::empty())
+            .map_err(|e| SyscallError::new("open", name, e))
+    }
+
+    /// Shows a terminal of the container as /dev/console.
+    pub(crate) fn attach_console(&self, terminal: BorrowedFd<'_>) -> SyscallResult<()> {
+        let copy = clone_mount(terminal)?;
+        make_file(&self.dev, "console").map_err(|e| SyscallError::new("open", "console", e))?;
+        attach(copy, self.place("console", OFlags::empty())?)
+    }
+
+    /// The container's own /dev/null.
+    pub(crate) fn null(&self, flags: OFlags) -> SyscallResult<OwnedFd> {
+        openat(&self.dev, "null", flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| SyscallError::new("open", "/dev/null", e))
+    }
+
+    /// A new pseudo-terminal of the container: its master.
+    pub(crate) fn new_terminal(&self) -> SyscallResult<OwnedFd> {
+        openat(&self.pts, "ptmx", OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| SyscallError::new("open", "/dev/pts/ptmx", e))
+    }
+
+    /// Writes one sysctl of the container's own namespaces.
+    pub(crate) fn sysctl(&self, path: &str, value: &str) -> SyscallResult<()> {
+        let error = |e| SyscallError::new("write", path, e);
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+        let fd = openat2(&self.proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(error)?;
+        rustix::io::write(fd, value.as_bytes()).map_err(error).map(drop)
+    }
+
+    /// Hides and protects what docker's list has.
+    pub(crate) fn mask(&self) -> Result<(), StepError> {
+        let empty = FilesystemContext::open("tmpfs")?
+            .string("size", "4k")?
+            .string("mode", "0555")?
+            .mount(NO_SUID_DEV_EXEC.and(Attributes::READ_ONLY))?;
+        let null = self.null(OFlags::PATH)?;
+        for name in MASKED_PROC {
+            cover(&self.proc, name, &empty, &null)?;
+        }
+        if let Some(sys) = &self.sys {
+            for name in MASKED_SYS {
+                cover(sys, name, &empty, &null)?;
+            }
+            set_attributes(sys, Attributes::READ_ONLY, false)?;
+        }
+        for name in READ_ONLY_PROC {
+            let Some(place) = below(&self.proc, name)? else { continue };
+            let copy = clone_mount(&place)?;
+            set_attributes(&copy, NO_SUID_DEV_EXEC.and(Attributes::READ_ONLY), false)?;
+            attach(copy, place)?;
+        }
+        Ok(())
+    }
+}
+
+/// A path below a filesystem of the kernel, by its own fd; `None` where this kernel has no such file.
+fn below(filesystem: &OwnedFd, name: &str) -> SyscallResult<Option<OwnedFd>> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    match openat2(filesystem, name, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(e) => Err(SyscallError::new("openat2", name, e)),
+    }
+}
+
+fn cover(filesystem: &OwnedFd, name: &str, empty: &OwnedFd, null: &OwnedFd) -> SyscallResult<()> {
+    let Some(place) = below(filesystem, name)? else { return Ok(()) };
+    let stat = fstat(&place).map_err(|e| SyscallError::new("fstat", name, e))?;
+    let cover = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => clone_mount(empty)?,
+        _ => clone_mount(null)?,
+    };
+    attach(cover, place)
+}
+
+/// A detached copy of a device of the host, checked to be that device.
+fn host_device(&(path, _, want_major, want_minor): &(&'static str, &str, u32, u32)) -> Result<OwnedFd, StepError> {
+    let mount = clone_tree(Path::new(path), false)?;
+    let stat = fstat(&mount).map_err(|e| SyscallError::new("fstat", path, e))?;
+    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+    if is_device && major(stat.st_rdev) == want_major && minor(stat.st_rdev) == want_minor {
+        Ok(mount)
+    } else {
+        Err(StepError::NotThatDevice { path, major: want_major, minor: want_minor })
+    }
+}
+
+/// Directories, mount points and links of the fresh /dev.
+fn fill_dev(dev: &OwnedFd) -> Result<(), Errno> {
+    for directory in ["pts", "shm", "mqueue"] {
+        mkdirat(dev, directory, Mode::from_raw_mode(0o755))?;
+    }
+    for (_, name, ..) in DEVICES {
+        make_file(dev, name)?;
+    }
+    for (target, link) in [
+        ("/proc/self/fd", "fd"),
+        ("/proc/self/fd/0", "stdin"),
+        ("/proc/self/fd/1", "stdout"),
+        ("/proc/self/fd/2", "stderr"),
+        ("pts/ptmx", "ptmx"),
+        ("/proc/kcore", "core"),
+    ] {
+        symlinkat(target, dev, link)?;
+    }
+    Ok(())
+}
+
+fn make_file(dev: &OwnedFd, name: &str) -> Result<(), Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    openat(dev, name, flags, Mode::from_raw_mode(0o666)).map(drop)
+}
+
+/// The host's /sys with all below it, read-only: what a container in the host's network namespace gets, because only
+/// the owner of a network namespace may mount its sysfs.
+pub(crate) fn host_sys() -> SyscallResult<OwnedFd> {
+    let sys = clone_tree(Path::new("/sys"), true)?;
+    set_attributes(&sys, NO_SUID_DEV_EXEC.and(Attributes::READ_ONLY), true)?;
+    Ok(sys)
+}
+
+/// The fds a directory of /proc/self/fd shows: none beyond these three may reach a program.
+pub(crate) const STANDARD_STREAMS: [i32; 3] = [0, 1, 2];
+
+/// Makes `streams` the standard streams.
+pub(crate) fn place_streams(streams: [BorrowedFd<'_>; 3]) -> SyscallResult<()> {
+    // Sources may themselves be numbered 0 to 2 (a launcher started without standard streams): move them up first.
+    let moved = streams
+        .iter()
+        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(|e| SyscallError::new("fcntl", "F_DUPFD", e)))
+        .collect::<Result<Vec<_>, _>>()?;
+    for (fd, number) in moved.iter().zip(STANDARD_STREAMS) {
+        let placed = match number {
+            0 => rustix::stdio::dup2_stdin(fd),
+            1 => rustix::stdio::dup2_stdout(fd),
+            _ => rustix::stdio::dup2_stderr(fd),
+        };
+        placed.map_err(|e| SyscallError::new("dup2", fd.as_raw_fd().to_string(), e))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! How long a container takes from request to reported end, through the launcher's socket.
+//!
+//! `start_exit [COUNT]` starts `/bin/true` of a busybox root that often, one after the other, and prints the median and
+//! where the time goes; `start_exit COUNT burst` asks for all at once.
+
+#[path = "../tests/rig/mod.rs"]
+#[allow(dead_code)]
+mod rig;
+
+use std::time::{Duration, Instant};
+
+use coppice_launcher::protocol::{Event, Message, Reply, Request};
+use rig::Rig;
+
+fn main() {
+    let count: usize = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(200);
+    let rig = Rig::new();
+    let mut daemon = rig.connect(true);
+    if std::env::args().nth(2).as_deref() == Some("burst") {
+        let configs: Vec<_> = (0..count).map(|_| rig.config(&["/bin/true"])).collect();
+        let begun = Instant::now();
+        for config in configs {
+            daemon.send(Request::Start { config: Box::new(config), attach: false }, None);
+        }
+        let mut ended = 0;
+        while ended < count {
+            match daemon.next() {
+                Message::Event(Event::Exited { exit, .. }) => {
+                    assert_eq!(exit.code, 0);
+                    ended += 1;
+                }
+                Message::Reply { reply: Reply::Started { .. }, .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        let rate = count as f64 / begun.elapsed().as_secs_f64();
+        println!("{count} containers at once: {rate:.0} per second");
+        return;
+    }
+    let (mut starts, mut totals) = (Vec::new(), Vec::new());
+    for _ in 0..count {
+        let config = rig.config(&["/bin/true"]);
+        let id = config.id.clone();
+        let begun = Instant::now();
+        daemon.send(Request::Start { config: Box::new(config), attach: false }, None);
+        let mut started = Duration::ZERO;
+        loop {
+            match daemon.next() {
+                Message::Reply { reply: Reply::Started { .. }, .. } => started = begun.elapsed(),
+                Message::Event(Event::Exited { id: ended, exit }) if ended == id => {
+                    assert_eq!(exit.code, 0);
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        starts.push(started);
+        totals.push(begun.elapsed());
+    }
+    starts.sort();
+    totals.sort();
+    println!(
+        "started {:?}, ended {:?} (median of {count}; p10 {:?}, p90 {:?})",
+        starts[count / 2],
+        totals[count / 2],
+        totals[count / 10],
+        totals[count * 9 / 10]
+    );
+}

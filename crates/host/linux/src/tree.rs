@@ -1,0 +1,106 @@
+//! Paths inside a directory tree that someone else may be changing: resolved by the kernel, by fd.
+//!
+//! A [`Tree`] is a directory that acts as `/`. Every lookup is one `openat2` with `RESOLVE_IN_ROOT` (absolute
+//! symlinks and `..` stay inside) and `RESOLVE_NO_MAGICLINKS` (`/proc/self/fd/N` and its like are refused), and
+//! gives an fd; nothing is looked up twice. Refused: returning paths as strings.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2};
+use rustix::io::Errno;
+
+/// Why a path of a tree could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {errno}", path = path.display())]
+pub struct TreeError {
+    pub path: PathBuf,
+    pub errno: Errno,
+}
+
+/// A directory that acts as the root of every lookup.
+pub struct Tree<Fd> {
+    root: Fd,
+}
+
+/// A race with a rename makes `openat2` say EAGAIN; someone who renames for ever gets an error, not our time.
+const RETRIES: u32 = 64;
+
+impl<Fd: AsFd> Tree<Fd> {
+    pub fn new(root: Fd) -> Self {
+        Self { root }
+    }
+
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Opens a path with `flags`, following symlinks inside the tree.
+    pub fn open(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, TreeError> {
+        self.open_resolving(path, flags, Mode::empty(), ResolveFlags::empty())
+    }
+
+    /// Opens a path that must have no symlink anywhere.
+    pub fn open_plain(&self, path: &Path, flags: OFlags) -> Result<OwnedFd, TreeError> {
+        self.open_resolving(path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+    }
+
+    fn open_resolving(&self, path: &Path, flags: OFlags, mode: Mode, more: ResolveFlags) -> Result<OwnedFd, TreeError> {
+        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | more;
+        let mut tries = 0;
+        loop {
+            match openat2(&self.root, path, flags | OFlags::CLOEXEC, mode, resolve) {
+                Err(Errno::AGAIN | Errno::INTR) if tries < RETRIES => tries += 1,
+                other => return other.map_err(|errno| TreeError { path: path.to_owned(), errno }),
+            }
+        }
+    }
+
+    /// An `O_PATH` fd of the directory at `path`, which is made, with its parents, where missing.
+    pub fn directory(&self, path: &Path, mode: u32) -> Result<OwnedFd, TreeError> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        match self.open(path, flags) {
+            Err(TreeError { errno: Errno::NOENT, .. }) => {}
+            other => return other,
+        }
+        let failed = |errno| TreeError { path: path.to_owned(), errno };
+        let (parent, name) = self.parent_of(path, mode)?;
+        match mkdirat(&parent, name, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        self.open(path, flags)
+    }
+
+    /// An `O_PATH` fd of the file at `path`, made empty, with its parents, where missing. A directory there is
+    /// refused (EISDIR).
+    pub fn file(&self, path: &Path, mode: u32) -> Result<OwnedFd, TreeError> {
+        let failed = |errno| TreeError { path: path.to_owned(), errno };
+        let fd = match self.open(path, OFlags::PATH) {
+            Err(TreeError { errno: Errno::NOENT, .. }) => {
+                let (parent, name) = self.parent_of(path, 0o755)?;
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+                match openat(&parent, name, flags, Mode::from_raw_mode(mode)) {
+                    Ok(_) | Err(Errno::EXIST) => {}
+                    Err(errno) => return Err(failed(errno)),
+                }
+                self.open(path, OFlags::PATH)?
+            }
+            other => other?,
+        };
+        let kind = FileType::from_raw_mode(fstat(&fd).map_err(failed)?.st_mode);
+        if kind == FileType::Directory { Err(failed(Errno::ISDIR)) } else { Ok(fd) }
+    }
+
+    fn parent_of<'p>(&self, path: &'p Path, mode: u32) -> Result<(OwnedFd, &'p OsStr), TreeError> {
+        match (path.parent(), path.components().next_back()) {
+            (Some(parent), Some(Component::Normal(name))) if name.as_bytes().len() <= 255 => {
+                let parent = if parent.as_os_str().is_empty() { Path::new("/") } else { parent };
+                Ok((self.directory(parent, mode)?, name))
+            }
+            _ => Err(TreeError { path: path.to_owned(), errno: Errno::INVAL }),
+        }
+    }
+}
