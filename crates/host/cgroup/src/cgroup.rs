@@ -12,7 +12,7 @@ use crate::error::CgroupError;
 use crate::join::Join;
 use crate::layout::{Controller, Kind};
 use crate::limits::{CPU_PERIOD_US, CgroupLimits, cpu_quota_us, cpu_shares};
-use crate::parent::{Parent, Slot, remove_dir};
+use crate::parent::{Parent, REMOVE_WAIT, Slot, remove_dir};
 use crate::usage::{Pressure, PressureShare, Usage, field, io_sum};
 use crate::{Word, file};
 
@@ -449,12 +449,18 @@ impl Cgroup {
         if frozen { self.thaw() } else { Ok(()) }
     }
 
-    /// Removes the cgroup; its processes must have been killed. Waits a bounded time for exiting ones
+    /// Removes the cgroup; its processes must have been killed. Waits up to half a second for exiting ones
     /// ([`CgroupError::Busy`] after it). Parts that are gone already are fine, so it can be repeated.
     pub fn remove(&self) -> Result<(), CgroupError> {
+        self.remove_within(REMOVE_WAIT)
+    }
+
+    /// As [`Self::remove`], with a wait of one's own: zero for callers that must not block and come back.
+    pub fn remove_within(&self, wait: Duration) -> Result<(), CgroupError> {
         let mut first = Ok(());
-        for slot in self.parent.inner.slots.iter() {
-            let removed = remove_dir(self.base(slot), &self.id, &self.path(slot, ""));
+        for slot in &self.parent.inner.slots {
+            let wait = if first.is_ok() { wait } else { Duration::ZERO };
+            let removed = remove_dir(self.base(slot), &self.id, &self.path(slot, ""), wait);
             first = first.and(removed);
         }
         first

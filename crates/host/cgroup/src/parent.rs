@@ -220,12 +220,12 @@ impl Parent {
     pub fn remove(&self) -> Result<(), CgroupError> {
         for slot in &self.inner.slots {
             if slot.usual_devices.is_some() {
-                remove_dir(&slot.dir, Slot::USUAL_DEVICES, &slot.path.join(Slot::USUAL_DEVICES))?;
+                remove_dir(&slot.dir, Slot::USUAL_DEVICES, &slot.path.join(Slot::USUAL_DEVICES), REMOVE_WAIT)?;
             }
             let above = slot.path.parent().unwrap_or(Path::new("/"));
             let above_dir = file::dir(rustix::fs::CWD, &above.to_string_lossy())
                 .map_err(|errno| CgroupError::Kernel { action: "open", path: above.to_path_buf(), errno })?;
-            remove_dir(&above_dir, &self.inner.name, &slot.path)?;
+            remove_dir(&above_dir, &self.inner.name, &slot.path, REMOVE_WAIT)?;
         }
         Ok(())
     }
@@ -243,16 +243,16 @@ fn inherit_list(slot: &Slot, id: &str, list: &str) -> Result<(), Errno> {
 }
 
 /// How long an emptied cgroup may take until the kernel lets it go (exiting tasks leave after they are reaped).
-const REMOVE_WAIT: Duration = Duration::from_millis(500);
+pub(crate) const REMOVE_WAIT: Duration = Duration::from_millis(500);
 
-/// rmdir, again while the kernel says busy. One that is gone is fine.
-pub(crate) fn remove_dir(at: &OwnedFd, name: &str, path: &Path) -> Result<(), CgroupError> {
+/// rmdir, again up to `wait` while the kernel says busy. One that is gone is fine.
+pub(crate) fn remove_dir(at: &OwnedFd, name: &str, path: &Path, wait: Duration) -> Result<(), CgroupError> {
     let mut pause = Duration::from_micros(100);
     let mut waited = Duration::ZERO;
     loop {
         match rustix::fs::unlinkat(at, name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => return Ok(()),
-            Err(Errno::BUSY) if waited < REMOVE_WAIT => {
+            Err(Errno::BUSY) if waited < wait => {
                 std::thread::sleep(pause);
                 waited += pause;
                 pause = (pause * 2).min(Duration::from_millis(20));

@@ -219,7 +219,7 @@ impl Bridge {
                 Ok(())
             }
             // Somebody removed the table or elements of it: make it whole, with what is wanted.
-            Err(errno) if matches!(errno, Errno::NOENT | Errno::EXIST) => {
+            Err(Errno::NOENT | Errno::EXIST) => {
                 let before = std::mem::replace(&mut self.published, next);
                 self.install().inspect_err(|_| self.published = before)
             }

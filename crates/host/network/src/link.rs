@@ -35,6 +35,9 @@ const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 
@@ -92,12 +95,17 @@ pub enum Netns<'a> {
 pub struct Attacher {
     socket: Socket,
     bridge: u32,
+    hairpin: bool,
 }
 
 impl Attacher {
     /// For the bridge with this index in the calling thread's network namespace.
     pub fn open(bridge_index: u32) -> Result<Self, NetworkError> {
-        Ok(Self { socket: Socket::route().map_err(cannot("open a netlink socket"))?, bridge: bridge_index })
+        let socket = Socket::route().map_err(cannot("open a netlink socket"))?;
+        // Where bridged packets pass IP's hooks (br_netfilter), one that is redirected to its sender is sent back by
+        // the bridge itself, which it only does for ports that are told to.
+        let hairpin = std::fs::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|text| text != b"0\n");
+        Ok(Self { socket, bridge: bridge_index, hairpin })
     }
 
     /// Makes the link of a container: `host_end` on the bridge and up, `eth0` inside. The container's side is
@@ -105,7 +113,7 @@ impl Attacher {
     pub fn attach(&mut self, netns: Netns<'_>, host_end: &LinkName, address: &Address) -> Result<(), NetworkError> {
         let mut batch = Batch::new();
         batch
-            .message(RTM_NEWLINK, CREATE | EXCLUSIVE | ACK, &link_header(0, IFF_UP, IFF_UP))
+            .message(RTM_NEWLINK, CREATE | EXCLUSIVE, &link_header(0, IFF_UP, IFF_UP))
             .text(IFLA_IFNAME, host_end.as_str())
             .u32(IFLA_MASTER, self.bridge)
             .u32(IFLA_NUM_TX_QUEUES, 1)
@@ -126,6 +134,17 @@ impl Attacher {
                     });
                 });
             });
+        if self.hairpin {
+            batch.message(RTM_NEWLINK, 0, &link_header(0, 0, 0)).text(IFLA_IFNAME, host_end.as_str()).nest(
+                IFLA_LINKINFO,
+                |info| {
+                    info.text(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
+                        data.attr(IFLA_BRPORT_MODE, &[1]);
+                    });
+                },
+            );
+        }
+        batch.acknowledge();
         self.socket.exchange(&mut batch).map_err(cannot("make a container's network link"))
     }
 

@@ -17,15 +17,15 @@ type Job = Box<dyn FnOnce() + Send>;
 const NO_ANSWER: Duration = Duration::from_millis(300);
 const ANSWER: Duration = Duration::from_secs(3);
 
-pub struct Netspace {
+pub(crate) struct Netspace {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
-    pub file: File,
+    pub(crate) file: File,
 }
 
 impl Netspace {
     /// With loopback up.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (jobs, queue) = channel::<Job>();
         let (opened, file) = channel();
         let thread = std::thread::spawn(move || {
@@ -41,7 +41,7 @@ impl Netspace {
     }
 
     /// Runs `job` inside, and waits for what it gives.
-    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = channel();
         let job = Box::new(move || {
             let given = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
@@ -54,12 +54,12 @@ impl Netspace {
         }
     }
 
-    pub fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 
     /// Runs a program inside; its output.
-    pub fn program(&self, line: &str) -> String {
+    pub(crate) fn program(&self, line: &str) -> String {
         let line = line.to_owned();
         self.run(move || {
             let mut words = line.split_whitespace();
@@ -70,7 +70,7 @@ impl Netspace {
     }
 
     /// Answers every TCP connection to `port` with `name` and the client's address, and every datagram likewise.
-    pub fn serve(&self, ip: Ipv4Addr, port: u16, name: &'static str) {
+    pub(crate) fn serve(&self, ip: Ipv4Addr, port: u16, name: &'static str) {
         let (tcp, udp) =
             self.run(move || (TcpListener::bind((ip, port)).unwrap(), UdpSocket::bind((ip, port)).unwrap()));
         // A socket stays in the namespace it was made in. Both threads end with the test's process.
@@ -100,12 +100,12 @@ impl Netspace {
     }
 
     /// What a server answers to a connection from inside.
-    pub fn tcp(&self, ip: impl Into<IpAddr>, port: u16) -> String {
+    pub(crate) fn tcp(&self, ip: impl Into<IpAddr>, port: u16) -> String {
         let ip = ip.into();
         self.tcp_within(ip, port, ANSWER).unwrap_or_else(|| panic!("no answer from {ip}:{port}"))
     }
 
-    pub fn tcp_fails(&self, ip: impl Into<IpAddr>, port: u16) -> bool {
+    pub(crate) fn tcp_fails(&self, ip: impl Into<IpAddr>, port: u16) -> bool {
         self.tcp_within(ip, port, NO_ANSWER).is_none()
     }
 
@@ -122,11 +122,11 @@ impl Netspace {
         })
     }
 
-    pub fn udp(&self, ip: impl Into<IpAddr>, port: u16) -> String {
+    pub(crate) fn udp(&self, ip: impl Into<IpAddr>, port: u16) -> String {
         self.udp_within(ip, port, ANSWER).expect("no answer")
     }
 
-    pub fn udp_fails(&self, ip: impl Into<IpAddr>, port: u16) -> bool {
+    pub(crate) fn udp_fails(&self, ip: impl Into<IpAddr>, port: u16) -> bool {
         self.udp_within(ip, port, NO_ANSWER).is_none()
     }
 }
@@ -141,24 +141,24 @@ impl Drop for Netspace {
 }
 
 /// A machine: a namespace with a bridge, linked at 192.0.2.1 with an outside one at 192.0.2.2.
-pub struct Machine {
-    pub host: Netspace,
-    pub outside: Netspace,
-    pub bridge: Bridge,
-    pub words: Vec<Word>,
-    pub attacher: Attacher,
+pub(crate) struct Machine {
+    pub(crate) host: Netspace,
+    pub(crate) outside: Netspace,
+    pub(crate) bridge: Bridge,
+    pub(crate) words: Vec<Word>,
+    pub(crate) attacher: Attacher,
     count: u8,
 }
 
-pub const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-pub const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 
 impl Machine {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut BridgeConfig)) -> Self {
+    pub(crate) fn with(change: impl FnOnce(&mut BridgeConfig)) -> Self {
         let (host, outside) = (Netspace::new(), Netspace::new());
         let far = std::os::fd::AsRawFd::as_raw_fd(&outside.file);
         let far = format!("/proc/{}/fd/{far}", std::process::id());
@@ -179,7 +179,7 @@ impl Machine {
     }
 
     /// A container on the bridge: its namespace and address.
-    pub fn container(&mut self) -> (Netspace, Address) {
+    pub(crate) fn container(&mut self) -> (Netspace, Address) {
         self.count += 1;
         let [a, b, ..] = self.bridge.subnet().network().octets();
         let address = self.bridge.address_for(Ipv4Addr::new(a, b, 0, self.count));
