@@ -28,6 +28,7 @@ use crate::image::Image;
 use crate::ingest::{LayerMarker, Scratch};
 use crate::limits::{LayerLimits, TransferLimits};
 use crate::reference::{Reference, ReferenceError};
+use crate::registry::Connector;
 use crate::sync::Syncer;
 
 /// How a store behaves.
@@ -94,6 +95,7 @@ pub enum ResolveError {
 #[derive(Clone)]
 pub struct ImageStore {
     pub(crate) inner: Arc<Inner>,
+    pub(crate) connector: Arc<Connector>,
     // After `inner`: dropping the last clone joins the thread.
     pub(crate) syncer: Arc<Syncer>,
 }
@@ -171,7 +173,8 @@ impl ImageStore {
         });
         inner.publish(&inner.lock_state());
         let syncer = Arc::new(Syncer::start(&inner).map_err(failed)?);
-        Ok(Self { inner, syncer })
+        let connector = Arc::new(Connector::new(&inner.settings));
+        Ok(Self { inner, connector, syncer })
     }
 
     /// The local image that `text` names: a reference, an id, or the beginning (at least 4 digits) of an id. Memory
