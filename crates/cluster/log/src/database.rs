@@ -311,17 +311,18 @@ impl From<rusqlite::Error> for CreateError {
 fn create(dir: &Path, node: u64) -> Result<(), CreateError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let draft = dir.join(format!("{FILE}.new"));
-    for left_behind in [draft.clone(), dir.join(format!("{FILE}.new-journal"))] {
-        match std::fs::remove_file(left_behind) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
+    match std::fs::remove_file(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
     }
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     let mut connection = Connection::open_with_flags(&draft, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-    connection.pragma_update(None, "user_version", FORMAT)?;
+    // A draft that a crash spoils is made again; it is synced once, when it is whole.
+    connection.pragma_update(None, "journal_mode", "OFF")?;
+    connection.pragma_update(None, "synchronous", "OFF")?;
     let tx = connection.transaction()?;
+    tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+    tx.pragma_update(None, "user_version", FORMAT)?;
     tx.execute_batch(SCHEMA)?;
     for fact in Fact::ALL {
         put(&tx, fact, &[])?;

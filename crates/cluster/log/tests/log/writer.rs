@@ -13,8 +13,8 @@ use crate::words::{open, release, releases_in};
 const DIR: &str = "COPPICE_LOG_WRITER_DIR";
 const UP_TO: &str = "COPPICE_LOG_WRITER_UP_TO";
 
-/// Not a test by itself: what [`Writer`] runs. Proposes releases up to a number, one after the other, and
-/// notes each answer before it goes on.
+/// Not a test by itself: what [`Writer`] runs. Notes the last release it finds, proposes the next ones up to a
+/// number, one after the other, and notes each answer before it goes on.
 #[test]
 fn writer() {
     let (Some(dir), Ok(up_to)) = (std::env::var_os(DIR), std::env::var(UP_TO)) else { return };
@@ -23,7 +23,9 @@ fn writer() {
     runtime.block_on(async {
         let log = open(&dir.join("log")).await;
         let mut answered = OpenOptions::new().create(true).append(true).open(dir.join("answered")).unwrap();
-        for number in releases_in(&log.read()) + 1..=up_to.parse().unwrap() {
+        let found = releases_in(&log.read());
+        answered.write_all(format!("{found}\n").as_bytes()).unwrap();
+        for number in found + 1..=up_to.parse().unwrap() {
             if let Err(error) = log.propose(release(number, 0)).await {
                 eprintln!("release {number}: {error}");
                 std::process::exit(3);
@@ -48,7 +50,7 @@ impl Writer {
         self.dir.path().join("log")
     }
 
-    /// The last release that was answered; every one before it was, too.
+    /// The last release that was answered, or found by a later writer; every one before it was, too.
     pub(crate) fn answered(&self) -> u64 {
         let lines = std::fs::read_to_string(self.dir.path().join("answered")).unwrap_or_default();
         lines.lines().map(|line| line.parse().unwrap()).max().unwrap_or(0)
