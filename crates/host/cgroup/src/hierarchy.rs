@@ -160,7 +160,8 @@ fn slot_in(
         }
         // Always there: cpu.stat, and device programs by bpf(2).
         controllers.extend([Controller::Cpuacct, Controller::Devices, Controller::Freezer]);
-        if file::read(&dir, "cgroup.controllers").is_ok_and(|text| text.split_whitespace().any(|c| c == "cpuset")) {
+        // Enabled when the first container asks for it.
+        if file::read(base, "cgroup.controllers").is_ok_and(|text| text.split_whitespace().any(|c| c == "cpuset")) {
             controllers.push(Controller::Cpuset);
         }
     }

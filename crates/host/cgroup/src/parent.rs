@@ -149,6 +149,8 @@ impl Parent {
         }
         if self.inner.kind == Kind::V2 {
             if with_cpuset {
+                let above = slot.path.parent().unwrap_or(Path::new("/"));
+                enable(&file::dir(rustix::fs::CWD, &above.to_string_lossy())?, &["cpuset"]);
                 enable(&slot.dir, &["cpuset"]);
             }
             if !devices.all

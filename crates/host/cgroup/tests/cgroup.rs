@@ -213,7 +213,7 @@ fn what_a_container_used_is_counted() {
     let cgroup = ground.create("counted", CgroupLimits::default());
     let empty = cgroup.usage().unwrap();
     assert_eq!((empty.pids, empty.memory_limit_bytes, empty.oom_kills), (Some(0), None, Some(0)));
-    let running = shell(&cgroup, "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 100");
+    let running = shell(&cgroup, "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; sleep 100 & wait");
     wait_until("use", || cgroup.usage().unwrap().pids.unwrap() == 2);
     let usage = cgroup.usage().unwrap();
     assert!((1_000..60_000_000).contains(&usage.cpu_usec.unwrap()), "{usage:?}");
