@@ -1,8 +1,6 @@
 //! Apps: apply, plan, status, workloads, logs.
 
-use coppice_api::{
-    AppStatus, AppSummary, ApplyReply, ApplyRequest, LogLine, PlanReply, WorkloadRequest, path,
-};
+use coppice_api::{AppStatus, AppSummary, ApplyReply, ApplyRequest, LogLine, PlanReply, WorkloadRequest, path};
 
 use crate::containers::LogFilter;
 use crate::target::Target;

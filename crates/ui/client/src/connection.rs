@@ -15,10 +15,10 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
+use crate::ClientError;
 use crate::lines::Lines;
 use crate::stream::Stream;
 use crate::target::Target;
-use crate::ClientError;
 
 /// Bytes read at a time from what is uploaded.
 const UPLOAD_CHUNK: usize = 256 << 10;
@@ -127,7 +127,11 @@ impl Client {
         }
     }
 
-    async fn decode<T: DeserializeOwned>(&self, response: Response<Incoming>, target: &Target) -> Result<T, ClientError> {
+    async fn decode<T: DeserializeOwned>(
+        &self,
+        response: Response<Incoming>,
+        target: &Target,
+    ) -> Result<T, ClientError> {
         let body = whole(response.into_body()).await?;
         match serde_json::from_slice(&body) {
             Ok(value) => Ok(value),

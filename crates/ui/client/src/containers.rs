@@ -36,7 +36,11 @@ impl LogFilter {
             .maybe("until", self.query.until.map(|at| at.0))
             .maybe("tail", self.query.tail)
             .flag("follow", self.query.follow);
-        if self.stdout && self.stderr { target } else { target.query("stdout", self.stdout).query("stderr", self.stderr) }
+        if self.stdout && self.stderr {
+            target
+        } else {
+            target.query("stdout", self.stdout).query("stderr", self.stderr)
+        }
     }
 }
 

@@ -46,12 +46,14 @@ impl ClientError {
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run it as the user the node runs as (often: with sudo), or join the socket's group".into())
             }
-            Self::Connect { .. } => {
-                Some("is the node running? `coppice node start` starts it; --root or COPPICE_ROOT choose another".into())
-            }
+            Self::Connect { .. } => Some(
+                "is the node running? `coppice node start` starts it; --root or COPPICE_ROOT choose another".into(),
+            ),
             Self::Lost { .. } => Some("`coppice node status` shows whether the node is back".into()),
             Self::Garbled { .. } | Self::Upload(_) | Self::Api(_) => None,
-            Self::Version { .. } => Some("restart the node with the program you use: `coppice node stop`, then again".into()),
+            Self::Version { .. } => {
+                Some("restart the node with the program you use: `coppice node stop`, then again".into())
+            }
         }
     }
 

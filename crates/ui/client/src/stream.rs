@@ -1,9 +1,7 @@
 //! The frames of `run`, `exec` and `attach`: a process's input and output, and how it ended.
 
 use bytes::{Buf, Bytes, BytesMut};
-use coppice_api::stream::{
-    EXIT, HEADER_LEN, PAYLOAD_MAX, RESIZE, SIGNAL, STDERR, STDIN, STDOUT, header, parse_header,
-};
+use coppice_api::stream::{EXIT, HEADER_LEN, PAYLOAD_MAX, RESIZE, SIGNAL, STDERR, STDIN, STDOUT, header, parse_header};
 use coppice_api::{ExitReply, TerminalSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -58,7 +56,11 @@ impl FrameReader {
             self.buffer.reserve(READ_SIZE);
             let read = self.socket.read_buf(&mut self.buffer).await.map_err(ClientError::lost)?;
             if read == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(ClientError::lost("in the middle of a frame")) };
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(ClientError::lost("in the middle of a frame"))
+                };
             }
         }
     }

@@ -1,0 +1,178 @@
+//! What can be typed. One file per noun; a doc comment here is a line of `--help`.
+
+mod app;
+mod container;
+mod image;
+mod node;
+mod run;
+pub(crate) mod values;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+pub(crate) use app::{DownArgs, InitArgs, PlanArgs, PullChoice, StatusArgs, UpArgs, ValidateArgs};
+pub(crate) use container::{
+    AttachArgs, ContainerArgs, EventsArgs, ExecArgs, InspectArgs, KillArgs, LogsArgs, PsArgs, RmArgs, StatsArgs,
+    StopArgs, TargetArgs,
+};
+pub(crate) use image::{
+    ExportArgs, ImageVerb, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs, NamesArgs, PruneArgs, PullArgs,
+    PushArgs, RmiArgs, SaveArgs, TagArgs,
+};
+pub(crate) use node::{CompletionsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb};
+pub(crate) use run::{CreateArgs, NewContainerArgs, RunArgs};
+
+/// Runs apps of containers as one supervision tree.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong input; `run`, `exec` and `wait` end with the container's own code (125, 126
+/// and 127 as docker's).
+#[derive(Debug, Parser)]
+#[command(
+    name = "coppice",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GlobalArgs {
+    /// State directory [default: /var/lib/coppice for root, else ~/.local/share/coppice]
+    #[arg(long, global = true, env = "COPPICE_ROOT", value_name = "DIR", hide_env_values = true, display_order = 900)]
+    pub(crate) root: Option<PathBuf>,
+    /// Print JSON: the values of the API
+    #[arg(long, global = true, display_order = 901)]
+    pub(crate) json: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "WHEN", display_order = 902)]
+    pub(crate) color: ColorChoice,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ColorChoice {
+    /// On a terminal, unless NO_COLOR is set
+    Auto,
+    Always,
+    Never,
+}
+
+// One per process, parsed once: the size of the largest variant costs nothing.
+#[allow(clippy::large_enum_variant)]
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    // Apps
+    /// Bring an app to what its coppice.toml says, and wait until it is there
+    Up(UpArgs),
+    /// Stop an app and remove it
+    Down(DownArgs),
+    /// Show what `up` would do, and change nothing
+    Plan(PlanArgs),
+    /// Show an app's supervision tree: what runs, what does not and why
+    Status(StatusArgs),
+    /// List apps
+    Apps,
+    /// Write a coppice.toml to start from
+    Init(InitArgs),
+    /// Check a coppice.toml and say everything that is wrong with it
+    Validate(ValidateArgs),
+    /// Print the JSON Schema of coppice.toml, for editors
+    Schema,
+
+    // Containers
+    /// Run a command in a new container
+    Run(RunArgs),
+    /// Make a container without starting it
+    Create(CreateArgs),
+    /// List containers
+    Ps(PsArgs),
+    /// Print what services or containers wrote, all instances together in order of time
+    Logs(LogsArgs),
+    /// Run a command in a running container
+    Exec(ExecArgs),
+    /// Connect the terminal to a running container
+    Attach(AttachArgs),
+    /// Start stopped services, instances or containers
+    Start(TargetArgs),
+    /// Stop services, instances or containers
+    Stop(StopArgs),
+    /// Stop, then start services, instances or containers
+    Restart(StopArgs),
+    /// Send a signal to containers
+    Kill(KillArgs),
+    /// Freeze all processes of containers
+    Pause(ContainerArgs),
+    /// Let frozen containers go on
+    Unpause(ContainerArgs),
+    /// Wait until containers end and print their exit codes
+    Wait(ContainerArgs),
+    /// Remove containers
+    Rm(RmArgs),
+    /// Show all there is to say about containers or images, as JSON
+    Inspect(InspectArgs),
+    /// Show what containers use
+    Stats(StatsArgs),
+    /// Show a container's processes
+    Top(AttachOnly),
+    /// Print what happens on the node as it happens
+    Events(EventsArgs),
+
+    // Images
+    /// List images
+    Images(ImagesArgs),
+    /// Work with images
+    #[command(subcommand)]
+    Image(ImageVerb),
+    /// Fetch images from their registries
+    Pull(PullArgs),
+    /// Send images to their registries
+    Push(PushArgs),
+    /// Give an image another name
+    Tag(TagArgs),
+    /// Remove image names, and images that have none left
+    Rmi(RmiArgs),
+    /// Make an image of a root filesystem's tar
+    Import(ImportArgs),
+    /// Write images to an archive
+    Save(SaveArgs),
+    /// Take images in from an archive
+    Load(LoadArgs),
+    /// Remove images nothing uses
+    Prune(PruneArgs),
+    /// Keep a registry's name and password in docker's config.json
+    Login(LoginArgs),
+    /// Forget a registry's name and password
+    Logout(LogoutArgs),
+
+    // The node
+    /// Work with this machine's node
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Print the node's OpenAPI document
+    Openapi,
+    /// Print a shell's completions
+    Completions(CompletionsArgs),
+    /// Print the version
+    Version,
+}
+
+/// One container.
+#[derive(Args, Debug)]
+pub(crate) struct AttachOnly {
+    /// Container: name, id or start of an id, or an app's instance such as `web-1`
+    pub(crate) container: String,
+}
+
+/// Parses arguments, the program's name first.
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}

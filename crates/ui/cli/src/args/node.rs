@@ -1,0 +1,60 @@
+//! Verbs on the node.
+
+use clap::{Args, Subcommand};
+use clap_complete::Shell;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeVerb {
+    /// Start the node daemon where none runs (other verbs do so by themselves)
+    Start,
+    /// Stop the node daemon; containers go on unless --all is given
+    Stop(NodeStopArgs),
+    /// Show the node: processes, version, what runs, what this machine cannot give
+    Status,
+    /// Write a systemd unit for the node
+    Install(NodeInstallArgs),
+    /// Run the node daemon here, until it is told to stop
+    #[command(hide = true)]
+    Run(NodeRunArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NodeStopArgs {
+    /// Stop all apps, containers and the launcher too
+    #[arg(long)]
+    pub(crate) all: bool,
+}
+
+/// Writes /etc/systemd/system/coppice.service (root), then `systemctl enable --now coppice` starts it.
+#[derive(Args, Debug)]
+pub(crate) struct NodeInstallArgs {
+    /// For this user: ~/.config/systemd/user/coppice.service
+    #[arg(long)]
+    pub(crate) user: bool,
+    /// Print the unit and write nothing
+    #[arg(long)]
+    pub(crate) print: bool,
+    /// Group that may use the node besides its owner
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NodeRunArgs {
+    /// Leave the caller's session first
+    #[arg(long)]
+    pub(crate) apart: bool,
+    /// Group that may use the socket besides its owner
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+    /// Let containers ask for --privileged
+    #[arg(long)]
+    pub(crate) allow_privileged: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CompletionsArgs {
+    /// Shell
+    #[arg(value_parser = clap::value_parser!(Shell))]
+    pub(crate) shell: Shell,
+}

@@ -1,0 +1,8 @@
+//! Verbs on apps.
+
+pub(crate) mod down;
+pub(crate) mod list;
+pub(crate) mod plan;
+pub(crate) mod status;
+mod tree;
+pub(crate) mod up;

@@ -1,0 +1,96 @@
+//! `plan`: what `up` would do.
+
+use std::process::ExitCode;
+
+use coppice_api::{ApplyRequest, PlanReply, StepAction};
+use coppice_base::Name;
+use coppice_spec::AppSpec;
+
+use crate::args::PlanArgs;
+use crate::error::{CommandError, CommandResult};
+use crate::output::{Paint, Style, visible};
+use crate::settings::Settings;
+use crate::{daemon, place};
+
+pub(crate) async fn run(settings: &Settings, args: PlanArgs) -> CommandResult {
+    let spec = place::read(settings, &args.manifest.file)?.spec;
+    let only = selection(&spec, &args.services)?;
+    let client = daemon::client(settings).await?;
+    let plan = client.plan(&ApplyRequest { spec, only }).await?;
+    show(settings, &plan)
+}
+
+pub(crate) fn show(settings: &Settings, plan: &PlanReply) -> CommandResult {
+    if settings.json {
+        settings.print_json(plan)?;
+    } else {
+        settings.print(&render(plan, &settings.stdout))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The services and workers named, each of which the manifest must have.
+pub(crate) fn selection(spec: &AppSpec, names: &[String]) -> Result<Vec<Name>, CommandError> {
+    let known = || spec.workloads().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    let find = |name: &String| match spec.workloads().find(|(known, _)| known.as_str() == name) {
+        Some((name, _)) => Ok(name.clone()),
+        None => Err(CommandError::usage(
+            format!("{name:?} is not a service or worker of app {}", spec.name),
+            format!("it has: {}", known()),
+        )),
+    };
+    names.iter().map(find).collect()
+}
+
+fn render(plan: &PlanReply, style: &Style) -> String {
+    if plan.steps.is_empty() {
+        return "nothing to do\n".to_owned();
+    }
+    let mut text = String::new();
+    let mut counts = [0u32; 3];
+    for step in &plan.steps {
+        let (sign, paint, count) = match step.action {
+            StepAction::Create => ("+", Paint::Green, 0),
+            StepAction::Change => ("~", Paint::Yellow, 1),
+            StepAction::Remove => ("-", Paint::Red, 2),
+        };
+        counts[count] += 1;
+        text.push_str(&format!("{} {}\n", style.paint(paint, sign), visible(&step.target)));
+        for why in &step.why {
+            text.push_str(&format!("    {}\n", style.paint(Paint::Dim, &visible(why))));
+        }
+    }
+    text.push_str(&format!("{} to create, {} to change, {} to remove\n", counts[0], counts[1], counts[2]));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coppice_api::PlanStep;
+
+    #[test]
+    fn a_plan_is_signs_targets_and_reasons() {
+        let step = |action, target: &str, why: &[&str]| PlanStep {
+            action,
+            target: target.into(),
+            why: why.iter().map(|why| (*why).to_owned()).collect(),
+        };
+        let plan = PlanReply {
+            steps: vec![
+                step(StepAction::Create, "volume data", &[]),
+                step(StepAction::Change, "instance web-1", &["image: redis:6 -> redis:7"]),
+                step(StepAction::Remove, "instance web-2", &["replicas: 2 -> 1"]),
+            ],
+        };
+        insta::assert_snapshot!(render(&plan, &Style::plain()), @r"
+        + volume data
+        ~ instance web-1
+            image: redis:6 -> redis:7
+        - instance web-2
+            replicas: 2 -> 1
+        1 to create, 1 to change, 1 to remove
+        ");
+        assert_eq!(render(&PlanReply::default(), &Style::plain()), "nothing to do\n");
+    }
+}

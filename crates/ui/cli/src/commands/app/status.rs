@@ -1,0 +1,71 @@
+//! `status`: an app's tree, or all apps'.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use coppice_api::AppStatus;
+use coppice_base::{Clock, SystemClock};
+use coppice_client::Client;
+
+use super::tree;
+use crate::args::StatusArgs;
+use crate::error::{CommandError, CommandResult};
+use crate::settings::Settings;
+use crate::{daemon, place};
+
+/// Between two looks with --watch.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+pub(crate) async fn run(settings: &Settings, args: StatusArgs) -> CommandResult {
+    let file = &args.manifest.file;
+    let named = match args.app {
+        Some(app) => Some(app),
+        None if file == Path::new(place::MANIFEST) && !file.exists() => None,
+        None => Some(place::app_name(settings, None, file)?),
+    };
+    let client = daemon::client(settings).await?;
+    loop {
+        let apps = look(&client, named.as_deref()).await?;
+        let clear = if args.watch && settings.stdout.terminal && !settings.json { "\x1b[H\x1b[J" } else { "" };
+        if settings.json && args.watch {
+            settings.print_json_line(&apps)?;
+        } else if settings.json {
+            match (&named, apps.as_slice()) {
+                (Some(_), [app]) => settings.print_json(app)?,
+                _ => settings.print_json(&apps)?,
+            }
+        } else {
+            settings.print(&format!("{clear}{}", text(settings, &apps)))?;
+        }
+        if !args.watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn look(client: &Client, named: Option<&str>) -> Result<Vec<AppStatus>, CommandError> {
+    if let Some(app) = named {
+        return Ok(vec![client.app(app).await?]);
+    }
+    let mut apps = Vec::new();
+    for summary in client.apps().await? {
+        match client.app(summary.name.as_str()).await {
+            Ok(app) => apps.push(app),
+            // Removed between the two requests.
+            Err(error) if error.not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(apps)
+}
+
+fn text(settings: &Settings, apps: &[AppStatus]) -> String {
+    if apps.is_empty() {
+        return "no apps; `coppice up` brings one up\n".to_owned();
+    }
+    let now = SystemClock.now();
+    let trees: Vec<String> = apps.iter().map(|app| tree::render(app, true, &settings.stdout, now)).collect();
+    trees.join("\n")
+}

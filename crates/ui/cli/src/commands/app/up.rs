@@ -1,0 +1,196 @@
+//! `up`: the app as its manifest says, and the way there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use coppice_api::{AppStatus, ApplyRequest, ChildStatus, SupervisorStatus};
+use coppice_base::{Clock, SystemClock};
+use coppice_client::Client;
+use coppice_spec::{AppSpec, PullPolicy};
+
+use super::plan::{selection, show};
+use super::tree;
+use crate::args::{PullChoice, UpArgs};
+use crate::error::{CommandError, CommandResult, FAILURE, eprint_all};
+use crate::output::{Paint, Style, visible};
+use crate::settings::Settings;
+use crate::{daemon, login, place, terminal, transfer};
+
+/// Between two looks while waiting.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+pub(crate) async fn run(settings: &Settings, args: UpArgs) -> CommandResult {
+    let mut spec = place::read(settings, &args.manifest.file)?.spec;
+    let only = selection(&spec, &args.services)?;
+    if args.pull == Some(PullChoice::Never) {
+        for workload in workloads_mut(&mut spec) {
+            workload.pull = PullPolicy::Never;
+        }
+    }
+    let client = daemon::client(settings).await?;
+    let request = ApplyRequest { spec, only };
+    if args.dry_run {
+        return show(settings, &client.plan(&request).await?);
+    }
+    fetch(settings, &client, &request.spec, args.pull).await?;
+    let reply = client.apply(&request).await?;
+    let app = request.spec.name.as_str();
+    if args.detach {
+        if settings.json {
+            settings.print_json(&reply)?;
+        } else if reply.changed {
+            settings.print(&format!("{app}: release {} is on its way; `coppice status` shows it\n", reply.release))?;
+        } else {
+            settings.print(&format!("{app}: nothing has changed since release {}\n", reply.release))?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = settle(settings, &client, app, args.timeout).await?;
+    verdict(settings, &status, args.timeout)
+}
+
+fn workloads_mut(spec: &mut AppSpec) -> impl Iterator<Item = &mut coppice_spec::WorkloadSpec> {
+    let services = spec.services.values_mut().map(|service| &mut service.workload);
+    services.chain(spec.workers.values_mut().map(|worker| &mut worker.workload))
+}
+
+/// Fetches, with progress, what only this side can: images whose registry wants the caller's password, and all of
+/// them with `--pull always`. The node fetches the rest.
+async fn fetch(
+    settings: &Settings,
+    client: &Client,
+    spec: &AppSpec,
+    pull: Option<PullChoice>,
+) -> Result<(), CommandError> {
+    let wanted = spec.workloads().filter(|(_, workload)| workload.pull != PullPolicy::Never);
+    let images: BTreeSet<&str> = wanted.map(|(_, workload)| workload.image.as_str()).collect();
+    for image in images {
+        let always = pull == Some(PullChoice::Always);
+        if always || login::is_configured_for(image) {
+            transfer::pull(settings, client, image, always, false).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Looks until the app has settled or time is up, showing the way.
+async fn settle(settings: &Settings, client: &Client, app: &str, limit: Duration) -> Result<AppStatus, CommandError> {
+    let deadline = Instant::now() + limit;
+    let mut screen = Screen::new(settings);
+    loop {
+        let status = client.app(app).await?;
+        screen.show(&status);
+        if status.settled || Instant::now() >= deadline {
+            screen.clear();
+            return Ok(status);
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+fn verdict(settings: &Settings, status: &AppStatus, limit: Duration) -> CommandResult {
+    if settings.json {
+        settings.print_json(status)?;
+    } else {
+        settings.print(&tree::render(status, false, &settings.stdout, SystemClock.now()))?;
+    }
+    if status.settled && !matches!(status.state.as_str(), "failed" | "degraded") {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprint_all(&failure(status, limit, &settings.stderr));
+    Ok(ExitCode::from(FAILURE))
+}
+
+/// The reasons, one line each.
+fn failure(status: &AppStatus, limit: Duration, style: &Style) -> String {
+    let what = if status.settled {
+        format!(
+            "{} has {}",
+            status.name,
+            if status.state == "failed" { "failed" } else { "settled without all of it ready" }
+        )
+    } else {
+        format!("{} has not settled within {}", status.name, coppice_base::DurationText(limit))
+    };
+    let why = status.reason.as_ref().map_or_else(String::new, |reason| format!(": {}", visible(reason)));
+    let mut text = format!("{} {what}{why}\n", style.paint(Paint::Red, "error:"));
+    for child in children(&status.tree) {
+        let fine = child.ready || matches!(child.state.as_str(), "completed" | "stopped");
+        if !fine {
+            let reason = child.reason.as_ref().map_or_else(String::new, |reason| format!(": {}", visible(reason)));
+            text.push_str(&format!("  {} is {}{reason}\n", visible(&child.instance), visible(&child.state)));
+        }
+    }
+    text.push_str(&format!(
+        "{} `coppice logs` shows what they wrote; the app is left as it is, `coppice down` removes it\n",
+        style.paint(Paint::Cyan, "help:")
+    ));
+    text
+}
+
+fn children(supervisor: &SupervisorStatus) -> Vec<&ChildStatus> {
+    let mut all: Vec<&ChildStatus> = supervisor.children.iter().collect();
+    all.extend(supervisor.groups.iter().flat_map(children));
+    all
+}
+
+/// The way there: on a terminal a tree that renews itself, in a pipe one line per change.
+struct Screen {
+    style: Style,
+    lines: usize,
+    seen: BTreeMap<String, String>,
+}
+
+impl Screen {
+    fn new(settings: &Settings) -> Self {
+        Self { style: settings.stderr, lines: 0, seen: BTreeMap::new() }
+    }
+
+    fn show(&mut self, status: &AppStatus) {
+        if self.style.terminal {
+            let text = tree::render(status, false, &self.style, SystemClock.now());
+            let size = terminal::standard_size();
+            // Lines that would wrap or scroll could not be taken back.
+            let rows = size.map_or(24, |size| usize::from(size.rows)).saturating_sub(1);
+            let shown: Vec<&str> = text.lines().take(rows).collect();
+            let again = self.back();
+            let body: String = shown.iter().map(|line| format!("\x1b[2K{line}\n")).collect();
+            // Line wrap off while drawing: a long line is cut, not folded.
+            eprint_all(&format!("{again}\x1b[?7l{body}\x1b[?7h\x1b[J"));
+            self.lines = shown.len();
+        } else {
+            eprint_all(&self.changes(status));
+        }
+    }
+
+    fn changes(&mut self, status: &AppStatus) -> String {
+        let mut text = String::new();
+        for child in children(&status.tree) {
+            let mut now = visible(&child.state);
+            if child.ready && child.state == "running" {
+                now.push_str(", ready");
+            }
+            if let Some(reason) = &child.reason {
+                now.push_str(&format!(": {}", visible(reason)));
+            }
+            if self.seen.get(&child.instance) != Some(&now) {
+                text.push_str(&format!("{} {now}\n", visible(&child.instance)));
+                self.seen.insert(child.instance.clone(), now);
+            }
+        }
+        text
+    }
+
+    fn back(&self) -> String {
+        if self.lines == 0 { String::new() } else { format!("\x1b[{}A\r", self.lines) }
+    }
+
+    /// Takes the tree away: the last one is printed as the result.
+    fn clear(&mut self) {
+        if self.style.terminal && self.lines > 0 {
+            eprint_all(&format!("{}\x1b[J", self.back()));
+            self.lines = 0;
+        }
+    }
+}

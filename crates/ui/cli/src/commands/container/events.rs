@@ -1,0 +1,48 @@
+//! `events`: what happens on the node, one line each.
+
+use std::process::ExitCode;
+
+use coppice_api::Event;
+
+use crate::args::EventsArgs;
+use crate::daemon;
+use crate::error::CommandResult;
+use crate::output::{Paint, Style, moment, visible};
+use crate::settings::Settings;
+
+pub(crate) async fn run(settings: &Settings, args: EventsArgs) -> CommandResult {
+    let client = daemon::client(settings).await?;
+    let mut events = client.events(args.since, !args.no_follow, args.app.as_deref()).await?;
+    while let Some(event) = events.next().await? {
+        if settings.json {
+            settings.print_json_line(&event)?;
+        } else {
+            settings.print(&line(&event, &settings.stdout))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn line(event: &Event, style: &Style) -> String {
+    let id = event.id.get(..12).filter(|_| event.object == "container").unwrap_or(&event.id);
+    let mut text = format!(
+        "{} {} {} {}",
+        style.paint(Paint::Dim, &moment(event.at)),
+        visible(&event.object),
+        style.paint(Paint::Bold, &visible(&event.action)),
+        visible(id)
+    );
+    let details = [("name", &event.name), ("app", &event.app)];
+    let details: Vec<String> = details
+        .iter()
+        .filter_map(|(key, value)| value.as_ref().map(|value| format!("{key}={}", visible(value))))
+        .collect();
+    if !details.is_empty() {
+        text.push_str(&format!(" ({})", details.join(", ")));
+    }
+    if !event.message.is_empty() {
+        text.push_str(&format!(": {}", visible(&event.message)));
+    }
+    text.push('\n');
+    text
+}

@@ -1,0 +1,5 @@
+//! Verbs on manifests. None of them needs a node.
+
+pub(crate) mod init;
+pub(crate) mod schema;
+pub(crate) mod validate;

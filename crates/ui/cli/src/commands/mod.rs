@@ -1,0 +1,108 @@
+//! What verbs do. One file per verb; this one sends each to its own.
+
+mod app;
+mod container;
+mod image;
+mod manifest;
+mod node;
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use crate::Hooks;
+use crate::args::{ImageVerb, NodeVerb, Verb};
+use crate::error::{CommandError, CommandResult, FAILURE};
+use crate::settings::Settings;
+
+/// Does one verb.
+pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> CommandResult {
+    match verb {
+        Verb::Up(args) => block_on(app::up::run(settings, args)),
+        Verb::Down(args) => block_on(app::down::run(settings, args)),
+        Verb::Plan(args) => block_on(app::plan::run(settings, args)),
+        Verb::Status(args) => block_on(app::status::run(settings, args)),
+        Verb::Apps => block_on(app::list::run(settings)),
+        Verb::Init(args) => manifest::init::run(settings, args),
+        Verb::Validate(args) => manifest::validate::run(settings, args),
+        Verb::Schema => manifest::schema::run(settings),
+
+        Verb::Run(args) => block_on(container::run::run(settings, args)),
+        Verb::Create(args) => block_on(container::create::run(settings, args)),
+        Verb::Ps(args) => block_on(container::ps::run(settings, args)),
+        Verb::Logs(args) => block_on(container::logs::run(settings, args)),
+        Verb::Exec(args) => block_on(container::exec::run(settings, args)),
+        Verb::Attach(args) => block_on(container::attach::run(settings, args)),
+        Verb::Start(args) => block_on(container::start::run(settings, args)),
+        Verb::Stop(args) => block_on(container::stop::run(settings, args)),
+        Verb::Restart(args) => block_on(container::restart::run(settings, args)),
+        Verb::Kill(args) => block_on(container::kill::run(settings, args)),
+        Verb::Pause(args) => block_on(container::pause::pause(settings, args)),
+        Verb::Unpause(args) => block_on(container::pause::unpause(settings, args)),
+        Verb::Wait(args) => block_on(container::wait::run(settings, args)),
+        Verb::Rm(args) => block_on(container::rm::run(settings, args)),
+        Verb::Inspect(args) => block_on(container::inspect::run(settings, args)),
+        Verb::Stats(args) => block_on(container::stats::run(settings, args)),
+        Verb::Top(args) => block_on(container::top::run(settings, args)),
+        Verb::Events(args) => block_on(container::events::run(settings, args)),
+
+        Verb::Images(args) | Verb::Image(ImageVerb::Ls(args)) => block_on(image::list::run(settings, args)),
+        Verb::Pull(args) | Verb::Image(ImageVerb::Pull(args)) => block_on(image::pull::run(settings, args)),
+        Verb::Push(args) | Verb::Image(ImageVerb::Push(args)) => block_on(image::push::run(settings, args)),
+        Verb::Tag(args) | Verb::Image(ImageVerb::Tag(args)) => block_on(image::tag::run(settings, args)),
+        Verb::Rmi(args) | Verb::Image(ImageVerb::Rm(args)) => block_on(image::remove::run(settings, args)),
+        Verb::Import(args) | Verb::Image(ImageVerb::Import(args)) => block_on(image::import::run(settings, args)),
+        Verb::Save(args) | Verb::Image(ImageVerb::Save(args)) => block_on(image::save::run(settings, args)),
+        Verb::Load(args) | Verb::Image(ImageVerb::Load(args)) => block_on(image::load::run(settings, args)),
+        Verb::Prune(args) | Verb::Image(ImageVerb::Prune(args)) => block_on(image::prune::run(settings, args)),
+        Verb::Image(ImageVerb::Inspect(args)) => block_on(image::inspect::run(settings, args)),
+        Verb::Image(ImageVerb::Export(args)) => block_on(image::export::run(settings, args)),
+        Verb::Login(args) => image::login::login(settings, args),
+        Verb::Logout(args) => image::login::logout(settings, args),
+
+        Verb::Node(NodeVerb::Start) => block_on(node::start::run(settings)),
+        Verb::Node(NodeVerb::Stop(args)) => block_on(node::stop::run(settings, args)),
+        Verb::Node(NodeVerb::Status) => block_on(node::status::run(settings)),
+        Verb::Node(NodeVerb::Install(args)) => node::install::run(settings, args),
+        Verb::Node(NodeVerb::Run(args)) => node::run::run(hooks, settings, args),
+        Verb::Openapi => block_on(node::openapi::run(settings)),
+        Verb::Completions(args) => node::completions::run(settings, args),
+        Verb::Version => block_on(node::version::run(settings)),
+    }
+}
+
+/// Runs a command on a runtime of its own: one thread, nothing started that is not used.
+fn block_on(command: impl Future<Output = CommandResult>) -> CommandResult {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|source| {
+        CommandError::File { what: "cannot start: the system refuses an epoll descriptor or a pipe".into(), source }
+    })?;
+    let result = runtime.block_on(command);
+    // A thread that waits for a pipe nobody reads must not hold the exit up.
+    runtime.shutdown_background();
+    result
+}
+
+/// Does `act` for each of `names`, prints those it worked for, and reports each it did not. One failure does not keep
+/// the others from being tried; the exit code is 1 then.
+async fn for_each(
+    settings: &Settings,
+    names: &[String],
+    act: impl AsyncFn(&str) -> Result<(), CommandError>,
+) -> CommandResult {
+    let mut done = Vec::new();
+    let mut code = ExitCode::SUCCESS;
+    for name in names {
+        match act(name).await {
+            Ok(()) if settings.json => done.push(name),
+            Ok(()) => settings.print(&format!("{name}\n"))?,
+            Err(error) if names.len() == 1 => return Err(error),
+            Err(error) => {
+                error.report(&settings.stderr);
+                code = ExitCode::from(FAILURE);
+            }
+        }
+    }
+    if settings.json {
+        settings.print_json(&done)?;
+    }
+    Ok(code)
+}
