@@ -45,8 +45,8 @@ pub(crate) fn workload(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<Change> {
         }
         .to_owned()
     });
-    changes.option("entrypoint", entrypoint, &new.entrypoint, words);
-    changes.value("command", command, &new.command, words);
+    changes.option("entrypoint", entrypoint, &new.entrypoint, |all| words(all));
+    changes.value("command", command, &new.command, |all| words(all));
     changes.table("env", env, &new.env, |_| None);
     changes.option("user", user, &new.user, String::clone);
     changes.option("working_dir", working_dir, &new.working_dir, String::clone);
@@ -66,8 +66,8 @@ pub(crate) fn workload(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<Change> {
     changes.value("stop_timeout", stop_timeout, &new.stop_timeout, DurationText::to_string);
     changes.table("label", labels, &new.labels, |value| Some(value.clone()));
     changes.value("read_only", read_only, &new.read_only, bool::to_string);
-    changes.value("cap_add", cap_add, &new.cap_add, words);
-    changes.value("cap_drop", cap_drop, &new.cap_drop, words);
+    changes.value("cap_add", cap_add, &new.cap_add, |all| words(all));
+    changes.value("cap_drop", cap_drop, &new.cap_drop, |all| words(all));
     changes.value("privileged", privileged, &new.privileged, bool::to_string);
     changes.option("hostname", hostname, &new.hostname, String::clone);
     changes.table("extra_hosts", extra_hosts, &new.extra_hosts, |address| Some(address.to_string()));
@@ -210,7 +210,7 @@ fn mount(mount: &VolumeMount) -> String {
 }
 
 /// A command line; words that would not read back as one are quoted.
-fn words(words: &Vec<String>) -> String {
+fn words(words: &[String]) -> String {
     let quoted = words.iter().map(|word| {
         let plain = !word.is_empty() && !word.chars().any(|c| c.is_whitespace() || c.is_control() || c == '"');
         if plain { word.clone() } else { format!("{word:?}") }

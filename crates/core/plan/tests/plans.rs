@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use coppice_base::{Bytes, DurationText, Name};
+use coppice_base::{Bytes, DurationText, MilliCpu, Name};
 use coppice_plan::{Observed, Plan, Step, Subject, diff, instances, teardown};
 use coppice_spec::{
-    AppSpec, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, MountSource, PortSpec, Protocol, PullPolicy,
-    RestartPolicy, ServiceSpec, Strategy as Restarts, SuperviseSpec, VolumeMount, VolumeSpec, WorkerSpec, WorkloadSpec,
+    AppSpec, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, MountSource, NetworkMode, PortSpec, Protocol,
+    PullPolicy, RestartPolicy, ServiceSpec, Strategy as Restarts, SuperviseSpec, VolumeMount, VolumeSpec, WorkerSpec,
+    WorkloadSpec,
 };
 use proptest::prelude::*;
 
@@ -216,6 +217,139 @@ app shop
     let removed: Vec<Step> =
         teardown(&app, true).steps.into_iter().filter(|step| matches!(step, Step::RemoveVolume { .. })).collect();
     assert_eq!(removed, [Step::RemoveVolume { volume: name("data") }]);
+}
+
+/// One edit per field that a container is fixed to, with the change it must be told as.
+type FieldEdit = (fn(&mut WorkloadSpec), &'static str);
+const FIELD_EDITS: [FieldEdit; 28] = [
+    (|w| w.image = "redis:7".into(), "image changed redis:6 -> redis:7"),
+    (|w| w.pull = PullPolicy::Never, "pull changed missing -> never"),
+    (|w| w.entrypoint = Some(vec![]), "entrypoint added []"),
+    (|w| w.command = vec!["sh".into(), "-c".into(), "a b".into()], "command changed [] -> [sh -c \"a b\"]"),
+    (|w| w.env = BTreeMap::new(), "env PASSWORD removed"),
+    (|w| w.user = Some("redis".into()), "user added redis"),
+    (|w| w.working_dir = Some("/data".into()), "working_dir added /data"),
+    (|w| w.volumes.clear(), "volumes changed data:/data -> none"),
+    (|w| w.volumes[0].read_only = true, "volumes changed data:/data -> data:/data:ro"),
+    (|w| drop(w.tmpfs.insert("/tmp".into(), None)), "tmpfs /tmp added unlimited"),
+    (|w| drop(w.tmpfs.insert("/tmp".into(), Some(Bytes(1 << 20)))), "tmpfs /tmp added 1MiB"),
+    (|w| w.limits.cpu = Some(MilliCpu(500)), "limits.cpu added 0.5"),
+    (|w| w.limits.cpu_weight = Some(50), "limits.cpu_weight added 50"),
+    (|w| w.limits.memory = Some(Bytes(1 << 30)), "limits.memory added 1GiB"),
+    (|w| w.limits.pids = Some(64), "limits.pids added 64"),
+    (|w| w.limits.nofile = Some(1024), "limits.nofile added 1024"),
+    (|w| w.limits.shm_size = Some(Bytes(1 << 20)), "limits.shm_size added 1MiB"),
+    (|w| w.network = NetworkMode::Host, "network changed bridge -> host"),
+    (|w| w.stop_signal = Some("QUIT".into()), "stop_signal added QUIT"),
+    (|w| w.stop_timeout = DurationText(Duration::from_secs(90)), "stop_timeout changed 10s -> 1m30s"),
+    (|w| drop(w.labels.insert("team".into(), "shop".into())), "label team added shop"),
+    (|w| w.read_only = true, "read_only changed false -> true"),
+    (|w| w.cap_add = vec!["NET_ADMIN".into()], "cap_add changed [] -> [NET_ADMIN]"),
+    (|w| w.cap_drop = vec!["ALL".into()], "cap_drop changed [] -> [ALL]"),
+    (|w| w.privileged = true, "privileged changed false -> true"),
+    (|w| w.hostname = Some("db".into()), "hostname added db"),
+    (|w| drop(w.extra_hosts.insert("x".into(), [10, 0, 0, 1].into())), "extra_hosts x added 10.0.0.1"),
+    (|w| w.init = true, "init changed false -> true"),
+];
+
+#[test]
+fn each_field_a_container_is_fixed_to_replaces_the_instance_and_is_the_only_reason_told() {
+    for (edit, told) in FIELD_EDITS {
+        let mut new = shop();
+        edit(&mut new.services.get_mut("db").unwrap().workload);
+        let plan = diff(Some(&shop()), &new, &here(&["redis:6", "redis:7", "shop:1"]));
+        let steps: Vec<String> = plan.steps.iter().map(Step::to_string).collect();
+        assert_eq!(steps, [format!("~ instance db-1: {told}")]);
+    }
+}
+
+#[test]
+fn each_part_of_a_health_check_replaces_the_instance() {
+    let check = HealthSpec {
+        probe: HealthProbe::Http { port: 80, path: "/up".into() },
+        interval: HealthSpec::DEFAULT_INTERVAL,
+        timeout: HealthSpec::DEFAULT_TIMEOUT,
+        retries: 3,
+        start_period: HealthSpec::DEFAULT_START_PERIOD,
+    };
+    let with = |health: Option<HealthSpec>| {
+        let mut app = shop();
+        app.services.get_mut("db").unwrap().health = health;
+        app
+    };
+    let edited = |edit: fn(&mut HealthSpec)| {
+        let mut check = check.clone();
+        edit(&mut check);
+        Some(check)
+    };
+    for (new, told) in [
+        (None, "health removed, was http :80/up"),
+        (
+            edited(|h| h.probe = HealthProbe::Exec { command: vec!["true".into()] }),
+            "health changed http :80/up -> exec [true]",
+        ),
+        (edited(|h| h.interval = DurationText(Duration::from_secs(1))), "health.interval changed 10s -> 1s"),
+        (edited(|h| h.timeout = DurationText(Duration::from_secs(1))), "health.timeout changed 5s -> 1s"),
+        (edited(|h| h.retries = 9), "health.retries changed 3 -> 9"),
+        (edited(|h| h.start_period = DurationText(Duration::from_secs(1))), "health.start_period changed 0s -> 1s"),
+    ] {
+        let plan = diff(Some(&with(Some(check.clone()))), &with(new), &here(&["redis:6"]));
+        let steps: Vec<String> = plan.steps.iter().map(Step::to_string).collect();
+        assert_eq!(steps, [format!("~ instance db-1: {told}")]);
+    }
+}
+
+#[test]
+fn what_only_supervisors_read_changes_without_touching_an_instance() {
+    let edits: [(fn(&mut AppSpec), &str); 9] = [
+        (|a| a.supervise.max_restarts = 3, "~ app shop: supervise.max_restarts changed 10 -> 3"),
+        (
+            |a| a.supervise.window = DurationText(Duration::from_secs(5)),
+            "~ app shop: supervise.window changed 1m -> 5s",
+        ),
+        (
+            |a| a.supervise.backoff.first = DurationText(Duration::from_secs(1)),
+            "~ app shop: supervise.backoff.first changed 100ms -> 1s",
+        ),
+        (
+            |a| a.supervise.backoff.max = DurationText(Duration::from_secs(1)),
+            "~ app shop: supervise.backoff.max changed 30s -> 1s",
+        ),
+        (
+            |a| a.supervise.backoff.reset_after = DurationText(Duration::from_secs(1)),
+            "~ app shop: supervise.backoff.reset_after changed 10s -> 1s",
+        ),
+        (|a| drop(a.labels.insert("team".into(), "x".into())), "~ app shop: label team added x"),
+        (
+            |a| {
+                let spec = GroupSpec { supervise: SuperviseSpec::default(), members: vec![name("db")] };
+                a.groups.insert(name("data"), spec);
+            },
+            "~ group data: group added",
+        ),
+        (
+            |a| a.services.get_mut("db").unwrap().restart = RestartPolicy::Never,
+            "~ supervision of db: restart changed always -> never",
+        ),
+        (
+            |a| a.services.get_mut("web").unwrap().workload.depends_on.clear(),
+            "~ supervision of web: depends_on changed migrate completed -> none",
+        ),
+    ];
+    for (edit, told) in edits {
+        let mut new = shop();
+        edit(&mut new);
+        let steps: Vec<String> =
+            diff(Some(&shop()), &new, &Observed::default()).steps.iter().map(Step::to_string).collect();
+        assert_eq!(steps, [told]);
+    }
+    let mut grouped = shop();
+    grouped.groups.insert(name("g"), GroupSpec { supervise: SuperviseSpec::default(), members: vec![name("db")] });
+    let mut wider = grouped.clone();
+    wider.groups.get_mut("g").unwrap().members.push(name("web"));
+    let steps = |old: &AppSpec, new: &AppSpec| diff(Some(old), new, &Observed::default()).to_string();
+    assert!(steps(&grouped, &wider).contains("group g  members changed db -> db, web"));
+    assert!(steps(&grouped, &shop()).contains("group g  group removed"));
 }
 
 #[test]

@@ -339,6 +339,136 @@ fn replicas_of_equal_order_do_not_take_each_other_along_under_rest_for_one() {
 0 started log
 10 exited web-1 code 1
     stop log: sibling web-1 failed (rest_for_one)
+20 exited log code 0
+110 tick
+    start web-1: exited with code 1
+    start log: sibling web-1 failed (rest_for_one)
+",
+    );
+}
+
+#[test]
+fn replicas_of_equal_order_stop_side_by_side_under_one_for_all() {
+    let tree = supervisor(
+        "app",
+        Strategy::OneForAll,
+        vec![child("db").at(0).member(), child("web-1").at(1).member(), child("web-2").at(1).member()],
+    );
+    play(
+        tree,
+        "
+0 start
+    start db: by request
+    start web-1: by request
+    start web-2: by request
+0 started db
+0 started web-1
+0 started web-2
+10 stop
+    stop web-2: by request
+    stop web-1: by request
+20 exited web-1 code 0
+30 exited web-2 code 0
+    stop db: by request
+",
+    );
+}
+
+#[test]
+fn a_tree_stopped_and_started_has_its_whole_intensity_again() {
+    let mut tree = supervisor("app", Strategy::OneForOne, vec![child("a").member()]);
+    tree.supervise.max_restarts = 1;
+    play(
+        tree,
+        "
+0 start
+    start a: by request
+0 started a
+10 exited a code 1
+20 stop
+30 start
+    start a: by request
+30 started a
+40 exited a code 1
+40 status
+    degraded
+    app 1/1
+        a: backoff (exited with code 1)
+",
+    );
+}
+
+#[test]
+fn a_group_that_gives_up_again_and_again_waits_longer_each_time_and_its_children_start_over() {
+    let mut data = supervisor("data", Strategy::OneForOne, vec![child("db").member()]);
+    data.supervise.max_restarts = 1;
+    let mut tree = supervisor("app", Strategy::OneForOne, vec![group(data)]);
+    tree.supervise.max_restarts = 100;
+    play(
+        tree,
+        "
+0 start
+    start db: by request
+0 exited db code 1
+0 wakeup
+    100
+100 tick
+    start db: exited with code 1
+100 exited db code 1
+100 wakeup
+    200
+200 tick
+    start db: data gave up: more than 1 restarts in 1m, the last as db exited with code 1
+200 exited db code 1
+200 wakeup
+    300
+300 tick
+    start db: exited with code 1
+300 exited db code 1
+300 wakeup
+    500
+500 tick
+    start db: data gave up: more than 1 restarts in 1m, the last as db exited with code 1
+501 started db
+20000 exited db code 1
+20100 tick
+    start db: exited with code 1
+20100 exited db code 1
+20100 wakeup
+    20200
+",
+    );
+}
+
+#[test]
+fn a_group_taken_along_by_its_parent_has_its_whole_intensity_again() {
+    let mut data = supervisor("data", Strategy::OneForOne, vec![child("db").member()]);
+    data.supervise.max_restarts = 1;
+    let tree = supervisor("app", Strategy::OneForAll, vec![child("a").member(), group(data)]);
+    play(
+        tree,
+        "
+0 start
+    start a: by request
+    start db: by request
+0 started a
+0 exited db code 1
+0 status
+    degraded
+    app 0/3
+        a: ready (by request)
+        data 1/1
+            db: backoff (exited with code 1)
+10 exited a code 1
+110 tick
+    start a: exited with code 1
+    start db: sibling a failed (one_for_all)
+110 status
+    degraded
+    app 1/3
+        a: starting, 1 restarts (exited with code 1)
+        data 0/1
+            db: starting, 1 restarts (sibling a failed (one_for_all))
 ",
     );
 }
@@ -1028,6 +1158,36 @@ fn without_a_snapshot_what_runs_is_adopted_before_the_start_and_not_started_twic
 5 start
     start b: by request
     start c: by request
+",
+    );
+}
+
+#[test]
+fn what_a_returning_node_finds_not_ready_is_not_ready() {
+    let tree = supervisor("app", Strategy::OneForOne, vec![child("a").healthy().member(), child("b").member()]);
+    play(
+        tree,
+        "
+0 start
+    start a: by request
+    start b: by request
+1 started a
+1 started b
+2 ready a
+3 restore
+9 adopt a running
+9 adopt b running
+9 status
+    starting
+    app 0/3
+        a: running, not ready (by request)
+        b: ready (by request)
+10 ready a
+10 status
+    ready
+    app 0/3
+        a: ready (by request)
+        b: ready (by request)
 ",
     );
 }
