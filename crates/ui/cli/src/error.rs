@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use coppice_api::ErrorKind;
 use coppice_client::ClientError;
 
+use crate::archive::ArchiveError;
 use crate::daemon::DaemonError;
 use crate::login::LoginError;
 use crate::output::{Paint, Style};
@@ -40,6 +41,8 @@ pub(crate) enum CommandError {
     Daemon(#[from] DaemonError),
     #[error(transparent)]
     Login(#[from] LoginError),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     #[error("{what}: {source}")]
     File { what: String, source: io::Error },
     /// The reader of the output went away or the disk is full.
@@ -61,6 +64,7 @@ impl CommandError {
         match self {
             Self::Usage { .. } | Self::Manifest { .. } => USAGE,
             Self::Client(ClientError::Api(error)) if error.kind == ErrorKind::Invalid => USAGE,
+            Self::Archive(error) if error.is_usage() => USAGE,
             _ => FAILURE,
         }
     }

@@ -8,6 +8,7 @@
 //! What it refuses: to know how a node works. The daemon and the launcher are the same program, but they come in
 //! through [`Hooks`], and everything else goes through the client.
 
+mod archive;
 mod args;
 mod attach;
 mod commands;

@@ -12,10 +12,10 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-pub(crate) use app::{DownArgs, InitArgs, PlanArgs, PullChoice, StatusArgs, UpArgs, ValidateArgs};
+pub(crate) use app::{ConvertArgs, DownArgs, InitArgs, PlanArgs, PullChoice, StatusArgs, UpArgs, ValidateArgs};
 pub(crate) use container::{
-    AttachArgs, ContainerArgs, EventsArgs, ExecArgs, InspectArgs, KillArgs, LogsArgs, PsArgs, RmArgs, StatsArgs,
-    StopArgs, TargetArgs,
+    AttachArgs, ContainerArgs, CpArgs, EventsArgs, ExecArgs, InspectArgs, KillArgs, LogsArgs, PsArgs, RmArgs,
+    StatsArgs, StopArgs, TargetArgs,
 };
 pub(crate) use image::{
     ExportArgs, ImageVerb, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs, NamesArgs, PruneArgs, PullArgs,
@@ -85,6 +85,8 @@ pub(crate) enum Verb {
     Validate(ValidateArgs),
     /// Print the JSON Schema of coppice.toml, for editors
     Schema,
+    /// Turn a compose.yaml into a coppice.toml; what is not carried over is listed
+    Convert(ConvertArgs),
 
     // Containers
     /// Run a command in a new container
@@ -123,6 +125,8 @@ pub(crate) enum Verb {
     Top(AttachOnly),
     /// Print what happens on the node as it happens
     Events(EventsArgs),
+    /// Copy files between a container and this machine
+    Cp(CpArgs),
 
     // Images
     /// List images

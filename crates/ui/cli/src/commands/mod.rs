@@ -25,6 +25,7 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Init(args) => manifest::init::run(settings, args),
         Verb::Validate(args) => manifest::validate::run(settings, args),
         Verb::Schema => manifest::schema::run(settings),
+        Verb::Convert(args) => manifest::convert::run(settings, args),
 
         Verb::Run(args) => block_on(container::run::run(settings, args)),
         Verb::Create(args) => block_on(container::create::run(settings, args)),
@@ -44,6 +45,7 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Stats(args) => block_on(container::stats::run(settings, args)),
         Verb::Top(args) => block_on(container::top::run(settings, args)),
         Verb::Events(args) => block_on(container::events::run(settings, args)),
+        Verb::Cp(args) => block_on(container::cp::run(settings, args)),
 
         Verb::Images(args) | Verb::Image(ImageVerb::Ls(args)) => block_on(image::list::run(settings, args)),
         Verb::Pull(args) | Verb::Image(ImageVerb::Pull(args)) => block_on(image::pull::run(settings, args)),

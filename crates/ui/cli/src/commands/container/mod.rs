@@ -1,6 +1,7 @@
 //! Verbs on containers.
 
 pub(crate) mod attach;
+pub(crate) mod cp;
 pub(crate) mod create;
 pub(crate) mod events;
 pub(crate) mod exec;
