@@ -13,8 +13,8 @@ use crate::error::{NetworkError, cannot};
 use crate::link::{self, Attacher};
 use crate::netlink::{ACK, Batch, DUMP, Socket, attributes};
 use crate::nft::{self, Transaction};
-use crate::ports::{Backend, PortKey, Published};
-use crate::{Word, rules};
+use crate::ports::{Backend, PortKey, Protocol, Published};
+use crate::{Word, conntrack, rules};
 
 /// What a node wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,8 +179,8 @@ impl Bridge {
         transaction.commit(&mut self.netfilter).map_err(cannot("set the network rules"))
     }
 
-    /// Publishes ports, or moves published ones to other backends, all at once or not at all. Connections that
-    /// exist go on to the backend they have.
+    /// Publishes ports, or moves published ones to other backends, all at once or not at all. TCP connections
+    /// that exist go on to the backend they have; UDP flows move.
     pub fn publish(&mut self, ports: &[Published]) -> Result<(), NetworkError> {
         let mut next = self.published.clone();
         next.extend(ports.iter().map(|port| (port.key, port.backends.clone())));
@@ -212,19 +212,27 @@ impl Bridge {
                 rules::add_port(&mut transaction, key, backends);
             }
         }
+        let udp = changed_udp(&self.published, &next);
         match transaction.commit(&mut self.netfilter) {
             Ok(()) => {
                 self.published = next;
                 self.known = None;
-                Ok(())
             }
             // Somebody removed the table or elements of it: make it whole, with what is wanted.
             Err(Errno::NOENT | Errno::EXIST) => {
                 let before = std::mem::replace(&mut self.published, next);
-                self.install().inspect_err(|_| self.published = before)
+                self.install().inspect_err(|_| self.published = before)?;
             }
-            Err(errno) => Err(cannot("publish ports")(errno)),
+            Err(errno) => return Err(cannot("publish ports")(errno)),
         }
+        if !udp.is_empty() {
+            match conntrack::forget_udp(&mut self.netfilter, &udp, self.subnet) {
+                // Without ctnetlink they end by their timeouts.
+                Ok(()) | Err(Errno::OPNOTSUPP | Errno::INVAL) => {}
+                Err(errno) => return Err(cannot("forget the flows of a UDP port that moved")(errno)),
+            }
+        }
+        Ok(())
     }
 
     /// Sees whether the rules are as they were made, and makes them again when not, as after `nft flush ruleset`.
@@ -364,6 +372,13 @@ impl AsFd for RulesWatch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// UDP ports whose backends are not the same in both.
+fn changed_udp(before: &BTreeMap<PortKey, Vec<Backend>>, after: &BTreeMap<PortKey, Vec<Backend>>) -> Vec<u16> {
+    let keys = before.keys().chain(after.keys());
+    let changed = keys.filter(|key| key.protocol == Protocol::Udp && before.get(key) != after.get(key));
+    changed.map(|key| key.host).collect()
 }
 
 fn choose_subnet(route: &mut Socket, wanted: Option<Subnet4>) -> Result<Subnet4, NetworkError> {

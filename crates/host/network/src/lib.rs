@@ -20,6 +20,7 @@
 
 mod address;
 mod bridge;
+mod conntrack;
 mod error;
 mod hosts;
 mod ipam;

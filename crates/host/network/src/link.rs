@@ -57,6 +57,8 @@ const AF_INET: u8 = 2;
 
 /// The loopback link's index in every network namespace.
 const LOOPBACK: u32 = 1;
+/// What the kernel gives Ethernet links (`ETH_DATA_LEN`).
+const DEFAULT_MTU: u32 = 1500;
 /// The name of a container's link, inside.
 const INSIDE: &str = "eth0";
 
@@ -95,17 +97,21 @@ pub enum Netns<'a> {
 pub struct Attacher {
     socket: Socket,
     bridge: u32,
+    /// The bridge's, where it is not the kernel's default.
+    mtu: Option<u32>,
     hairpin: bool,
 }
 
 impl Attacher {
     /// For the bridge with this index in the calling thread's network namespace.
     pub fn open(bridge_index: u32) -> Result<Self, NetworkError> {
-        let socket = Socket::route().map_err(cannot("open a netlink socket"))?;
+        let mut socket = Socket::route().map_err(cannot("open a netlink socket"))?;
+        let bridge = find_index(&mut socket, bridge_index).map_err(cannot("find the bridge"))?;
+        let mtu = Some(bridge.mtu).filter(|mtu| *mtu != DEFAULT_MTU);
         // Where bridged packets pass IP's hooks (br_netfilter), one that is redirected to its sender is sent back by
         // the bridge itself, which it only does for ports that are told to.
         let hairpin = std::fs::read("/proc/sys/net/bridge/bridge-nf-call-iptables").is_ok_and(|text| text != b"0\n");
-        Ok(Self { socket, bridge: bridge_index, hairpin })
+        Ok(Self { socket, bridge: bridge_index, mtu, hairpin })
     }
 
     /// Makes the link of a container: `host_end` on the bridge and up, `eth0` inside. The container's side is
@@ -118,6 +124,7 @@ impl Attacher {
             .u32(IFLA_MASTER, self.bridge)
             .u32(IFLA_NUM_TX_QUEUES, 1)
             .u32(IFLA_NUM_RX_QUEUES, 1)
+            .optional_u32(IFLA_MTU, self.mtu)
             .nest(IFLA_LINKINFO, |info| {
                 info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |data| {
                     data.nest(VETH_INFO_PEER, |peer| {
@@ -126,7 +133,8 @@ impl Attacher {
                             .text(IFLA_IFNAME, INSIDE)
                             .attr(IFLA_ADDRESS, &address.mac())
                             .u32(IFLA_NUM_TX_QUEUES, 1)
-                            .u32(IFLA_NUM_RX_QUEUES, 1);
+                            .u32(IFLA_NUM_RX_QUEUES, 1)
+                            .optional_u32(IFLA_MTU, self.mtu);
                         match netns {
                             Netns::Pid(pid) => peer.u32(IFLA_NET_NS_PID, pid.as_raw_nonzero().get() as u32),
                             Netns::Fd(fd) => peer.u32(IFLA_NET_NS_FD, fd.as_raw_fd() as u32),
@@ -218,30 +226,52 @@ fn configure(socket: &mut Socket, address: Option<&Address>) -> Result<(), Errno
 }
 
 /// A link as the kernel describes it.
+#[derive(Default)]
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) kind: String,
+    mtu: u32,
+}
+
+impl Link {
+    fn read(body: &[u8]) -> Option<Self> {
+        let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
+        let mut link = Self { index, ..Self::default() };
+        for (kind, value) in attributes(body.get(16..)?) {
+            match kind {
+                IFLA_MTU => link.mtu = u32::from_ne_bytes(value.try_into().ok()?),
+                IFLA_LINKINFO => {
+                    let name = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
+                    let text = name.map(|(_, text)| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();
+                    text.trim_end_matches('\0').clone_into(&mut link.kind);
+                }
+                _ => {}
+            }
+        }
+        Some(link)
+    }
 }
 
 /// The link of this name in the namespace of `socket`.
 pub(crate) fn find(socket: &mut Socket, name: &str) -> Result<Option<Link>, Errno> {
     let mut batch = Batch::new();
     batch.message(RTM_GETLINK, ACK, &link_header(0, 0, 0)).text(IFLA_IFNAME, name);
-    let mut found = None;
-    let asked = socket.ask(&mut batch, |Answer { body, .. }| {
-        let Some(index) = body.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_ne_bytes) else { return };
-        let kind = attributes(&body[16.min(body.len())..])
-            .filter(|(kind, _)| *kind == IFLA_LINKINFO)
-            .flat_map(|(_, info)| attributes(info))
-            .find(|(kind, _)| *kind == IFLA_INFO_KIND)
-            .map(|(_, text)| String::from_utf8_lossy(text).trim_end_matches('\0').to_owned());
-        found = Some(Link { index, kind: kind.unwrap_or_default() });
-    });
-    match asked {
-        Ok(()) => Ok(found),
+    match ask_link(socket, &mut batch) {
         Err(Errno::NODEV) => Ok(None),
-        Err(errno) => Err(errno),
+        found => found.map(Some),
     }
+}
+
+fn find_index(socket: &mut Socket, index: u32) -> Result<Link, Errno> {
+    let mut batch = Batch::new();
+    batch.message(RTM_GETLINK, ACK, &link_header(index, 0, 0));
+    ask_link(socket, &mut batch)
+}
+
+fn ask_link(socket: &mut Socket, batch: &mut Batch) -> Result<Link, Errno> {
+    let mut found = None;
+    socket.ask(batch, |Answer { body, .. }| found = Link::read(body))?;
+    found.ok_or(Errno::NODEV)
 }
 
 /// Makes a bridge that forwards at once (no spanning tree) and does not snoop multicast, whose timers and joins
@@ -257,9 +287,7 @@ pub(crate) fn add_bridge(
         .message(RTM_NEWLINK, CREATE | EXCLUSIVE | ACK, &link_header(0, IFF_UP, IFF_UP))
         .text(IFLA_IFNAME, name.as_str())
         .attr(IFLA_ADDRESS, &mac(gateway));
-    if let Some(mtu) = mtu {
-        batch.u32(IFLA_MTU, mtu);
-    }
+    batch.optional_u32(IFLA_MTU, mtu);
     batch.nest(IFLA_LINKINFO, |info| {
         info.text(IFLA_INFO_KIND, "bridge").nest(IFLA_INFO_DATA, |data| {
             data.attr(IFLA_BR_MCAST_SNOOPING, &[0]);

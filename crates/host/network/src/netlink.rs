@@ -88,6 +88,13 @@ impl Batch {
         self.attr(kind, &value.to_ne_bytes())
     }
 
+    pub(crate) fn optional_u32(&mut self, kind: u16, value: Option<u32>) -> &mut Self {
+        if let Some(value) = value {
+            self.u32(kind, value);
+        }
+        self
+    }
+
     /// A number in network order, as nftables has them.
     pub(crate) fn be32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.attr(kind, &value.to_be_bytes())
@@ -126,6 +133,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) body: &'a [u8],
 }
 
+/// Batches above this get a larger send buffer (the kernel's usual one is 208 KiB, `net.core.wmem_default`).
+const SEND_USUAL: usize = 100 * 1024;
 /// The kernel answers dumps in chunks of up to 32 KiB.
 const RECEIVE_SIZE: usize = 32 * 1024;
 
@@ -158,6 +167,9 @@ impl Socket {
         for &start in &batch.starts {
             self.sequence += 1;
             batch.bytes[start + 8..start + 12].copy_from_slice(&self.sequence.to_ne_bytes());
+        }
+        if batch.bytes.len() > SEND_USUAL {
+            rustix::net::sockopt::set_socket_send_buffer_size_force(&self.fd, 2 * batch.bytes.len())?;
         }
         let kernel = SocketAddrNetlink::new(0, 0);
         rustix::io::retry_on_intr(|| rustix::net::sendto(&self.fd, &batch.bytes, SendFlags::empty(), &kernel))?;

@@ -6,7 +6,8 @@
 //! output       dstnat            the same, for the host's own programs
 //! publish                        address+port of the host → container, by four maps (below)
 //! postrouting  srcnat            host's loopback and hairpin → gateway; containers → outside as the host
-//! forward      filter            to the bridge: replies, published ports, container to container; else drop
+//! forward      filter            to the bridge: replies, published ports, container to container; else drop;
+//!                                from it: no IPv6, and without NAT nothing but replies
 //! ```
 //!
 //! Maps, most specific first: `at` (host address, protocol, port) and `any` (protocol, port) for ports with one
@@ -38,6 +39,7 @@ const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SRCNAT: i32 = 100;
 
 const NFPROTO_IPV4: [u8; 1] = [2];
+const NFPROTO_IPV6: [u8; 1] = [10];
 const LOOPBACK_MASK: [u8; 4] = [255, 0, 0, 0];
 const LOOPBACK_NETWORK: [u8; 4] = [127, 0, 0, 0];
 const RTN_LOCAL: u32 = 2;
@@ -152,6 +154,11 @@ pub(crate) fn install<'p>(
     }
     rule("forward", &|e| {
         e.load(Load::OutName, SCRATCH).equal(SCRATCH, &bridge.padded()).verdict(Verdict::Jump("inward"));
+    });
+    // Containers have no IPv6 address of ours; what they give themselves stays on the bridge.
+    rule("forward", &|e| {
+        e.load(Load::Family, SCRATCH).equal(SCRATCH, &NFPROTO_IPV6);
+        e.load(Load::InName, SCRATCH).equal(SCRATCH, &bridge.padded()).verdict(Verdict::Drop);
     });
     if !nat {
         rule("forward", &|e| {

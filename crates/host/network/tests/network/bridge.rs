@@ -1,15 +1,13 @@
 //! The bridge, its rules and published ports, by real packets between network namespaces.
 
-mod netspace;
-
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use crate::netspace::{HOST, Machine, Netspace, OUTSIDE};
 use coppice_network::{
     Asserted, Backend, Bridge, BridgeConfig, LinkName, Netns, NetworkError, PortKey, Protocol, Published,
     configure_inside, host_link,
 };
-use netspace::{HOST, Machine, Netspace, OUTSIDE};
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const ALL: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
@@ -166,6 +164,97 @@ fn connections_are_spread_over_all_backends_of_a_port_and_move_with_it() {
     assert_eq!(machine.bridge.published().count(), 2);
     machine.bridge.set_published(&[]).unwrap();
     assert!(machine.outside.tcp_fails(HOST, 8080));
+}
+
+#[test]
+fn many_ports_with_many_backends_are_published_at_once() {
+    let mut machine = Machine::new();
+    let (inside, address) = machine.container();
+    inside.serve(ALL, 80, "web");
+    let backend = Backend { ip: address.ip, port: 80 };
+    let other = Backend { ip: address.ip, port: 80 };
+    let ports: Vec<Published> =
+        (1..=300).map(|n| Published { key: key(None, 8000 + n), backends: vec![backend, other] }).collect();
+    machine.bridge.set_published(&ports).unwrap();
+    assert_eq!(machine.bridge.assert_rules().unwrap(), Asserted::Intact);
+    for host in [8001, 8300] {
+        assert_eq!(machine.outside.tcp(HOST, host), format!("web {OUTSIDE}"));
+    }
+    machine.bridge.set_published(&[]).unwrap();
+    assert_eq!(machine.bridge.assert_rules().unwrap(), Asserted::Intact);
+}
+
+#[test]
+fn a_refused_port_publishes_none_of_those_with_it() {
+    let mut machine = Machine::new();
+    let (inside, address) = machine.container();
+    inside.serve(ALL, 80, "web");
+    let none = Published { key: key(None, 8081), backends: vec![] };
+    let refused = machine.bridge.publish(&[port(key(None, 8080), address.ip, 80), none]);
+    assert!(matches!(refused, Err(NetworkError::NoBackend(8081))));
+    assert_eq!(machine.bridge.published().count(), 0);
+    assert!(machine.host.tcp_fails(LOCALHOST, 8080));
+}
+
+#[test]
+fn a_bridges_packet_size_is_its_containers_too() {
+    let mut machine = Machine::with(|config| config.mtu = Some(1400));
+    let (inside, _) = machine.container();
+    assert!(inside.program("ip link show eth0").contains("mtu 1400"));
+    assert!(machine.host.program("ip link show master copt1").contains("mtu 1400"));
+    assert!(machine.host.program("ip link show copt1").contains("mtu 1400"));
+}
+
+#[test]
+fn a_udp_client_that_keeps_its_port_follows_the_port_to_its_next_backend() {
+    let mut machine = Machine::new();
+    let (one, first) = machine.container();
+    let (two, second) = machine.container();
+    one.serve(ALL, 53, "one");
+    two.serve(ALL, 53, "two");
+    let key = PortKey { protocol: Protocol::Udp, ..key(None, 53) };
+    let client = machine.outside.run(|| std::net::UdpSocket::bind("0.0.0.0:5353").unwrap());
+    client.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let ask = || {
+        let mut buffer = [0; 64];
+        client.send_to(b"?", (HOST, 53)).unwrap();
+        client.recv_from(&mut buffer).ok().map(|(n, _)| String::from_utf8_lossy(&buffer[..n]).into_owned())
+    };
+    assert_eq!(ask(), None, "nothing is published, and the flow is tracked so");
+    machine.bridge.publish(&[port(key, first.ip, 53)]).unwrap();
+    assert_eq!(ask(), Some(format!("one {OUTSIDE}")));
+    machine.bridge.publish(&[port(key, second.ip, 53)]).unwrap();
+    assert_eq!(ask(), Some(format!("two {OUTSIDE}")));
+    machine.bridge.unpublish(&[key]).unwrap();
+    assert_eq!(ask(), None);
+}
+
+#[test]
+fn a_container_does_not_get_out_by_ipv6_it_gave_itself() {
+    let mut machine = Machine::new();
+    let (inside, _) = machine.container();
+    for (space, lines) in [
+        (
+            &machine.host,
+            &[
+                "sysctl -qw net.ipv6.conf.all.forwarding=1",
+                "ip address add fd01::1/64 dev copt1 nodad",
+                "ip address add fd02::1/64 dev up0 nodad",
+            ][..],
+        ),
+        (&machine.outside, &["ip address add fd02::2/64 dev up1 nodad", "ip route add fd01::/64 via fd02::1"]),
+        (&inside, &["ip address add fd01::2/64 dev eth0 nodad", "ip route add default via fd01::1"]),
+    ] {
+        for line in lines {
+            space.program(line);
+        }
+    }
+    let listener = machine.outside.run(|| std::net::TcpListener::bind("[::]:81").unwrap());
+    std::thread::spawn(move || listener.incoming().flatten().for_each(drop));
+    let out: std::net::Ipv6Addr = "fd02::2".parse().unwrap();
+    assert!(inside.tcp_fails(out, 81));
+    machine.host.program("nft delete table inet coppice-t1");
+    assert_eq!(inside.tcp(out, 81), "", "the test would see it");
 }
 
 #[test]

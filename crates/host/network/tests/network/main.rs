@@ -1,0 +1,5 @@
+//! The network crate on the real kernel, in network namespaces of the tests' own.
+
+mod bridge;
+mod netspace;
+mod ports;
