@@ -12,8 +12,9 @@ const UNSAFE: &[&str] = &["crates/host/linux/", "crates/host/launcher/", "bench/
 /// Adapters of the clock and of chance, which pure crates are handed and never name.
 const PORTS: &[&str] = &["SystemClock", "SystemRandom", "SystemTime", "Instant"];
 
-/// A test waits on a condition. A pause belongs in a function that says what it waits for.
-const WAITS: &[&str] = &["wait", "until", "eventually", "poll"];
+/// A test waits on a condition. A pause belongs in a function that says what it waits for, or that it looks for a
+/// while at something which must not happen (`observe`).
+const WAITS: &[&str] = &["wait", "until", "eventually", "poll", "observe"];
 
 /// Traces of the machine a file was written on. Split, so that this file does not contain them.
 const TRACES: &[&str] = &[

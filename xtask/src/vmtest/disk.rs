@@ -43,11 +43,29 @@ const FOR_TESTS: &[&str] = &[
     "xt_conntrack",
 ];
 
+/// The machine's own programs, where tests mean those and not busybox's: its shell runs a last command without a
+/// fork, its `ip` prints another way.
+const HOST_PROGRAMS: &[(&str, &str)] = &[
+    ("/bin/dash", "sh"),
+    ("/bin/tar", "tar"),
+    ("/sbin/ip", "ip"),
+    ("/usr/bin/nsenter", "nsenter"),
+    ("/usr/bin/unshare", "unshare"),
+    ("/usr/sbin/nft", "nft"),
+    ("/usr/bin/setpriv", "setpriv"),
+];
+
 /// The files QEMU is given.
 pub(crate) struct Disk {
     pub(crate) folder: PathBuf,
     pub(crate) initramfs: PathBuf,
     pub(crate) root: PathBuf,
+}
+
+impl Disk {
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.join("console.log")
+    }
 }
 
 /// Makes both from scratch.
@@ -93,6 +111,9 @@ fn root(kernel: &Kernel, binaries: &[Binary], disk: &Disk) -> Result<()> {
     fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")?;
     fs::write(tree.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     fs::write(tree.join("etc/hosts"), "127.0.0.1 localhost\n")?;
+    for (file, name) in HOST_PROGRAMS {
+        host_program(Path::new(file), name, &tree)?;
+    }
     let loads = modules(kernel, FOR_TESTS, &tree)?;
     let mut runs = String::new();
     program(&tree.join("self-fail"), &format!("#!/bin/sh\nexit {MUST_FAIL_CODE}\n"))?;
@@ -135,7 +156,7 @@ mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
 const RUN: &str = "run() {
   name=$1; cd \"$2\"; shift 2
   echo \"@vmtest begin $name\"
-  timeout -s KILL 300 \"$@\" </dev/null 2>&1
+  timeout -s KILL 120 \"$@\" </dev/null 2>&1
   code=$?
   echo; echo \"@vmtest end $name $code\"
 }
@@ -184,6 +205,18 @@ fn modules(kernel: &Kernel, names: &[&str], tree: &Path) -> Result<String> {
 fn program(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// Copies a program of this machine, and the libraries it is linked to, in place of busybox's.
+fn host_program(file: &Path, name: &str, tree: &Path) -> Result<()> {
+    let to = tree.join("bin").join(name);
+    let _ = fs::remove_file(&to);
+    fs::copy(file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
+    let linked = shell::output(Command::new("ldd").arg(file))?;
+    for library in linked.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new) {
+        place(library, tree)?;
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! QEMU: boots the disk, collects the serial line, and ends the machine when it has said all or time is up.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -12,12 +12,12 @@ use anyhow::{Context, Result, bail};
 use super::disk::Disk;
 use super::kernel::Kernel;
 
-/// All tests together, under emulation.
-const LIMIT: Duration = Duration::from_secs(15 * 60);
+/// All tests together, under emulation; each program has two minutes of its own inside.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
 /// From start to the kernel's first line with KVM. Where KVM is offered and does not work, nothing comes.
 const FIRST_LINE: Duration = Duration::from_secs(10);
 
-/// Runs the machine to its end and returns all it said.
+/// Runs the machine to its end and returns all it said, which `console.log` beside the disk has line by line.
 pub(crate) fn boot(kernel: &Kernel, disk: &Disk) -> Result<String> {
     if File::options().read(true).write(true).open("/dev/kvm").is_ok() {
         match attempt("kvm", kernel, disk, Some(FIRST_LINE)) {
@@ -34,11 +34,15 @@ fn attempt(accelerator: &str, kernel: &Kernel, disk: &Disk, first_line: Option<D
     let mut machine = Machine(spawn(accelerator, kernel, disk)?);
     let lines = listen(&mut machine.0)?;
     let mut console = String::new();
+    let mut log = File::create(disk.log())?;
     loop {
         let limit = if console.is_empty() { first_line.unwrap_or(LIMIT) } else { LIMIT };
         let left = limit.checked_sub(started.elapsed()).unwrap_or_default();
         match lines.recv_timeout(left) {
-            Ok(line) => console.push_str(&line),
+            Ok(line) => {
+                log.write_all(line.as_bytes())?;
+                console.push_str(&line);
+            }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) if console.is_empty() => {
                 bail!("no line within {} s", limit.as_secs());

@@ -41,9 +41,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     let kernel = kernel::fetch(&cache()?)?;
     let disk = disk::make(&kernel, &binaries)?;
     let console = machine::boot(&kernel, &disk)?;
-    let log = disk.folder.join("console.log");
-    std::fs::write(&log, &console)?;
-    report(&console::read(&console), &binaries).with_context(|| format!("the whole console is in {}", log.display()))
+    report(&console::read(&console), &binaries)
+        .with_context(|| format!("the whole console is in {}", disk.log().display()))
 }
 
 /// Prints what each binary did, and the sum; an error when something failed or never ran.
