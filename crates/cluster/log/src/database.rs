@@ -19,6 +19,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 
+use crate::wal;
+
 /// The database's name in the log's directory.
 const FILE: &str = "log.db";
 /// Marks the file as ours ("Copp"), in SQLite's header.
@@ -94,20 +96,28 @@ impl Database {
     /// Opens the database of `node` in `dir`, made first if there is none.
     fn open(dir: &Path, node: u64) -> Result<Self, StorageError> {
         let path = dir.join(FILE);
+        let wal = dir.join(format!("{FILE}-wal"));
         let io_error = |error: io::Error| io_failure(&path, &error);
+        let ahead = match std::fs::read(&wal) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read.map_err(io_error)?),
+        };
         if !path.try_exists().map_err(io_error)? {
-            let wal = dir.join(format!("{FILE}-wal"));
-            if wal.try_exists().map_err(io_error)? {
+            if ahead.is_some() {
                 let detail = format!("it is missing, but {} is there", wal.display());
                 return Err(StorageError::Damaged { path, detail });
             }
             create(dir, node).map_err(|error| error.at(&path))?;
+        }
+        if let Some(detail) = ahead.as_deref().and_then(wal::damage) {
+            return Err(StorageError::Damaged { path, detail });
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let opened = Connection::open_with_flags(&path, flags).and_then(configure);
         let connection = opened.map_err(|error| sqlite_failure(&path, &error))?;
         let database = Self { connection, path, committed: None };
         database.verify(node)?;
+        database.checkpoint()?;
         Ok(database)
     }
 
@@ -136,6 +146,15 @@ impl Database {
             Some(found) if found == node => Ok(()),
             Some(found) => Err(StorageError::OtherNode { path: self.path.clone(), found, wanted: node }),
             None => Err(self.damaged("it does not say whose it is")),
+        }
+    }
+
+    /// Empties the write-ahead file into the database, so that no remains of a crash outlive the next one
+    /// (see [`wal`]). On a full disk that has to wait.
+    fn checkpoint(&self) -> Result<(), StorageError> {
+        match self.sqlite(self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))) {
+            Err(StorageError::Full { .. }) => Ok(()),
+            done => done,
         }
     }
 
@@ -311,15 +330,18 @@ impl From<rusqlite::Error> for CreateError {
 fn create(dir: &Path, node: u64) -> Result<(), CreateError> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let draft = dir.join(format!("{FILE}.new"));
-    match std::fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
+    for left_behind in [draft.clone(), dir.join(format!("{FILE}.new-wal")), dir.join(format!("{FILE}.new-shm"))] {
+        match std::fs::remove_file(left_behind) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
     }
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     let mut connection = Connection::open_with_flags(&draft, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     // A draft that a crash spoils is made again; it is synced once, when it is whole.
-    connection.pragma_update(None, "journal_mode", "OFF")?;
+    connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
     connection.pragma_update(None, "synchronous", "OFF")?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
     let tx = connection.transaction()?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", FORMAT)?;
@@ -329,6 +351,8 @@ fn create(dir: &Path, node: u64) -> Result<(), CreateError> {
     }
     put(&tx, Fact::Node, &node.to_be_bytes())?;
     tx.commit()?;
+    // Closing would do it, and be silent if it cannot.
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
     connection.close().map_err(|(_, error)| error)?;
     File::open(&draft)?.sync_all()?;
     std::fs::rename(&draft, dir.join(FILE))?;
@@ -345,8 +369,7 @@ fn configure(connection: Connection) -> rusqlite::Result<Connection> {
     connection.busy_timeout(Duration::ZERO)?;
     // One process, so no shared-memory index file; and a second process is refused.
     connection.pragma_update(None, "locking_mode", "EXCLUSIVE")?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    // In WAL mode FULL is one fsync for each commit, and none is answered before it.
+    // In WAL mode, in which it was made, FULL is one fsync for each commit, and none is answered before it.
     connection.pragma_update(None, "synchronous", "FULL")?;
     // KiB; rows are read once, at start.
     connection.pragma_update(None, "cache_size", -256)?;

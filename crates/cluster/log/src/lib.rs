@@ -29,8 +29,8 @@
 //! **What can go wrong.** A command is in the log whole or not at all. After a failed write (disk full) the log
 //! restarts itself from disk at the next proposal; what was answered is there, reads go on all the time. What cannot
 //! be trusted (a page that contradicts its checksum, a missing entry, another node's file) stops it from opening,
-//! with the file's name and what to do. The one loss it cannot see: when the tail of the write-ahead file
-//! is damaged while the node is down, SQLite takes the intact part before it.
+//! with the file's name and what to do. One loss looks like no loss: when the very end of the write-ahead file is
+//! damaged or cut off while the node is down, that is just what a command leaves that was never answered.
 //!
 //! What it refuses: commands over [`COMMAND_MAX`] bytes, and a directory another process has open.
 
@@ -39,6 +39,7 @@ mod database;
 mod log;
 mod machine;
 mod store;
+mod wal;
 
 pub use database::StorageError;
 pub use log::{COMMAND_MAX, Log, OpenError, ProposeError, Settings, SnapshotError};

@@ -93,3 +93,21 @@ async fn a_log_killed_again_and_again_keeps_what_was_answered() {
     assert!(kills > 20, "only {kills} kills");
     is_whole(&writer, "many places").await;
 }
+
+#[tokio::test]
+async fn a_command_is_synced_before_it_is_answered() {
+    let writer = Writer::new();
+    // So few that no snapshot is written beside them.
+    let trace = writer.trace(4);
+    let mut is_synced = false;
+    let mut answers = 0;
+    for line in trace.lines() {
+        if line.contains("log.db-wal>") {
+            is_synced = line.contains("fsync(");
+        } else if line.contains("answered>") {
+            assert!(is_synced, "{trace}");
+            answers += 1;
+        }
+    }
+    assert_eq!(answers, 5, "what was found, and four");
+}

@@ -59,8 +59,22 @@ impl Writer {
     /// Runs the writer up to release `up_to` under strace with `inject` (its `-e inject=` value).
     pub(crate) fn run(&self, up_to: u64, inject: &str) -> (ExitStatus, String) {
         let call = inject.split(':').next().unwrap();
+        self.strace(up_to, &["-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &format!("inject={inject}")])
+    }
+
+    /// Runs the writer up to release `up_to`; gives its writes and syncs in order, with the files' names.
+    pub(crate) fn trace(&self, up_to: u64) -> String {
+        let trace = self.dir.path().join("trace");
+        let (status, stderr) =
+            self.strace(up_to, &["-y", "-e", "trace=write,pwrite64,fsync,fdatasync", "-o", trace.to_str().unwrap()]);
+        assert!(status.success(), "{status} {stderr}");
+        std::fs::read_to_string(trace).unwrap()
+    }
+
+    fn strace(&self, up_to: u64, arguments: &[&str]) -> (ExitStatus, String) {
         let done = Command::new("strace")
-            .args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &format!("inject={inject}")])
+            .args(["-f", "-qq"])
+            .args(arguments)
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "writer::writer", "--nocapture"])
             .env(DIR, self.dir.path())
