@@ -28,6 +28,8 @@ pub struct Image {
     pub size: Bytes,
     /// Sum of its layers as a registry has them.
     pub compressed_size: Bytes,
+    /// Device nodes in its layers, which were not created.
+    pub devices_skipped: u64,
     pub pulled_at: Timestamp,
     #[serde(skip)]
     pub(crate) used: Arc<AtomicU64>,

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::{Digest, Hasher};
 use crate::limits::LayerLimits;
-use crate::unpack::{UnpackError, Unpacked, unpack};
+use crate::unpack::{UnpackError, unpack};
 
 /// Read at once from a file.
 const CHUNK: usize = 1 << 20;
@@ -82,7 +82,6 @@ pub(crate) struct Ingested {
     pub(crate) blob_size: u64,
     pub(crate) diff_id: Digest,
     pub(crate) compression: Compression,
-    pub(crate) unpacked: Unpacked,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,7 +321,11 @@ pub(crate) fn ingest(
         xattrs_skipped: unpacked.xattrs_skipped,
     };
     std::fs::write(scratch.path().join("complete"), serde_json::to_vec(&marker).map_err(io::Error::from)?)?;
-    Ok(Ingested { blob, blob_size, diff_id, compression, unpacked })
+    if unpacked.devices_skipped > 0 || unpacked.unknown_skipped > 0 {
+        let (devices, unknown) = (unpacked.devices_skipped, unpacked.unknown_skipped);
+        tracing::warn!(layer = %diff_id, devices, unknown, "a layer has device nodes or unknown entries: not created");
+    }
+    Ok(Ingested { blob, blob_size, diff_id, compression })
 }
 
 pub(crate) fn sniff(magic: &[u8]) -> Compression {

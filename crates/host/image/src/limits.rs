@@ -5,19 +5,19 @@ use std::time::Duration;
 
 /// Longest manifest or index, in bytes (OCI distribution specification, "Pushing manifests": registries and clients
 /// are expected to take at least 4 MiB).
-pub const MANIFEST_MAX: u64 = 4 << 20;
+pub(crate) const MANIFEST_MAX: u64 = 4 << 20;
 
 /// Longest image configuration, in bytes.
-pub const CONFIG_MAX: u64 = 8 << 20;
+pub(crate) const CONFIG_MAX: u64 = 8 << 20;
 
 /// Most layers: overlayfs stacks at most this many lower directories (`OVL_MAX_STACK` in `fs/overlayfs/params.h`).
-pub const LAYERS_MAX: usize = 500;
+pub(crate) const LAYERS_MAX: usize = 500;
 
 /// Most environment variables in a configuration, and most words in any of its other lists.
-pub const CONFIG_LIST_MAX: usize = 4096;
+pub(crate) const CONFIG_LIST_MAX: usize = 4096;
 
 /// Longest single word of a configuration, in bytes: `MAX_ARG_STRLEN`, above which execve(2) refuses it.
-pub const CONFIG_WORD_MAX: usize = 128 << 10;
+pub(crate) const CONFIG_WORD_MAX: usize = 128 << 10;
 
 /// Bounds of one layer's unpacking.
 #[derive(Clone, Debug)]

@@ -268,8 +268,7 @@ impl Inner {
             let (Some(config), Some(used)) = (state.configs.get(manifest), state.used.get(manifest)) else { continue };
             let tags: Vec<Reference> =
                 state.catalog.tags_of(manifest).iter().filter_map(|tag| tag.parse().ok()).collect();
-            let unpacked: u64 =
-                record.layers.iter().filter_map(|l| state.layers.get(&l.diff_id)).map(|m| m.bytes).sum();
+            let markers = || record.layers.iter().filter_map(|l| state.layers.get(&l.diff_id));
             let image = Arc::new(Image {
                 id: record.config,
                 manifest_digest: *manifest,
@@ -277,7 +276,8 @@ impl Inner {
                 repo_digests: record.repo_digests.iter().cloned().collect(),
                 config: config.clone(),
                 layers: record.layers.iter().map(|l| self.layer_path(&l.diff_id).join("fs")).collect(),
-                size: Bytes(unpacked),
+                size: Bytes(markers().map(|m| m.bytes).sum()),
+                devices_skipped: markers().map(|m| m.devices_skipped).sum(),
                 compressed_size: Bytes(record.layers.iter().map(|l| l.size).sum()),
                 pulled_at: record.pulled_at,
                 used: used.clone(),

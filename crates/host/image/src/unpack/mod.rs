@@ -20,6 +20,7 @@ use crate::archive::{Entry, Kind, TarError, TarReader};
 use crate::limits::LayerLimits;
 use path::{Place, split};
 use tree::Tree;
+pub(crate) use tree::is_whiteout;
 
 /// Why a layer was not unpacked. Whatever it had written is removed by the caller.
 #[derive(Debug, thiserror::Error)]
