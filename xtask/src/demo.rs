@@ -81,7 +81,7 @@ impl Demo {
         let image = self.rootfs(&static_hello()?)?;
         self.step(
             "Making an image of one static file",
-            &["image", "import", &image, "hello", "--entrypoint", "/hello"],
+            &["image", "import", &image, "hello", "--entrypoint", r#"["/hello"]"#],
         )?;
         let manifest = workspace::root().join("examples/hello/coppice.toml");
         self.step("Bringing the app up", &["up", "-f", &manifest.to_string_lossy()])?;
@@ -95,8 +95,8 @@ impl Demo {
         self.step("The supervision tree", &["status", "hello"])?;
 
         let victim = self.instance("web-1")?;
-        println!("\n→ Killing web-1 (process {}) with SIGKILL:", victim.pid);
-        shell::output(&mut self.command(&["kill", &victim.container]))?;
+        println!("\n→ Killing web-1 (process {}) with SIGKILL:\n  $ coppice kill web-1", victim.pid);
+        shell::output(&mut self.command(&["kill", "web-1"]))?;
         let back = self.until_returned(&victim)?;
         println!("  it is back as process {} after {} ms", back.pid, back.after.as_millis());
         print!("  {}", self.until_answer()?);
@@ -168,8 +168,7 @@ impl Demo {
         if child["ready"] != Value::Bool(true) {
             bail!("{name} runs and is not ready: {}", child["reason"]);
         }
-        let container = child["container"].as_str().context("the instance has no container")?.to_owned();
-        Ok(Instance { pid, container, seen: Instant::now(), after: Duration::ZERO })
+        Ok(Instance { pid, seen: Instant::now(), after: Duration::ZERO })
     }
 
     fn say_what_went_on(&self) {
@@ -185,10 +184,10 @@ impl Demo {
             "\nIt runs on, on http://localhost:{}. To try things:\n\n  alias coppice='{coppice}'\n  \
              coppice status                 # the tree, with the reason of every restart\n  \
              coppice logs -f web            # both replicas, prefixed\n  \
-             coppice exec web-1 /hello      # a program inside an instance\n  \
+             coppice top web-1              # the processes of an instance\n  \
              coppice kill counter-1         # the counter returns, and counts from one\n  \
              coppice run --rm -t IMAGE sh   # any image from a registry\n\nTo stop it:\n\n  \
-             coppice down hello && coppice node stop --containers",
+             coppice down hello && coppice node stop --all",
             self.port
         );
     }
@@ -199,7 +198,7 @@ impl Demo {
             return Ok(());
         }
         let down = shell::output(&mut self.command(&["down", "hello"]));
-        shell::output(&mut self.command(&["node", "stop", "--containers"])).context("cannot stop the demo's node")?;
+        shell::output(&mut self.command(&["node", "stop", "--all"])).context("cannot stop the demo's node")?;
         down.map(drop).context("the node is stopped, but the app did not come down before")
     }
 }
@@ -207,7 +206,6 @@ impl Demo {
 /// A running instance of the app.
 struct Instance {
     pid: u64,
-    container: String,
     seen: Instant,
     /// From the kill to the return.
     after: Duration,

@@ -57,8 +57,7 @@ pub(super) fn measure(arena: &Arena, plan: &Plan, report: &mut Report) -> Result
             "coppice",
             Box::new(|cold| {
                 // A node of its own, up before the clock runs, as the peers' programs are.
-                shell::output(arena.coppice_at(cold)?.args(["node", "status"]))
-                    .or_else(|_| shell::output(arena.coppice_at(cold)?.args(["node", "start"])))?;
+                shell::output(arena.coppice_at(cold)?.args(["node", "start"]))?;
                 let mut command = arena.coppice_at(cold)?;
                 command.arg("pull").arg(format!("{ADDRESS}/bench/big:1"));
                 Ok(command)
@@ -76,9 +75,8 @@ pub(super) fn measure(arena: &Arena, plan: &Plan, report: &mut Report) -> Result
                 Err(error) => failed[index] = Some(format!("{error:#}")),
             }
             if *name == "coppice" {
-                let _ = arena
-                    .coppice_at(&cold)
-                    .map(|mut command| shell::output(command.args(["node", "stop", "--containers"])));
+                let _ =
+                    arena.coppice_at(&cold).map(|mut command| shell::output(command.args(["node", "stop", "--all"])));
             }
             // A store that is still mounted or busy stays until the next run empties the folder.
             let _ = fs::remove_dir_all(&cold);
