@@ -1,1 +1,78 @@
-fn main() {}
+//! The one binary: command line, node daemon and launcher. Wiring only.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use coppice_cli::{Hooks, NodeOptions};
+use coppice_launcher::LauncherOptions;
+use coppice_node::{Node, Root};
+use tracing_subscriber::EnvFilter;
+
+/// Threads that serve the API and supervise. A node mostly waits; what blocks has threads of its own.
+const WORKERS: usize = 2;
+
+fn main() -> ExitCode {
+    coppice_cli::main(Hooks { node, launcher })
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("COPPICE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    format.with_ansi(false).init();
+}
+
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
+}
+
+/// The node daemon, until it is told to stop.
+fn node(options: NodeOptions) -> ExitCode {
+    log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    let served = runtime.block_on(async {
+        let node = Node::open(coppice_node::NodeOptions {
+            root: options.root,
+            // What runs now, even if another binary was put in its place meanwhile.
+            binary: PathBuf::from("/proc/self/exe"),
+        });
+        let node = node.await.map_err(|error| fail(&error))?;
+        tokio::spawn(coppice_control::stop_on_signal(node.clone()));
+        coppice_control::serve(node).await.map_err(|error| fail(&error))
+    });
+    // Requests that are being answered get a moment; readers of logs do not hold the end up.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(code) => code,
+    }
+}
+
+/// The launcher: `launcher --root DIR`.
+fn launcher(arguments: Vec<OsString>) -> ExitCode {
+    let [flag, root] = &arguments[..] else {
+        eprintln!("usage: coppice launcher --root DIR (started by the node daemon, not by people)");
+        return ExitCode::from(2);
+    };
+    if flag != "--root" {
+        eprintln!("usage: coppice launcher --root DIR (started by the node daemon, not by people)");
+        return ExitCode::from(2);
+    }
+    // A session of its own: no terminal's signals, and it outlives the daemon. It fails for a group's leader, which
+    // has left the starter's group already.
+    let _ = rustix::process::setsid();
+    let root = match Root::prepare(&PathBuf::from(root)) {
+        Ok(root) => root,
+        Err(error) => return fail(&error),
+    };
+    let options = LauncherOptions { root: root.path().to_owned(), cgroup: root.cgroup() };
+    match coppice_launcher::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}

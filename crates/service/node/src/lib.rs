@@ -1,1 +1,49 @@
+//! The node daemon: what one machine runs, and how it comes to run what is wanted.
 //!
+//! ```text
+//!   API ──▶ Node ──▶ Log (apps: what is wanted)          launcher (processes) ◀── Containers ◀─┐
+//!             │        │ watch                                ▲                                │ start, stop
+//!             │        ▼                                      │ events                          │
+//!             │      Agent ──▶ one Supervisor per app ─ actions ─▶ instance tasks ─────────────┘
+//!             └──────────────▶ Containers (ad-hoc: never in the log)
+//! ```
+//!
+//! The daemon owns intent, not processes: it may be killed at any moment, and a new one reads the log, the
+//! containers' records and the supervisors' snapshots, asks the launcher what runs, and goes on. It refuses to be the
+//! parent of a container, and to keep in memory what a returning daemon would need.
+
+mod adhoc;
+mod agent;
+mod app;
+mod archive;
+mod attach;
+mod container;
+mod containers;
+mod error;
+mod events;
+mod health;
+mod images;
+mod instance;
+mod launcher;
+mod logs;
+mod network;
+mod node;
+mod prepare;
+mod root;
+mod settings;
+mod signal;
+mod stats;
+mod supervisor;
+mod table;
+mod view;
+mod volume;
+
+pub use attach::Attached;
+pub use container::{Container, Owner, Phase};
+pub use error::NodeError;
+pub use events::Events;
+pub use logs::LogFile;
+pub use node::{Node, NodeOptions, OpenError};
+pub use root::{Root, RootError};
+pub use settings::{Settings, SettingsError};
+pub use signal::{UnknownSignal, parse_signal, signal_name};

@@ -1,0 +1,212 @@
+//! One container as the node knows it: a record on disk, its live state, and who waits for it.
+//!
+//! ```text
+//!   Created ──start──▶ Starting ──▶ Running ⇄ Paused
+//!      ▲                  │            │
+//!      └── start failed ──┘            ▼
+//!            start ◀──────────────── Exited ──remove──▶ (gone)
+//! ```
+//!
+//! The record is what a returning daemon reads; whether the process still runs it asks the launcher.
+
+use std::net::Ipv4Addr;
+use std::sync::Mutex;
+
+use coppice_api::{ContainerState, HealthState, PortDetail};
+use coppice_base::{ContainerId, Name, Timestamp};
+use coppice_container::IdRange;
+use coppice_launcher::protocol::Exit;
+use coppice_spec::{PortSpec, Protocol, RunSpec};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// Whose container it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// `coppice run` or `create`.
+    AdHoc,
+    /// An instance of an app.
+    App { app: Name, workload: Name, instance: String },
+}
+
+impl Owner {
+    pub fn app(&self) -> Option<&Name> {
+        match self {
+            Self::AdHoc => None,
+            Self::App { app, .. } => Some(app),
+        }
+    }
+}
+
+/// What is written to `container.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub id: ContainerId,
+    pub name: String,
+    pub owner: Owner,
+    /// What was asked for. Ports have their host port filled in.
+    pub spec: RunSpec,
+    /// Config digest and manifest digest of the image.
+    pub image_id: String,
+    pub created_at: Timestamp,
+    /// Which of the node's id ranges; see [`IdRange::nth`].
+    pub range: u32,
+    pub address: Option<Ipv4Addr>,
+    pub phase: Phase,
+    /// Fingerprint of an instance's definition; another one means that it is replaced. Empty for ad-hoc ones.
+    #[serde(default)]
+    pub revision: String,
+    /// What could not be had, from the last start.
+    pub words: Vec<String>,
+}
+
+impl Record {
+    pub fn ids(&self) -> IdRange {
+        IdRange::nth(self.range)
+    }
+
+    pub fn ports(&self) -> Vec<PortDetail> {
+        self.spec.ports.iter().map(port_detail).collect()
+    }
+}
+
+pub(crate) fn port_detail(port: &PortSpec) -> PortDetail {
+    PortDetail {
+        host_ip: port.host_ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        host: port.host,
+        container: port.container,
+        protocol: match port.protocol {
+            Protocol::Tcp => "tcp".to_owned(),
+            Protocol::Udp => "udp".to_owned(),
+        },
+    }
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    Created,
+    /// Handed to the launcher; it has not answered yet.
+    Starting,
+    Running {
+        pid: u32,
+        started_at: Timestamp,
+        paused: bool,
+    },
+    Exited {
+        started_at: Option<Timestamp>,
+        exit: Exit,
+        /// The launcher died with it, or the machine restarted: nobody saw how it ended.
+        #[serde(default)]
+        lost: bool,
+    },
+    /// Removed: nothing of it is left, names and addresses are free.
+    Removed { exit: Option<Exit> },
+}
+
+impl Phase {
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Starting)
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Running { pid, .. } => Some(*pid),
+            _ => None,
+        }
+    }
+
+    pub fn exit(&self) -> Option<Exit> {
+        match self {
+            Self::Exited { exit, .. } => Some(*exit),
+            Self::Removed { exit } => *exit,
+            _ => None,
+        }
+    }
+
+    pub fn state(&self) -> ContainerState {
+        match self {
+            Self::Created => ContainerState::Created,
+            Self::Starting | Self::Running { paused: false, .. } => ContainerState::Running,
+            Self::Running { paused: true, .. } => ContainerState::Paused,
+            Self::Exited { .. } | Self::Removed { .. } => ContainerState::Exited,
+        }
+    }
+}
+
+/// A container of this node. Shared by reference; its record changes under a short lock.
+pub struct Container {
+    pub id: ContainerId,
+    pub name: String,
+    pub owner: Owner,
+    record: Mutex<Record>,
+    health: Mutex<HealthState>,
+    phase: watch::Sender<Phase>,
+    /// Serialises start, stop and remove of this one container.
+    pub(crate) doing: tokio::sync::Mutex<()>,
+    /// Set by an explicit stop or kill, so that an ad-hoc restart policy leaves it down.
+    pub(crate) asked_down: std::sync::atomic::AtomicBool,
+}
+
+impl Container {
+    pub(crate) fn new(record: Record) -> Self {
+        let health = if record.spec.health.is_some() { HealthState::Starting } else { HealthState::None };
+        Self {
+            id: record.id.clone(),
+            name: record.name.clone(),
+            owner: record.owner.clone(),
+            phase: watch::Sender::new(record.phase.clone()),
+            record: Mutex::new(record),
+            health: Mutex::new(health),
+            doing: tokio::sync::Mutex::default(),
+            asked_down: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    pub fn record(&self) -> Record {
+        self.record.lock().expect("no panic holds this lock").clone()
+    }
+
+    pub fn read<T>(&self, look: impl FnOnce(&Record) -> T) -> T {
+        look(&self.record.lock().expect("no panic holds this lock"))
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.phase.borrow().clone()
+    }
+
+    pub fn health(&self) -> HealthState {
+        *self.health.lock().expect("no panic holds this lock")
+    }
+
+    pub(crate) fn set_health(&self, health: HealthState) {
+        *self.health.lock().expect("no panic holds this lock") = health;
+    }
+
+    /// Changes the record, and tells those who wait for a phase.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Record)) -> Record {
+        let record = {
+            let mut record = self.record.lock().expect("no panic holds this lock");
+            change(&mut record);
+            record.clone()
+        };
+        if *self.phase.borrow() != record.phase {
+            self.phase.send_replace(record.phase.clone());
+        }
+        record
+    }
+
+    /// Resolves when the container's phase satisfies `wanted`.
+    pub async fn when(&self, wanted: impl FnMut(&Phase) -> bool) -> Phase {
+        let mut phases = self.phase.subscribe();
+        let phase = phases.wait_for(wanted).await.expect("the sender lives as long as self").clone();
+        phase
+    }
+
+    /// Resolves with its exit once it runs no more. `None`: it was removed without having run.
+    pub async fn ended(&self) -> Option<Exit> {
+        self.when(|phase| phase.exit().is_some() || matches!(phase, Phase::Removed { .. })).await.exit()
+    }
+}

@@ -1,0 +1,122 @@
+//! What an operation on containers can fail with, and how the API says it.
+
+use std::path::PathBuf;
+
+use coppice_api::{ApiError, ErrorKind};
+use coppice_launcher::protocol::LaunchError;
+
+use crate::launcher::LauncherError;
+use crate::network::NetworkError;
+use crate::prepare::PrepareError;
+use crate::signal::UnknownSignal;
+use crate::table::{ClaimError, LookupError};
+
+/// Why something asked of a node was not done. The message says whether and what changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    #[error(transparent)]
+    Signal(#[from] UnknownSignal),
+    #[error(transparent)]
+    Launcher(#[from] LauncherError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error("container {0} is running")]
+    Running(String),
+    #[error("container {0} is not running")]
+    NotRunning(String),
+    #[error("container {0} is running: stop it first, or remove it with --force")]
+    RemoveRunning(String),
+    #[error("container {name} is an instance of app {app}, which would bring it back: use `coppice stop` or `coppice down`")]
+    OfApp { name: String, app: String },
+    #[error("image {0:?} is not on this node: pull it (`coppice pull {0}`), or import one")]
+    NoImage(String),
+    #[error(transparent)]
+    Image(#[from] coppice_image::ResolveError),
+    #[error("cannot pull {reference}: {source}")]
+    Pull { reference: String, source: coppice_image::PullError },
+    #[error("image {0} is in use by container {1}")]
+    ImageInUse(String, String),
+    #[error("bind source {0} does not exist: make it first, or use a named volume")]
+    NoBindSource(PathBuf),
+    #[error("{what}: {source}")]
+    Disk { what: String, source: std::io::Error },
+    #[error("the app's spec is not valid: {}", .0.join("; "))]
+    Spec(Vec<String>),
+    #[error("no app {0:?}: `coppice apps` lists those there are")]
+    NoApp(String),
+    #[error("app {app} has no workload or instance {target:?}; it has {}", known.join(", "))]
+    NoWorkload { app: String, target: String, known: Vec<String> },
+    #[error("{0}")]
+    Rejected(coppice_state::Rejection),
+    #[error("cannot write the log: {0}")]
+    Log(String),
+    #[error("{0}")]
+    Invalid(String),
+    #[error(transparent)]
+    Cgroup(#[from] coppice_cgroup::CgroupError),
+}
+
+impl NodeError {
+    pub(crate) fn disk(what: impl Into<String>, source: std::io::Error) -> Self {
+        Self::Disk { what: what.into(), source }
+    }
+
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Lookup(LookupError::Unknown(_)) | Self::NoApp(_) | Self::NoWorkload { .. } | Self::NoImage(_) => {
+                ErrorKind::NotFound
+            }
+            Self::Lookup(LookupError::Ambiguous { .. })
+            | Self::Prepare(_)
+            | Self::Signal(_)
+            | Self::Spec(_)
+            | Self::NoBindSource(_)
+            | Self::Image(_)
+            | Self::Invalid(_) => ErrorKind::Invalid,
+            Self::Claim(_)
+            | Self::Running(_)
+            | Self::NotRunning(_)
+            | Self::RemoveRunning(_)
+            | Self::OfApp { .. }
+            | Self::ImageInUse(..)
+            | Self::Rejected(_) => ErrorKind::Conflict,
+            Self::Network(error) => error.kind(),
+            Self::Launcher(LauncherError::Refused(refused)) => match refused {
+                LaunchError::NotFound(_) | LaunchError::NotExecutable { .. } | LaunchError::Setup { .. } => {
+                    ErrorKind::CannotStart
+                }
+                LaunchError::NoContainer(_) => ErrorKind::NotFound,
+                LaunchError::Refused(_) | LaunchError::Protocol { .. } => ErrorKind::Internal,
+                LaunchError::NotRunning(_) | LaunchError::StillRunning(_) | LaunchError::Exists(_) => {
+                    ErrorKind::Conflict
+                }
+            },
+            Self::Launcher(_) => ErrorKind::Unavailable,
+            Self::Pull { .. } => ErrorKind::Upstream,
+            Self::Disk { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+            Self::Disk { .. } | Self::Log(_) | Self::Cgroup(_) => ErrorKind::Internal,
+        }
+    }
+
+    /// The exit code `coppice run` ends with (docker's): 127 not found, 126 not executable, 125 the rest.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Launcher(LauncherError::Refused(LaunchError::NotFound(_))) => 127,
+            Self::Launcher(LauncherError::Refused(LaunchError::NotExecutable { .. })) => 126,
+            _ => 125,
+        }
+    }
+}
+
+impl From<NodeError> for ApiError {
+    fn from(error: NodeError) -> Self {
+        let exit_code = Some(error.exit_code());
+        Self { kind: error.kind(), message: error.to_string(), exit_code }
+    }
+}

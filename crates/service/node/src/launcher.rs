@@ -1,0 +1,304 @@
+//! The daemon's side of the launcher's socket: start it when none runs, call it, hear its events.
+//!
+//! One connection carries requests, replies and events. Losing it means the launcher died, and with it every
+//! container (they are set to die with their parent); [`Launcher::lost`] tells the node, which starts a new one.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use coppice_base::{ContainerId, Timestamp};
+use coppice_container::{ContainerConfig, ProcessConfig, TerminalSize};
+use coppice_launcher::protocol::{
+    Call, ContainerStatus, Event, FRAME_MAX, LaunchError, Message, PROTOCOL, Reply, Request,
+};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// How long a launcher may take from exec to its first answer.
+const START_LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LauncherError {
+    #[error("cannot start the launcher {binary}: {source}")]
+    Spawn { binary: PathBuf, source: io::Error },
+    #[error("the launcher did not answer within {START_LIMIT:?}; see {log}")]
+    Silent { log: PathBuf },
+    #[error("lost the launcher: its containers are gone, and it is started again")]
+    Lost,
+    #[error("cannot talk to the launcher: {0}")]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Refused(#[from] LaunchError),
+    #[error("the launcher answered out of turn; the daemon and the launcher are of different versions")]
+    OutOfTurn,
+}
+
+/// A running process that the launcher started.
+#[derive(Clone, Debug)]
+pub struct Started {
+    pub pid: u32,
+    pub at: Timestamp,
+    pub words: Vec<String>,
+}
+
+/// Facts about the launcher itself.
+#[derive(Clone, Debug)]
+pub struct LauncherIdentity {
+    pub pid: u32,
+    pub version: String,
+    pub since: Timestamp,
+}
+
+/// A connection to the launcher. Cheap to clone.
+#[derive(Clone)]
+pub struct Launcher {
+    shared: Arc<Shared>,
+    pub identity: Arc<LauncherIdentity>,
+}
+
+struct Shared {
+    stream: tokio::net::unix::OwnedWriteHalf,
+    /// One frame at a time on the wire.
+    writing: tokio::sync::Mutex<()>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Reply>>>,
+    seq: AtomicU64,
+    lost: watch::Sender<bool>,
+}
+
+/// How to start a launcher.
+#[derive(Clone, Debug)]
+pub struct LauncherCommand {
+    pub binary: PathBuf,
+    pub root: PathBuf,
+    pub log: PathBuf,
+}
+
+impl Launcher {
+    /// Connects to the launcher at `socket`, starting one when none answers. Events go to `events`.
+    pub async fn connect_or_start(
+        socket: &Path,
+        command: &LauncherCommand,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Result<Self, LauncherError> {
+        if let Ok(stream) = UnixStream::connect(socket).await {
+            return Self::greet(stream, events).await;
+        }
+        spawn(command)?;
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            match UnixStream::connect(socket).await {
+                Ok(stream) => return Self::greet(stream, events).await,
+                Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(2)).await,
+                Err(_) => return Err(LauncherError::Silent { log: command.log.clone() }),
+            }
+        }
+    }
+
+    async fn greet(stream: UnixStream, events: mpsc::UnboundedSender<Event>) -> Result<Self, LauncherError> {
+        let (read, write) = stream.into_split();
+        let (lost, _) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            stream: write,
+            writing: tokio::sync::Mutex::new(()),
+            waiting: Mutex::default(),
+            seq: AtomicU64::new(1),
+            lost,
+        });
+        tokio::spawn(read_loop(read, Arc::downgrade(&shared), events));
+        match shared.call(Request::Hello { protocol: PROTOCOL, events: true }, None).await? {
+            Reply::Hello { pid, version, since, .. } => {
+                Ok(Self { shared, identity: Arc::new(LauncherIdentity { pid, version, since }) })
+            }
+            _ => Err(LauncherError::OutOfTurn),
+        }
+    }
+
+    /// Resolves when the connection is gone.
+    pub async fn lost(&self) {
+        // An error means the sender is gone, which is the same thing.
+        let _ = self.shared.lost.subscribe().wait_for(|lost| *lost).await;
+    }
+
+    pub async fn start(&self, config: ContainerConfig, attach: Option<OwnedFd>) -> Result<Started, LauncherError> {
+        let request = Request::Start { config: Box::new(config), attach: attach.is_some() };
+        self.started(request, attach).await
+    }
+
+    pub async fn exec(
+        &self,
+        id: &ContainerId,
+        exec: u64,
+        process: ProcessConfig,
+        attach: OwnedFd,
+    ) -> Result<Started, LauncherError> {
+        self.started(Request::Exec { id: id.clone(), exec, process: Box::new(process) }, Some(attach)).await
+    }
+
+    async fn started(&self, request: Request, fd: Option<OwnedFd>) -> Result<Started, LauncherError> {
+        match self.shared.call(request, fd).await? {
+            Reply::Started { pid, at, words } => Ok(Started { pid, at, words }),
+            _ => Err(LauncherError::OutOfTurn),
+        }
+    }
+
+    pub async fn signal(&self, id: &ContainerId, signal: i32, all: bool) -> Result<(), LauncherError> {
+        self.done(Request::Signal { id: id.clone(), exec: None, signal, all }, None).await
+    }
+
+    pub async fn resize(&self, id: &ContainerId, size: TerminalSize) -> Result<(), LauncherError> {
+        self.done(Request::Resize { id: id.clone(), exec: None, size }, None).await
+    }
+
+    pub async fn attach(&self, id: &ContainerId, fd: OwnedFd) -> Result<(), LauncherError> {
+        self.done(Request::Attach { id: id.clone() }, Some(fd)).await
+    }
+
+    pub async fn list(&self) -> Result<Vec<ContainerStatus>, LauncherError> {
+        match self.shared.call(Request::List, None).await? {
+            Reply::Containers { containers } => Ok(containers),
+            _ => Err(LauncherError::OutOfTurn),
+        }
+    }
+
+    pub async fn forget(&self, id: &ContainerId) -> Result<(), LauncherError> {
+        self.done(Request::Forget { id: id.clone() }, None).await
+    }
+
+    pub async fn shutdown(&self, kill: bool) -> Result<(), LauncherError> {
+        self.done(Request::Shutdown { kill }, None).await
+    }
+
+    async fn done(&self, request: Request, fd: Option<OwnedFd>) -> Result<(), LauncherError> {
+        match self.shared.call(request, fd).await? {
+            Reply::Done => Ok(()),
+            _ => Err(LauncherError::OutOfTurn),
+        }
+    }
+}
+
+impl Shared {
+    async fn call(&self, request: Request, fd: Option<OwnedFd>) -> Result<Reply, LauncherError> {
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed);
+        let frame = frame(&Call { seq, request });
+        let (answer, answered) = oneshot::channel();
+        self.waiting.lock().expect("no panic holds this lock").insert(seq, answer);
+        if let Err(error) = self.send(&frame, fd.as_ref().map(AsFd::as_fd)).await {
+            self.waiting.lock().expect("no panic holds this lock").remove(&seq);
+            return Err(if *self.lost.borrow() { LauncherError::Lost } else { error.into() });
+        }
+        // The reader sets `lost` before it drops the waiting; a call that was late to both is caught here.
+        if *self.lost.borrow() {
+            self.waiting.lock().expect("no panic holds this lock").remove(&seq);
+            return Err(LauncherError::Lost);
+        }
+        drop(fd);
+        match answered.await {
+            Ok(Reply::Error { error }) => Err(error.into()),
+            Ok(reply) => Ok(reply),
+            Err(_) => Err(LauncherError::Lost),
+        }
+    }
+
+    async fn send(&self, mut frame: &[u8], mut fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let _one_at_a_time = self.writing.lock().await;
+        let socket = self.stream.as_ref();
+        while !frame.is_empty() {
+            let sent = socket.async_io(Interest::WRITABLE, || send_some(socket, frame, fd)).await?;
+            frame = &frame[sent..];
+            fd = None; // went with the first byte
+        }
+        Ok(())
+    }
+}
+
+fn send_some(socket: &UnixStream, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let fds;
+    if let Some(fd) = fd {
+        fds = [fd];
+        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    let sent =
+        rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    Ok(sent)
+}
+
+fn frame(call: &Call) -> Vec<u8> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, call).expect("requests are plain data");
+    let len = u32::try_from(frame.len() - 4).expect("a request is far below 4 GiB");
+    frame[..4].copy_from_slice(&len.to_le_bytes());
+    frame
+}
+
+async fn read_loop(
+    mut read: OwnedReadHalf,
+    shared: std::sync::Weak<Shared>,
+    events: mpsc::UnboundedSender<Event>,
+) {
+    let mut body = Vec::new();
+    loop {
+        let message = read_message(&mut read, &mut body).await;
+        let Some(shared) = shared.upgrade() else { return };
+        match message {
+            Ok(Message::Reply { seq, reply }) => {
+                let waiting = shared.waiting.lock().expect("no panic holds this lock").remove(&seq);
+                if let Some(waiting) = waiting {
+                    // A caller that gave up needs no answer.
+                    let _ = waiting.send(reply);
+                }
+            }
+            Ok(Message::Event(event)) => {
+                // The node is shutting down when nobody listens.
+                let _ = events.send(event);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "launcher connection ended");
+                shared.lost.send_replace(true);
+                shared.waiting.lock().expect("no panic holds this lock").clear();
+                return;
+            }
+        }
+    }
+}
+
+async fn read_message(read: &mut OwnedReadHalf, body: &mut Vec<u8>) -> io::Result<Message> {
+    let len = read.read_u32_le().await?;
+    if len > FRAME_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "frame too long"));
+    }
+    body.resize(len as usize, 0);
+    read.read_exact(body).await?;
+    serde_json::from_slice(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Starts the launcher. It makes a session of its own, so that neither a terminal's signals nor the daemon's end reach it.
+fn spawn(command: &LauncherCommand) -> Result<(), LauncherError> {
+    let failed = |source| LauncherError::Spawn { binary: command.binary.clone(), source };
+    let log = std::fs::File::options().create(true).append(true).open(&command.log).map_err(failed)?;
+    let log_too = log.try_clone().map_err(failed)?;
+    let mut child = tokio::process::Command::new(&command.binary)
+        .arg("launcher")
+        .arg("--root")
+        .arg(&command.root)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(log_too)
+        .current_dir("/")
+        .kill_on_drop(false)
+        .spawn()
+        .map_err(failed)?;
+    // It outlives this daemon; should it end first, its remains are collected.
+    tokio::spawn(async move { child.wait().await });
+    Ok(())
+}

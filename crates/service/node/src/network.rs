@@ -1,0 +1,321 @@
+//! The node's part of the network: addresses, published ports, and the files that tell containers of names.
+//!
+//! The bridge is made when the first container wants it, so an idle node has none. Leases and claims are in
+//! memory: a returning daemon makes them again from what runs. Published ports are claimed before they are
+//! routed, with the host's own socket bound for the check, so that a port in use is an error at `up` and not a
+//! silent failure later.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, OnceLock};
+
+use coppice_api::ErrorKind;
+use coppice_base::ContainerId;
+use coppice_container::Network;
+use coppice_network::{
+    Asserted, Backend, Bridge, BridgeConfig, Ipam, PortKey, Published, RulesWatch, Subnet4, hold_port, resolv_conf,
+};
+use coppice_spec::{PortSpec, Protocol};
+use tokio::io::unix::AsyncFd;
+
+/// Name → addresses, as containers of one app see them.
+pub(crate) type Names = BTreeMap<String, Vec<Ipv4Addr>>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error("cannot set the network up: {0}")]
+    Host(#[from] coppice_network::NetworkError),
+    #[error("no address is left: {0}")]
+    Address(#[from] coppice_network::IpamError),
+    #[error("{0}")]
+    Port(#[from] coppice_network::PortError),
+    #[error("host port {port}/{protocol} is published by {holder} already: stop that, or publish another port")]
+    PortTaken { port: u16, protocol: &'static str, holder: String },
+    #[error("cannot wait for changes of the network's rules: {0}")]
+    Watch(std::io::Error),
+    #[error("network.subnet in the settings: {0}")]
+    Subnet(String),
+}
+
+impl NetworkError {
+    pub(crate) fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Host(_) | Self::Watch(_) => ErrorKind::Internal,
+            Self::Address(_) | Self::Port(_) | Self::PortTaken { .. } => ErrorKind::Conflict,
+            Self::Subnet(_) => ErrorKind::Invalid,
+        }
+    }
+}
+
+pub(crate) struct NodeNetwork {
+    key: String,
+    subnet: Option<String>,
+    bridge: OnceLock<Joined>,
+    /// Making the bridge, once.
+    making: Mutex<()>,
+    /// Claimed host ports, and who has them.
+    claims: Mutex<BTreeMap<Claim, String>>,
+    /// Routed ports of each owner: what is in the kernel now.
+    routed: Mutex<BTreeMap<String, Vec<(PortKey, Vec<Backend>)>>>,
+    owners: Mutex<BTreeMap<String, Vec<PortSpec>>>,
+}
+
+type Claim = (Option<IpAddr>, Protocol, u16);
+
+struct Joined {
+    /// `None` once it is removed.
+    bridge: Mutex<Option<Bridge>>,
+    subnet: Subnet4,
+    addresses: Mutex<Ipam>,
+    words: Vec<String>,
+    watch: Option<(AsyncFd<OwnedFd>, Mutex<RulesWatch>)>,
+}
+
+impl NodeNetwork {
+    pub(crate) fn new(key: &str, subnet: Option<String>) -> Self {
+        Self {
+            key: key.to_owned(),
+            subnet,
+            bridge: OnceLock::new(),
+            making: Mutex::default(),
+            claims: Mutex::default(),
+            routed: Mutex::default(),
+            owners: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn bridge_name(&self) -> String {
+        format!("cop{}", self.key)
+    }
+
+    /// `10.88.0.0/16`; empty while there is no bridge.
+    pub(crate) fn subnet(&self) -> String {
+        self.bridge.get().map(|joined| joined.subnet.to_string()).unwrap_or_default()
+    }
+
+    pub(crate) fn words(&self) -> Vec<String> {
+        self.bridge.get().map(|joined| joined.words.clone()).unwrap_or_default()
+    }
+
+    fn joined(&self) -> Result<&Joined, NetworkError> {
+        if let Some(joined) = self.bridge.get() {
+            return Ok(joined);
+        }
+        let _making = self.making.lock().expect("no panic holds this lock");
+        if let Some(joined) = self.bridge.get() {
+            return Ok(joined);
+        }
+        let mut config = BridgeConfig::of(&self.key)?;
+        if let Some(text) = &self.subnet {
+            config.subnet =
+                Some(text.parse().map_err(|e: coppice_network::NetworkError| NetworkError::Subnet(e.to_string()))?);
+        }
+        let (bridge, words) = Bridge::ensure(&config)?;
+        let words: Vec<String> = words.into_iter().map(|word| word.to_string()).collect();
+        for word in &words {
+            tracing::info!("{word}");
+        }
+        let subnet = bridge.subnet();
+        let watch = watch_rules()
+            .inspect_err(|error| tracing::warn!(%error, "the network's rules are looked at from time to time only"))
+            .ok();
+        let (bridge, addresses) = (Mutex::new(Some(bridge)), Mutex::new(Ipam::new(subnet)));
+        Ok(self.bridge.get_or_init(|| Joined { bridge, subnet, addresses, words, watch }))
+    }
+
+    /// An address and a link for a container.
+    pub(crate) fn lease(&self, id: &ContainerId) -> Result<Network, NetworkError> {
+        let joined = self.joined()?;
+        let mut addresses = joined.addresses.lock().expect("no panic holds this lock");
+        let address = addresses.allocate()?;
+        Ok(Network::Bridge {
+            bridge: self.bridge_name(),
+            host_device: host_device(id),
+            address,
+            prefix: joined.subnet.prefix(),
+            gateway: joined.subnet.gateway(),
+        })
+    }
+
+    /// A container that runs already has this address.
+    pub(crate) fn adopt(&self, id: &ContainerId, address: Ipv4Addr) {
+        let adopted = self.joined().and_then(|joined| {
+            joined.addresses.lock().expect("no panic holds this lock").reserve(address).map_err(NetworkError::from)
+        });
+        if let Err(error) = adopted {
+            tracing::warn!(%id, %address, %error, "a running container's address is not known to be taken");
+        }
+    }
+
+    /// Gives an address back. The link went with the container's namespace.
+    pub(crate) fn release(&self, _id: &ContainerId, address: Option<Ipv4Addr>) {
+        if let (Some(joined), Some(address)) = (self.bridge.get(), address) {
+            joined.addresses.lock().expect("no panic holds this lock").release(address);
+        }
+    }
+
+    /// Claims host ports for `owner`, choosing those that are 0. What it had claimed before and does not name
+    /// now is given up.
+    pub(crate) fn claim_ports(&self, owner: &str, ports: &[PortSpec]) -> Result<Vec<PortSpec>, NetworkError> {
+        let mut claims = self.claims.lock().expect("no panic holds this lock");
+        let mut chosen = Vec::new();
+        for port in ports {
+            let clash = claims.iter().find(|((ip, protocol, host), holder)| {
+                *holder != owner
+                    && port.host != 0
+                    && (*protocol, *host) == (port.protocol, port.host)
+                    && (ip.is_none() || port.host_ip.is_none() || *ip == port.host_ip)
+            });
+            if let Some((_, holder)) = clash {
+                let holder = holder.clone();
+                return Err(NetworkError::PortTaken { port: port.host, protocol: protocol_name(port.protocol), holder });
+            }
+            let mine = claims.get(&(port.host_ip, port.protocol, port.host)).is_some_and(|holder| holder == owner);
+            let host = if mine {
+                port.host
+            } else {
+                // Bound for a moment: a program that listens there is found, and 0 gets a free one.
+                hold_port(port.host_ip, protocol(port.protocol), port.host)?.port()
+            };
+            chosen.push(PortSpec { host, ..*port });
+        }
+        claims.retain(|_, holder| holder != owner);
+        for port in &chosen {
+            claims.insert((port.host_ip, port.protocol, port.host), owner.to_owned());
+        }
+        drop(claims);
+        self.owners.lock().expect("no panic holds this lock").insert(owner.to_owned(), chosen.clone());
+        Ok(chosen)
+    }
+
+    /// Whether [`claim_ports`](Self::claim_ports) would succeed, without claiming.
+    pub(crate) fn check_ports(&self, owner: &str, ports: &[PortSpec]) -> Result<(), NetworkError> {
+        let claims = self.claims.lock().expect("no panic holds this lock");
+        for port in ports.iter().filter(|port| port.host != 0) {
+            let mut same = claims.iter().filter(|((ip, protocol, host), _)| {
+                (*protocol, *host) == (port.protocol, port.host)
+                    && (ip.is_none() || port.host_ip.is_none() || *ip == port.host_ip)
+            });
+            match same.next() {
+                Some((_, holder)) if holder != owner => {
+                    let holder = holder.clone();
+                    return Err(NetworkError::PortTaken { port: port.host, protocol: protocol_name(port.protocol), holder });
+                }
+                Some(_) => {}
+                None => drop(hold_port(port.host_ip, protocol(port.protocol), port.host)?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Points all of `owner`'s ports at these containers; none: the ports are closed.
+    pub(crate) fn route(&self, owner: &str, addresses: &[Ipv4Addr]) -> Result<(), NetworkError> {
+        let ports = self.owners.lock().expect("no panic holds this lock").get(owner).cloned().unwrap_or_default();
+        let wanted: Vec<(PortKey, Vec<Backend>)> = if addresses.is_empty() {
+            Vec::new()
+        } else {
+            let backends = |port: &PortSpec| {
+                addresses.iter().map(|ip| Backend { ip: *ip, port: port.container }).collect::<Vec<_>>()
+            };
+            ports.iter().map(|port| (port_key(port), backends(port))).collect()
+        };
+        let mut routed = self.routed.lock().expect("no panic holds this lock");
+        let before = routed.get(owner).cloned().unwrap_or_default();
+        if before == wanted {
+            return Ok(());
+        }
+        let joined = self.joined()?;
+        let gone: Vec<PortKey> =
+            before.iter().map(|(key, _)| *key).filter(|key| !wanted.iter().any(|(new, _)| new == key)).collect();
+        let published: Vec<Published> =
+            wanted.iter().map(|(key, backends)| Published { key: *key, backends: backends.clone() }).collect();
+        if let Some(bridge) = joined.bridge.lock().expect("no panic holds this lock").as_mut() {
+            bridge.unpublish(&gone)?;
+            bridge.publish(&published)?;
+        }
+        routed.insert(owner.to_owned(), wanted);
+        Ok(())
+    }
+
+    pub(crate) fn release_ports(&self, owner: &str) {
+        if let Err(error) = self.route(owner, &[]) {
+            tracing::warn!(owner, %error, "cannot close its ports");
+        }
+        self.routed.lock().expect("no panic holds this lock").remove(owner);
+        self.owners.lock().expect("no panic holds this lock").remove(owner);
+        self.claims.lock().expect("no panic holds this lock").retain(|_, holder| holder != owner);
+    }
+
+    /// Puts the rules back if something outside took them away; true when it did.
+    pub(crate) fn reassert(&self) -> Result<bool, NetworkError> {
+        let Some(joined) = self.bridge.get() else { return Ok(false) };
+        match joined.bridge.lock().expect("no panic holds this lock").as_mut() {
+            Some(bridge) => Ok(bridge.assert_rules()? == Asserted::Restored),
+            None => Ok(false),
+        }
+    }
+
+    /// Resolves when rules were changed by anyone, this node included; never while there is no bridge.
+    pub(crate) async fn rules_changed(&self) {
+        let Some((fd, watch)) = self.bridge.get().and_then(|joined| joined.watch.as_ref()) else {
+            return std::future::pending().await;
+        };
+        loop {
+            let Ok(mut ready) = fd.readable().await else { return std::future::pending().await };
+            let changed = watch.lock().expect("no panic holds this lock").changed();
+            ready.clear_ready();
+            if !matches!(changed, Ok(false)) {
+                return;
+            }
+        }
+    }
+
+    /// Takes the bridge and the rules away (the node stops with all its containers).
+    pub(crate) fn remove(&self) {
+        let Some(joined) = self.bridge.get() else { return };
+        if let Some(bridge) = joined.bridge.lock().expect("no panic holds this lock").take()
+            && let Err(error) = bridge.remove()
+        {
+            tracing::warn!(%error, "cannot remove the bridge");
+        }
+    }
+
+    /// resolv.conf for a container: the host's own on the host's network, else without its loopback servers.
+    pub(crate) fn resolv_conf(&self, network: &Network) -> String {
+        let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        match network {
+            Network::Host => text,
+            _ => resolv_conf(&text),
+        }
+    }
+}
+
+fn watch_rules() -> Result<(AsyncFd<OwnedFd>, Mutex<RulesWatch>), NetworkError> {
+    let watch = Bridge::watch()?;
+    let fd = watch.as_fd().try_clone_to_owned().and_then(AsyncFd::new).map_err(NetworkError::Watch)?;
+    Ok((fd, Mutex::new(watch)))
+}
+
+/// 15 characters at most (IFNAMSIZ less its NUL): `cp` and 12 digits of the id.
+fn host_device(id: &ContainerId) -> String {
+    format!("cp{}", id.short())
+}
+
+fn port_key(port: &PortSpec) -> PortKey {
+    PortKey { host_ip: port.host_ip, protocol: protocol(port.protocol), host: port.host }
+}
+
+fn protocol(protocol: Protocol) -> coppice_network::Protocol {
+    match protocol {
+        Protocol::Tcp => coppice_network::Protocol::Tcp,
+        Protocol::Udp => coppice_network::Protocol::Udp,
+    }
+}
+
+fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}

@@ -1,0 +1,755 @@
+//! The node as its API sees it: everything that can be asked of one machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use coppice_api::{
+    AppStatus, AppSummary, ApplyReply, ApplyRequest, ContainerDetail, ContainerSummary, Created, ExecRequest,
+    ExitReply, LogLine, LogQuery, NodeStatus, PlanReply, PlanStep, Process, RunRequest, Stats, StepAction,
+    StopRequest,
+};
+use coppice_base::{Clock, Name, SystemClock, SystemRandom, Timestamp};
+use coppice_container::TerminalSize;
+use coppice_image::ImageStore;
+use coppice_launcher::protocol::Event as LauncherEvent;
+use coppice_log::{Log, ProposeError};
+use coppice_plan::Observed;
+use coppice_spec::AppSpec;
+use coppice_state::{Actor, Body, Command, CommandId, Effect, NodeId, ReleaseId};
+use tokio::sync::{mpsc, watch};
+
+use crate::adhoc::AdHoc;
+use crate::agent::Agent;
+use crate::app::{App, instances_of};
+use crate::attach::{self, Attached};
+use crate::container::{Container, Owner, Phase};
+use crate::containers::Containers;
+use crate::error::NodeError;
+use crate::events::{About, Events};
+use crate::launcher::{Launcher, LauncherCommand, LauncherError};
+use crate::logs::LogFile;
+use crate::network::{Names, NodeNetwork};
+use crate::root::{Root, RootError};
+use crate::settings::{Settings, SettingsError};
+use crate::signal::parse_signal;
+use crate::{archive, images, stats, view, volume};
+
+/// This node's id in its cluster of one.
+const NODE: NodeId = NodeId(1);
+
+/// How often the network's rules are looked at, should the notice of a change be lost.
+const RULES_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Pause before a lost launcher is started again, so that one that cannot start does not spin.
+const LAUNCHER_PAUSE: Duration = Duration::from_millis(500);
+
+/// How to open a node.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    pub root: PathBuf,
+    /// The binary that is the launcher, called as `<binary> launcher --root <root>`.
+    pub binary: PathBuf,
+}
+
+/// Why a node does not open.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("another node daemon runs on {0}: `coppice node status` shows it")]
+    Locked(PathBuf),
+    #[error("cannot lock {path}: {source}")]
+    Lock { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Images(#[from] coppice_image::OpenError),
+    #[error(transparent)]
+    Launcher(#[from] LauncherError),
+    #[error(transparent)]
+    Log(#[from] coppice_log::OpenError),
+    #[error(transparent)]
+    Adopt(#[from] NodeError),
+}
+
+/// One machine's node daemon.
+pub struct Node {
+    root: Root,
+    clock: Arc<dyn Clock>,
+    started_at: Timestamp,
+    containers: Arc<Containers>,
+    adhoc: Arc<AdHoc>,
+    agent: Arc<Agent>,
+    log: Log,
+    stop: watch::Sender<bool>,
+    settings: Settings,
+    _lock: std::fs::File,
+}
+
+impl Node {
+    /// Opens the node: takes its lock, finds or starts its launcher, adopts what runs, and follows its log.
+    pub async fn open(options: NodeOptions) -> Result<Arc<Self>, OpenError> {
+        let root = Root::prepare(&options.root)?;
+        let lock = lock(&root.node_lock())?;
+        let settings = Settings::read(&root.settings())?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let events = Events::new(clock.clone());
+        let store_settings = coppice_image::Settings {
+            mirrors: settings.images.mirrors.clone(),
+            insecure: settings.images.insecure.iter().cloned().collect(),
+            ..coppice_image::Settings::default()
+        };
+        let dir = root.images();
+        let store = tokio::task::spawn_blocking(move || ImageStore::open(&dir, store_settings));
+        let command = LauncherCommand {
+            binary: options.binary,
+            root: root.path().to_owned(),
+            log: root.log().join("launcher.log"),
+        };
+        let (launcher_events, mut heard) = mpsc::unbounded_channel();
+        let launcher =
+            Launcher::connect_or_start(&root.launcher_socket(), &command, launcher_events.clone()).await?;
+        let log = Log::open(&root.state(), NODE).await?;
+        let images = store.await.expect("opening the store does not panic")?;
+        let network = NodeNetwork::new(&root.key(), settings.network.subnet.clone());
+        let containers = Arc::new(Containers::new(
+            root.clone(),
+            settings.clone(),
+            clock.clone(),
+            events,
+            images,
+            network,
+            launcher.clone(),
+        ));
+        containers.adopt().await?;
+        let adhoc = AdHoc::new(containers.clone());
+        adhoc.resume();
+        let agent = Agent::new(containers.clone());
+        agent.reconcile(&log.read());
+        tokio::spawn(agent.clone().run(log.watch()));
+        let exits = containers.clone();
+        tokio::spawn(async move {
+            while let Some(event) = heard.recv().await {
+                if let LauncherEvent::Exited { id, exit } = event {
+                    let containers = exits.clone();
+                    tokio::spawn(async move { containers.on_exit(&id, exit, false).await });
+                }
+            }
+        });
+        let (stop, stopping) = watch::channel(false);
+        tokio::spawn(keep_launcher(containers.clone(), launcher, command, launcher_events, stopping.clone()));
+        tokio::spawn(keep_rules(containers.clone(), stopping));
+        let started_at = clock.now();
+        containers.events.emit("node", "start", &root.key(), About::default());
+        Ok(Arc::new(Self {
+            root,
+            clock,
+            started_at,
+            containers,
+            adhoc,
+            agent,
+            log,
+            stop,
+            settings,
+            _lock: lock,
+        }))
+    }
+
+    pub fn root(&self) -> &Root {
+        &self.root
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub fn events(&self) -> &Events {
+        &self.containers.events
+    }
+
+    pub fn images(&self) -> &ImageStore {
+        &self.containers.images
+    }
+
+    /// Resolves when the node is to end.
+    pub async fn stopped(&self) {
+        // An error means the node is gone.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// Ends the daemon; with `everything`, apps and containers are stopped first and the launcher ends too. The log
+    /// keeps what is wanted: the next daemon brings the apps back.
+    pub async fn stop(&self, everything: bool) -> Result<(), NodeError> {
+        if everything {
+            let stopping = self.agent.all().into_iter().map(|app| async move { app.halt().await });
+            futures_util::future::join_all(stopping).await;
+            let containers = self.containers.table.all();
+            let stopping = containers.iter().filter(|container| container.phase().is_running()).map(|container| {
+                self.adhoc.rest(container);
+                self.containers.stop(container, None, None)
+            });
+            for stopped in futures_util::future::join_all(stopping).await {
+                stopped?;
+            }
+            self.stop.send_replace(true);
+            self.containers.launcher().shutdown(true).await?;
+            self.containers.network.remove();
+        }
+        self.stop.send_replace(true);
+        self.log.shutdown().await;
+        Ok(())
+    }
+
+    pub fn status(&self) -> NodeStatus {
+        let launcher = self.containers.launcher();
+        let all = self.containers.table.all();
+        let images = self.containers.images.list();
+        NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            launcher_pid: launcher.identity.pid,
+            launcher_version: launcher.identity.version.clone(),
+            started_at: self.started_at,
+            uptime_ms: u64::try_from(self.clock.now().since(self.started_at).as_millis()).unwrap_or(u64::MAX),
+            launcher_started_at: launcher.identity.since,
+            root: self.root.path().display().to_string(),
+            socket: self.root.socket().display().to_string(),
+            cgroup: self.containers.cgroup_kind(),
+            bridge: self.containers.network.bridge_name(),
+            subnet: self.containers.network.subnet(),
+            apps: u32::try_from(self.agent.all().len()).unwrap_or(u32::MAX),
+            containers_running: u32::try_from(all.iter().filter(|c| c.phase().is_running()).count()).unwrap_or(u32::MAX),
+            containers_total: u32::try_from(all.len()).unwrap_or(u32::MAX),
+            images: u32::try_from(images.len()).unwrap_or(u32::MAX),
+            images_bytes: images.iter().map(|image| image.size.0).sum(),
+            words: self.containers.network.words(),
+        }
+    }
+
+    // ── containers ──────────────────────────────────────────────────────────────────────────────────────────
+
+    fn find(&self, text: &str) -> Result<Arc<Container>, NodeError> {
+        Ok(self.containers.table.find(text)?)
+    }
+
+    pub fn list(&self, all: bool, app: Option<&str>) -> Vec<ContainerSummary> {
+        let shown = |container: &Arc<Container>| {
+            (all || container.phase().is_running())
+                && app.is_none_or(|app| container.owner.app().is_some_and(|owner| owner.as_str() == app))
+        };
+        let mut list: Vec<_> =
+            self.containers.table.all().iter().filter(|c| shown(c)).map(|c| view::container_summary(c)).collect();
+        list.sort_by(|a, b| b.created_at.cmp(&a.created_at).then_with(|| a.name.cmp(&b.name)));
+        list
+    }
+
+    pub fn inspect(&self, text: &str) -> Result<ContainerDetail, NodeError> {
+        let container = self.find(text)?;
+        let mut detail = view::container_detail(&self.containers, &container)?;
+        detail.restarts = self.adhoc.restarts(&container);
+        Ok(detail)
+    }
+
+    /// Makes an ad-hoc container, and starts it when asked.
+    pub async fn create(&self, request: RunRequest) -> Result<Created, NodeError> {
+        let container = self.make(&request).await?;
+        let mut words = Vec::new();
+        if request.start {
+            if let Err(error) = self.containers.start(&container, None, size_of(&request), &Names::new()).await {
+                self.discard_unstarted(&container).await;
+                return Err(error);
+            }
+            self.adhoc.keep(&container);
+            words = container.read(|record| record.words.clone());
+        }
+        Ok(Created { id: container.id.to_string(), name: container.name.clone(), words })
+    }
+
+    /// Makes and starts an ad-hoc container with its streams attached. The stream is there at once; a start that
+    /// fails ends it with an exit that says why.
+    pub async fn run(&self, request: RunRequest) -> Result<(Attached, impl Future<Output = Result<(), NodeError>> + use<>), NodeError> {
+        let container = self.make(&request).await?;
+        let (stream, theirs) = attach::pair().map_err(|source| NodeError::disk("cannot make a stream", source))?;
+        let attached = Attached { stream, container: container.clone(), is_first: true };
+        let (containers, adhoc, size) = (self.containers.clone(), self.adhoc.clone(), size_of(&request));
+        let start = async move {
+            let started = containers.start(&container, Some(theirs), size, &Names::new()).await;
+            match &started {
+                Ok(()) => adhoc.keep(&container),
+                Err(_) if container.read(|record| record.spec.remove) => {
+                    let _ = containers.remove(&container, true, true).await;
+                }
+                Err(_) => {}
+            }
+            started
+        };
+        Ok((attached, start))
+    }
+
+    async fn make(&self, request: &RunRequest) -> Result<Arc<Container>, NodeError> {
+        let spec = request.spec.clone();
+        let image = images::get(&self.containers, &spec.workload.image, spec.workload.pull).await?;
+        self.containers.create(spec, Owner::AdHoc, None, &image, None)
+    }
+
+    async fn discard_unstarted(&self, container: &Container) {
+        if container.read(|record| record.spec.remove) {
+            let _ = self.containers.remove(container, true, true).await;
+        }
+    }
+
+    pub async fn start(&self, text: &str) -> Result<(), NodeError> {
+        let container = self.find(text)?;
+        if let Owner::App { app, instance, .. } = &container.owner {
+            return self.tell_instance(app, instance, "start");
+        }
+        if container.phase().is_running() {
+            return Ok(());
+        }
+        self.containers.start(&container, None, None, &Names::new()).await?;
+        self.adhoc.keep(&container);
+        Ok(())
+    }
+
+    pub async fn stop_container(&self, text: &str, request: &StopRequest) -> Result<(), NodeError> {
+        let container = self.find(text)?;
+        let signal = request.signal.as_deref().map(parse_signal).transpose()?;
+        if let Owner::App { app, instance, .. } = &container.owner {
+            self.tell_instance(app, instance, "stop")?;
+            container.when(|phase| !phase.is_running()).await;
+            return Ok(());
+        }
+        self.adhoc.rest(&container);
+        self.containers.stop(&container, signal, request.timeout_ms.map(Duration::from_millis)).await
+    }
+
+    pub async fn restart(&self, text: &str, request: &StopRequest) -> Result<(), NodeError> {
+        let container = self.find(text)?;
+        if let Owner::App { app, instance, .. } = &container.owner {
+            return self.tell_instance(app, instance, "restart");
+        }
+        self.stop_container(text, request).await?;
+        self.start(text).await
+    }
+
+    fn tell_instance(&self, app: &Name, instance: &str, action: &str) -> Result<(), NodeError> {
+        let app = self.agent.get(app.as_str()).ok_or_else(|| NodeError::NoApp(app.to_string()))?;
+        app.tell_instances(action, vec![instance.to_owned()]);
+        Ok(())
+    }
+
+    pub async fn kill(&self, text: &str, signal: &str) -> Result<(), NodeError> {
+        let container = self.find(text)?;
+        self.containers.kill(&container, parse_signal(signal)?).await
+    }
+
+    pub async fn set_paused(&self, text: &str, pause: bool) -> Result<(), NodeError> {
+        let container = self.find(text)?;
+        match container.phase() {
+            Phase::Running { paused, .. } if paused == pause => {
+                let state = if pause { "paused already" } else { "not paused" };
+                Err(NodeError::Invalid(format!("container {} is {state}", container.name)))
+            }
+            _ => self.containers.set_paused(&container, pause),
+        }
+    }
+
+    pub async fn wait(&self, text: &str) -> Result<ExitReply, NodeError> {
+        let container = self.find(text)?;
+        container.when(|phase| phase.exit().is_some() || matches!(phase, Phase::Removed { .. })).await;
+        let gone = || ExitReply { code: 0, signal: None, oom: false, error: Some("it was removed before it ran".into()) };
+        Ok(view::exit_reply(&container.phase()).unwrap_or_else(gone))
+    }
+
+    pub async fn remove(&self, text: &str, force: bool, volumes: bool) -> Result<(), NodeError> {
+        let container = self.find(text)?;
+        if let Owner::App { app, .. } = &container.owner
+            && self.agent.get(app.as_str()).is_some()
+        {
+            return Err(NodeError::OfApp { name: container.name.clone(), app: app.to_string() });
+        }
+        if force {
+            self.adhoc.rest(&container);
+        }
+        self.containers.remove(&container, force, volumes).await?;
+        self.adhoc.drop_one(&container);
+        Ok(())
+    }
+
+    pub async fn exec(&self, text: &str, request: ExecRequest) -> Result<Attached, NodeError> {
+        let container = self.find(text)?;
+        attach::exec(&self.containers, container, request).await
+    }
+
+    pub async fn attach(&self, text: &str) -> Result<Attached, NodeError> {
+        let container = self.find(text)?;
+        attach::attach(&self.containers, container).await
+    }
+
+    pub fn top(&self, text: &str) -> Result<Vec<Process>, NodeError> {
+        stats::top(&self.containers, &*self.find(text)?)
+    }
+
+    /// Usage of the named containers, or of all that run.
+    pub fn stats(&self, names: &[String]) -> Result<Vec<Stats>, NodeError> {
+        if names.is_empty() {
+            let running = self.containers.table.all().into_iter().filter(|container| container.phase().is_running());
+            // One that ends meanwhile is left out.
+            return Ok(running.filter_map(|container| stats::stats(&self.containers, &container).ok()).collect());
+        }
+        names
+            .iter()
+            .map(|name| {
+                let container = self.find(name)?;
+                if !container.phase().is_running() {
+                    return Err(NodeError::NotRunning(container.name.clone()));
+                }
+                stats::stats(&self.containers, &container)
+            })
+            .collect()
+    }
+
+    /// Writes a tar of `path` in a container. Blocking.
+    pub fn copy_out(&self, text: &str, path: &Path, out: impl Write) -> Result<(), NodeError> {
+        archive::open(&self.containers, &*self.find(text)?)?.pack(path, out)
+    }
+
+    /// Unpacks a tar into the directory `path` of a container. Blocking.
+    pub fn copy_in(&self, text: &str, path: &Path, input: impl Read) -> Result<(), NodeError> {
+        archive::open(&self.containers, &*self.find(text)?)?.unpack(path, input)
+    }
+
+    /// Lines of one container's log.
+    pub async fn container_logs(&self, text: &str, query: LogQuery, lines: mpsc::Sender<LogLine>) -> Result<(), NodeError> {
+        let container = self.find(text)?;
+        self.read_log(&container, container.name.clone(), query, lines);
+        Ok(())
+    }
+
+    fn read_log(&self, container: &Arc<Container>, source: String, query: LogQuery, lines: mpsc::Sender<LogLine>) {
+        let log = LogFile {
+            source,
+            path: self.root.container(&container.id).join("log/container.log"),
+            max_files: self.settings.logs.max_files,
+        };
+        let container = container.clone();
+        // An instance's next run writes to the same log, so its follower stays.
+        let is_instance = matches!(container.owner, Owner::App { .. });
+        tokio::spawn(async move {
+            let ended = async {
+                if is_instance {
+                    container.when(|phase| matches!(phase, Phase::Removed { .. })).await;
+                } else {
+                    container.when(|phase| !phase.is_running()).await;
+                }
+            };
+            if let Err(error) = log.read(&query, lines, ended).await {
+                tracing::warn!(container = %container.name, %error, "cannot read its log");
+            }
+        });
+    }
+
+    // ── apps ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    fn app(&self, name: &str) -> Result<Arc<App>, NodeError> {
+        self.agent.get(name).ok_or_else(|| NodeError::NoApp(name.to_owned()))
+    }
+
+    async fn propose(&self, uid: u32, body: Body) -> Result<Effect, NodeError> {
+        let id = CommandId::generate(&mut SystemRandom);
+        let command = Command { id, at: self.clock.now(), actor: Actor::User { uid }, body };
+        match self.log.propose(command).await {
+            Ok(applied) => Ok(applied.effect),
+            Err(ProposeError::Rejected(rejection)) => Err(NodeError::Rejected(rejection)),
+            Err(error) => Err(NodeError::Log(error.to_string())),
+        }
+    }
+
+    /// What an apply of this spec would do.
+    pub fn plan(&self, spec: &AppSpec) -> PlanReply {
+        let state = self.log.read();
+        let current = state.app(spec.name.as_str());
+        let images = spec.workloads().filter_map(|(_, workload)| {
+            let image = self.containers.images.resolve(&workload.image).ok().flatten()?;
+            Some((workload.image.clone(), image.manifest_digest.to_string()))
+        });
+        let running = current.into_iter().flat_map(|app| &app.current().images);
+        let observed = Observed {
+            images: images.collect(),
+            running: running.map(|(name, digest)| (name.clone(), digest.as_str().to_owned())).collect(),
+        };
+        let plan = coppice_plan::diff(current.map(|app| app.spec()), spec, &observed);
+        PlanReply { steps: plan.steps.iter().map(plan_step).collect() }
+    }
+
+    /// Records a new release and returns once the node has begun to make it so.
+    pub async fn apply(&self, uid: u32, request: ApplyRequest) -> Result<ApplyReply, NodeError> {
+        let spec = request.spec;
+        let mut broken = spec.check();
+        broken.extend(coppice_plan::name_clashes(&spec));
+        for name in request.only.iter().filter(|name| spec.workload(name.as_str()).is_none()) {
+            broken.push(format!("{name} is not in the app"));
+        }
+        if !broken.is_empty() {
+            return Err(NodeError::Spec(broken));
+        }
+        if !self.settings.containers.allow_privileged
+            && spec.workloads().any(|(_, workload)| workload.privileged)
+        {
+            return Err(crate::prepare::PrepareError::Privileged(self.root.settings()).into());
+        }
+        for (name, service) in &spec.services {
+            self.containers.network.check_ports(&format!("{}/{name}", spec.name), &service.ports)?;
+        }
+        let plan = self.plan(&spec);
+        // Old instances run on while images come.
+        let mut digests = BTreeMap::new();
+        for (name, workload) in spec.workloads() {
+            let image = images::get(&self.containers, &workload.image, workload.pull).await?;
+            crate::prepare::arguments(&crate::app::run_spec(workload), &image.config)?;
+            let digest = coppice_state::Digest::parse(&image.manifest_digest.to_string());
+            digests.insert(name.clone(), digest.map_err(|error| NodeError::Invalid(error.to_string()))?);
+        }
+        let (app, stopped) = (spec.name.clone(), self.stopped_after(&spec, &request.only));
+        let body = Body::Apply {
+            release: ReleaseId::generate(&mut SystemRandom),
+            spec: Box::new(spec),
+            images: digests,
+            expected_release: None,
+            stopped,
+        };
+        let (number, changed) = match self.propose(uid, body).await? {
+            Effect::Released { number, .. } => (number, true),
+            Effect::Unchanged { number, .. } => (number, false),
+            Effect::Removed | Effect::Recorded => (0, false),
+        };
+        // Its own turn, so that a status asked for right after this answer is of the new release; and one that
+        // failed for good is tried again even when nothing changed.
+        self.agent.reconcile(&self.log.read());
+        if let Some(app) = self.agent.get(app.as_str()) {
+            app.retry();
+        }
+        self.containers.events.emit("app", "apply", app.as_str(), About {
+            app: Some(app.as_str()),
+            message: format!("release {number}"),
+            ..About::default()
+        });
+        Ok(ApplyReply { release: number, changed, plan })
+    }
+
+    /// Workloads that stay down: with `only`, those that neither are named, nor needed by them, nor up already.
+    fn stopped_after(&self, spec: &AppSpec, only: &[Name]) -> BTreeSet<Name> {
+        if only.is_empty() {
+            return BTreeSet::new();
+        }
+        let mut wanted: BTreeSet<Name> = BTreeSet::new();
+        let mut left: Vec<Name> = only.to_vec();
+        while let Some(name) = left.pop() {
+            let needs = spec.workload(name.as_str()).into_iter().flat_map(|workload| &workload.depends_on);
+            left.extend(needs.map(|need| need.name.clone()).filter(|need| !wanted.contains(need)));
+            wanted.insert(name);
+        }
+        let state = self.log.read();
+        let current = state.app(spec.name.as_str());
+        let is_up = |name: &Name| {
+            current.is_some_and(|app| app.spec().workload(name.as_str()).is_some() && !app.is_stopped(name.as_str()))
+        };
+        spec.workloads().map(|(name, _)| name.clone()).filter(|name| !wanted.contains(name) && !is_up(name)).collect()
+    }
+
+    pub fn apps(&self) -> Vec<AppSummary> {
+        self.agent.all().iter().map(|app| view::app_summary(app)).collect()
+    }
+
+    pub fn app_status(&self, name: &str) -> Result<AppStatus, NodeError> {
+        Ok(view::app_status(&*self.app(name)?))
+    }
+
+    /// Stops an app and forgets it; resolves when nothing of it is left but (without `volumes`) its volumes.
+    pub async fn down(&self, uid: u32, name: &str, volumes: bool) -> Result<(), NodeError> {
+        let app = Name::new(name).map_err(|error| NodeError::Invalid(error.to_string()))?;
+        self.propose(uid, Body::Remove { app, remove_volumes: volumes }).await?;
+        self.agent.reconcile(&self.log.read());
+        self.agent.when(name, |app| app.is_none()).await;
+        if volumes {
+            volume::remove_of_app(&self.root, name)
+                .map_err(|source| NodeError::disk(format!("cannot remove the volumes of {name}"), source))?;
+        }
+        self.containers.events.emit("app", "remove", name, About { app: Some(name), ..About::default() });
+        Ok(())
+    }
+
+    /// Starts, stops or restarts workloads or single instances. Whole workloads go through the log, so a daemon that
+    /// returns knows; single instances are the node's own.
+    pub async fn workloads(&self, uid: u32, name: &str, action: &str, targets: &[String]) -> Result<(), NodeError> {
+        let app = self.app(name)?;
+        let wanted = app.wanted();
+        let spec = wanted.spec();
+        let (mut workloads, mut instances) = (BTreeSet::new(), Vec::new());
+        for target in targets {
+            if let Some((known, _)) = spec.workloads().find(|(known, _)| known.as_str() == target) {
+                workloads.insert(known.clone());
+            } else if spec.workloads().any(|(known, _)| instances_of(&wanted, known).contains(target)) {
+                instances.push(target.clone());
+            } else {
+                let known = spec.workloads().map(|(known, _)| known.to_string()).collect();
+                return Err(NodeError::NoWorkload { app: name.to_owned(), target: target.clone(), known });
+            }
+        }
+        if !matches!(action, "start" | "stop" | "restart") {
+            return Err(NodeError::Invalid(format!("{action:?} is not an action: use start, stop or restart")));
+        }
+        if !instances.is_empty() {
+            app.tell_instances(action, instances);
+        }
+        if !workloads.is_empty() || targets.is_empty() {
+            let app_name = app.name.clone();
+            let body = match action {
+                "start" => Body::SetStopped { app: app_name, workloads: workloads.clone(), stopped: false },
+                "stop" => Body::SetStopped { app: app_name, workloads: workloads.clone(), stopped: true },
+                _ => Body::Restart { app: app_name, workloads: workloads.clone() },
+            };
+            self.propose(uid, body).await?;
+            self.agent.reconcile(&self.log.read());
+        }
+        Ok(())
+    }
+
+    /// Lines of an app's instances, those of each in order.
+    pub async fn app_logs(
+        &self,
+        name: &str,
+        targets: &[String],
+        query: LogQuery,
+        lines: mpsc::Sender<LogLine>,
+    ) -> Result<(), NodeError> {
+        let app = self.app(name)?;
+        let wanted = app.wanted();
+        let known: Vec<String> = wanted.spec().workloads().map(|(workload, _)| workload.to_string()).collect();
+        for target in targets {
+            let is_instance = wanted.spec().workloads().any(|(w, _)| instances_of(&wanted, w).contains(target));
+            if !known.contains(target) && !is_instance {
+                return Err(NodeError::NoWorkload { app: name.to_owned(), target: target.clone(), known });
+            }
+        }
+        for container in self.containers.table.all() {
+            let Owner::App { app, workload, instance } = &container.owner else { continue };
+            let asked = targets.is_empty() || targets.iter().any(|t| t == workload.as_str() || t == instance);
+            if app.as_str() == name && asked {
+                self.read_log(&container, instance.clone(), query.clone(), lines.clone());
+            }
+        }
+        Ok(())
+    }
+
+    // ── images ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    /// Containers per image id.
+    pub fn images_in_use(&self) -> BTreeMap<String, u32> {
+        self.containers.images_in_use()
+    }
+
+    /// Images that nothing may remove.
+    pub fn pinned_images(&self) -> BTreeSet<coppice_image::Digest> {
+        images::pinned(&self.containers)
+    }
+
+    pub async fn pull(
+        &self,
+        reference: &str,
+        insecure: bool,
+        credentials: coppice_image::Credentials,
+        progress: impl Fn(coppice_image::Progress) + Send + Sync + 'static,
+    ) -> Result<Arc<coppice_image::Image>, NodeError> {
+        images::pull(&self.containers, reference, insecure, credentials, progress).await
+    }
+
+    pub fn image_summary(&self, image: &coppice_image::Image) -> coppice_api::ImageSummary {
+        let used = self.containers.images_in_use();
+        view::image_summary(image, used.get(&image.id.to_string()).copied().unwrap_or(0))
+    }
+
+    pub fn image_detail(&self, text: &str) -> Result<coppice_api::ImageDetail, NodeError> {
+        let image = self.containers.image(text)?;
+        let used = self.containers.images_in_use();
+        Ok(view::image_detail(&image, used.get(&image.id.to_string()).copied().unwrap_or(0)))
+    }
+}
+
+fn size_of(request: &RunRequest) -> Option<TerminalSize> {
+    request.size.map(|size| TerminalSize { rows: size.rows, columns: size.columns })
+}
+
+fn plan_step(step: &coppice_plan::Step) -> PlanStep {
+    let action = match step.kind() {
+        coppice_plan::StepKind::Create => StepAction::Create,
+        coppice_plan::StepKind::Change => StepAction::Change,
+        coppice_plan::StepKind::Remove => StepAction::Remove,
+    };
+    PlanStep { action, target: step.target(), why: step.why() }
+}
+
+fn lock(path: &Path) -> Result<std::fs::File, OpenError> {
+    let failed = |source| OpenError::Lock { path: path.to_owned(), source };
+    let file = std::fs::File::options().create(true).append(true).open(path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_owned())),
+        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+/// Starts the launcher again when it is lost.
+async fn keep_launcher(
+    containers: Arc<Containers>,
+    mut launcher: Launcher,
+    command: LauncherCommand,
+    events: mpsc::UnboundedSender<LauncherEvent>,
+    stopping: watch::Receiver<bool>,
+) {
+    loop {
+        launcher.lost().await;
+        if *stopping.borrow() {
+            return;
+        }
+        tracing::error!("the launcher is gone, and with it every container; starting another one");
+        containers.events.emit("node", "launcher-lost", &containers.root.key(), About::default());
+        loop {
+            match Launcher::connect_or_start(&containers.root.launcher_socket(), &command, events.clone()).await {
+                Ok(fresh) => {
+                    launcher = fresh;
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot start the launcher");
+                    tokio::time::sleep(LAUNCHER_PAUSE).await;
+                }
+            }
+        }
+        // The new one first, so that what restarts because of the loss finds it.
+        containers.replace_launcher(launcher.clone());
+        containers.on_launcher_lost().await;
+    }
+}
+
+/// Puts the network's rules back when something outside removes them.
+async fn keep_rules(containers: Arc<Containers>, mut stopping: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = containers.network.rules_changed() => {}
+            () = tokio::time::sleep(RULES_INTERVAL) => {}
+            _ = stopping.wait_for(|stop| *stop) => return,
+        }
+        match containers.network.reassert() {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::warn!("the network's rules had been changed from outside: put back");
+                containers.events.emit("node", "rules-restored", &containers.root.key(), About::default());
+            }
+            Err(error) => tracing::warn!(%error, "cannot look after the network's rules"),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A node's settings: `<root>/node.toml`, all optional.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use coppice_base::Bytes;
+use serde::Deserialize;
+
+/// What an operator can set for one node. Unknown keys are refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub api: ApiSettings,
+    pub containers: ContainerSettings,
+    pub logs: LogSettings,
+    pub network: NetworkSettings,
+    pub images: ImageSettings,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiSettings {
+    /// Group whose members may use the socket (mode 0660); else only the daemon's user (0600).
+    pub group: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContainerSettings {
+    /// Let `--privileged` through.
+    pub allow_privileged: bool,
+    /// Processes per container when nobody says (yoq's default).
+    pub pids: u32,
+    /// Open files per process when nobody says.
+    pub nofile: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// Size at which a container's log file is rotated, in bytes.
+    pub max_size: u64,
+    /// Files kept per container, the current one included.
+    pub max_files: u32,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkSettings {
+    /// The bridge's IPv4 subnet, e.g. `10.88.0.0/16`; else the first free one.
+    pub subnet: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImageSettings {
+    /// Disk budget in bytes: after a pull, images unused for longest are removed until the store fits.
+    pub budget: Option<u64>,
+    /// Registry host → mirrors tried before it.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// Registry hosts spoken to in plain HTTP.
+    pub insecure: Vec<String>,
+}
+
+impl Default for ContainerSettings {
+    fn default() -> Self {
+        Self { allow_privileged: false, pids: 4096, nofile: None }
+    }
+}
+
+impl Default for LogSettings {
+    /// 10 MiB in 5 files: at most 50 MiB of log per container.
+    fn default() -> Self {
+        Self { max_size: 10 << 20, max_files: 5 }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {source}")]
+    Parse { path: PathBuf, source: Box<toml::de::Error> },
+}
+
+impl Settings {
+    /// Reads the file; a missing one means all defaults.
+    pub fn read(path: &Path) -> Result<Self, SettingsError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => toml::from_str(&text)
+                .map_err(|source| SettingsError::Parse { path: path.to_owned(), source: Box::new(source) }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(SettingsError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    pub(crate) fn log_max_size(&self) -> Bytes {
+        // Below this a file would hold fewer lines than `--tail` usually asks for.
+        Bytes(self.logs.max_size.max(64 << 10))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_setting_is_refused_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.toml");
+        std::fs::write(&path, "[logs]\nmax_sice = 1\n").unwrap();
+        let error = Settings::read(&path).unwrap_err().to_string();
+        assert!(error.contains("max_sice") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn no_file_means_defaults() {
+        assert_eq!(Settings::read(Path::new("/nonexistent/node.toml")).unwrap(), Settings::default());
+    }
+}
