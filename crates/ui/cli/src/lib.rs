@@ -37,17 +37,13 @@ pub struct Hooks {
     pub launcher: fn(Vec<OsString>) -> ExitCode,
 }
 
-/// How to run the node daemon.
+/// Where to run the node daemon. All else is in `<root>/node.toml`, which the daemon reads itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeOptions {
     /// State directory.
     pub root: PathBuf,
     /// `<root>/run/coppice.sock`.
     pub socket: PathBuf,
-    /// Group that may use the socket besides its owner (mode 0660 instead of 0600).
-    pub group: Option<String>,
-    /// Let containers ask for `--privileged`.
-    pub allow_privileged: bool,
 }
 
 /// Does what the process's arguments say.

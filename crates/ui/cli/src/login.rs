@@ -175,10 +175,10 @@ impl DockerConfig {
         let Some((_, entry)) = settled.auths.iter().find(|(key, _)| names(key, registry)) else {
             return Ok(None);
         };
-        self.from_entry(entry, registry)
+        self.read_entry(entry, registry)
     }
 
-    fn from_entry(&self, entry: &Entry, registry: &str) -> Result<Option<Credentials>, LoginError> {
+    fn read_entry(&self, entry: &Entry, registry: &str) -> Result<Option<Credentials>, LoginError> {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         if let Some(token) = given(&entry.identitytoken) {
             return Ok(Some(Credentials { user: TOKEN_USER.into(), password: token }));

@@ -97,3 +97,56 @@ pub(crate) fn read_secret(prompt: &str) -> std::io::Result<String> {
     result?;
     String::from_utf8(secret).map_err(|_| Error::new(ErrorKind::InvalidData, "it is not UTF-8"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+    use rustix::termios::LocalModes;
+
+    /// Both ends of a new terminal.
+    fn pty() -> (OwnedFd, OwnedFd) {
+        let control = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&control).unwrap();
+        unlockpt(&control).unwrap();
+        let terminal = ioctl_tiocgptpeer(&control, OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        (control, terminal)
+    }
+
+    fn echoes(terminal: &OwnedFd) -> bool {
+        tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ECHO | LocalModes::ICANON)
+    }
+
+    /// One test: raw mode is one per process, and tests share one.
+    #[test]
+    fn raw_mode_is_undone_when_it_is_dropped_when_it_unwinds_and_when_it_panics() {
+        let (_control, terminal) = pty();
+        assert!(echoes(&terminal));
+
+        let raw = RawMode::enter(terminal.as_fd()).unwrap();
+        assert!(raw.is_some() && !echoes(&terminal));
+        drop(raw);
+        assert!(echoes(&terminal), "not put back by dropping");
+
+        let entered = RawMode::enter(terminal.as_fd()).unwrap();
+        // No destructor runs, as with `panic = "abort"`: only the hook is left.
+        std::mem::forget(entered);
+        assert!(!echoes(&terminal));
+        let panicked = std::panic::catch_unwind(|| panic!("for the hook"));
+        assert!(panicked.is_err() && echoes(&terminal), "not put back by a panic");
+
+        let (read, _write) = std::io::pipe().unwrap();
+        assert!(RawMode::enter(read.as_fd()).unwrap().is_none(), "a pipe is no terminal");
+    }
+
+    #[test]
+    fn a_terminals_size_is_rows_and_columns_and_a_pipe_has_none() {
+        let (control, terminal) = pty();
+        assert_eq!(size(&terminal), None, "a new terminal knows no size");
+        let window = rustix::termios::Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&control, window).unwrap();
+        assert_eq!(size(&terminal), Some(TerminalSize { rows: 24, columns: 80 }));
+        let (read, _write) = std::io::pipe().unwrap();
+        assert_eq!(size(&read), None);
+    }
+}

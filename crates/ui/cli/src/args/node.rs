@@ -34,9 +34,6 @@ pub(crate) struct NodeInstallArgs {
     /// Print the unit and write nothing
     #[arg(long)]
     pub(crate) print: bool,
-    /// Group that may use the node besides its owner
-    #[arg(long, value_name = "GROUP")]
-    pub(crate) group: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -44,12 +41,6 @@ pub(crate) struct NodeRunArgs {
     /// Leave the caller's session first
     #[arg(long)]
     pub(crate) apart: bool,
-    /// Group that may use the socket besides its owner
-    #[arg(long, value_name = "GROUP")]
-    pub(crate) group: Option<String>,
-    /// Let containers ask for --privileged
-    #[arg(long)]
-    pub(crate) allow_privileged: bool,
 }
 
 #[derive(Args, Debug)]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bytes::Bytes;
+use coppice_api::ErrorKind;
 use coppice_client::{Client, ClientError, Download, Upload};
 
 use crate::archive::{self, ArchiveError, Destination};
@@ -284,6 +285,8 @@ async fn kind(client: &Client, container: &str, path: &str) -> Result<Option<boo
                 }
             }
             Err(ClientError::Api(_)) if directory.is_some() => {}
+            // Not there, or not to be read; in the latter case the copy itself says why.
+            Err(ClientError::Api(error)) if error.kind == ErrorKind::Invalid => return Ok(None),
             Err(error) if error.not_found() => {
                 // The path, or the container? The latter is an error of its own.
                 client.container(container).await?;

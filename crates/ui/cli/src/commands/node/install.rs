@@ -13,7 +13,7 @@ use crate::settings::Settings;
 pub(crate) fn run(settings: &Settings, args: NodeInstallArgs) -> CommandResult {
     // The link's target: a package manager's rename must not leave the unit pointing at "(deleted)".
     let program = std::env::current_exe().map_err(CommandError::file("cannot find this program's own file"))?;
-    let unit = unit(&program, &settings.root, args.group.as_deref(), args.user)?;
+    let unit = unit(&program, &settings.root, args.user)?;
     if args.print {
         settings.print(&unit)?;
         return Ok(ExitCode::SUCCESS);
@@ -48,13 +48,9 @@ fn unit_path(user: bool) -> Result<PathBuf, CommandError> {
     }
 }
 
-fn unit(program: &Path, root: &Path, group: Option<&str>, user: bool) -> Result<String, CommandError> {
+fn unit(program: &Path, root: &Path, user: bool) -> Result<String, CommandError> {
     let program = quoted(program)?;
     let root_text = quoted(root)?;
-    let group = match group {
-        Some(group) => format!(" --group {}", quoted(Path::new(group))?),
-        None => String::new(),
-    };
     let wanted_by = if user { "default.target" } else { "multi-user.target" };
     // Whatever systemd applies to the daemon, its containers inherit. So what would break them is left out on purpose:
     // mount namespaces (ProtectSystem, PrivateTmp: bind sources are the host's), system call filters and
@@ -77,7 +73,7 @@ fn unit(program: &Path, root: &Path, group: Option<&str>, user: bool) -> Result<
          \n\
          [Service]\n\
          Type=exec\n\
-         ExecStart={program} node run --root {root_text}{group}\n\
+         ExecStart={program} node run --root {root_text}\n\
          Restart=always\n\
          RestartSec=1\n\
          # Containers and their launcher outlive the daemon: it alone is signalled, and their cgroups are ours.\n\
@@ -116,9 +112,9 @@ mod tests {
 
     #[test]
     fn the_unit_lets_containers_outlive_the_daemon() {
-        let unit = unit(Path::new("/usr/bin/coppice"), Path::new("/var/lib/coppice"), Some("ops"), false).unwrap();
+        let unit = unit(Path::new("/usr/bin/coppice"), Path::new("/var/lib/coppice"), false).unwrap();
         for line in [
-            "ExecStart=/usr/bin/coppice node run --root /var/lib/coppice --group ops",
+            "ExecStart=/usr/bin/coppice node run --root /var/lib/coppice",
             "KillMode=process",
             "Delegate=yes",
             "Restart=always",

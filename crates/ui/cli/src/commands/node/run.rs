@@ -10,10 +10,5 @@ pub(crate) fn run(hooks: &Hooks, settings: &Settings, args: NodeRunArgs) -> Comm
         // Fails only for a process group's leader, which is apart already as far as signals of the terminal go.
         let _ = rustix::process::setsid();
     }
-    Ok((hooks.node)(NodeOptions {
-        root: settings.root.clone(),
-        socket: settings.socket.clone(),
-        group: args.group,
-        allow_privileged: args.allow_privileged,
-    }))
+    Ok((hooks.node)(NodeOptions { root: settings.root.clone(), socket: settings.socket.clone() }))
 }
