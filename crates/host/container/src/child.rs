@@ -87,7 +87,7 @@ fn set_up(
     step("attach /proc, /sys and /dev", system.attach_all(&tree))?;
     mount_all(config, &tree, &mut given)?;
     if let Some(sys) = given.next() {
-        step("mount /sys", attach_at(&tree, Path::new("/sys"), sys))?;
+        step("mount /sys", attach_host_sys(&tree, &sys))?;
     }
     if !config.privileged {
         step("mask /proc and /sys", system.mask())?;
@@ -132,7 +132,7 @@ impl Ready {
         }
         if config.init {
             // Returns in init's child, which goes on to the program.
-            if let Err(failure) = step("init", init::split(&host.thread, channel)) {
+            if let Err(failure) = step("init", init::split(host.thread())) {
                 return failure;
             }
         }
@@ -219,6 +219,10 @@ fn attach_at(tree: &Tree<OwnedFd>, target: &Path, source: OwnedFd) -> Result<(),
         return Err(StepError::ForbiddenTarget(target.display().to_string()));
     }
     Ok(attach(source, place)?)
+}
+
+fn attach_host_sys(tree: &Tree<OwnedFd>, sys: &OwnedFd) -> Result<(), StepError> {
+    Ok(attach(sys, tree.top_directory("sys", 0o555)?)?)
 }
 
 fn take_terminal(

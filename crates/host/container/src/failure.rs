@@ -26,7 +26,7 @@ impl StartFailure {
 
 /// Why one step failed; the step's name is added by who runs the steps.
 #[derive(Debug, thiserror::Error)]
-pub enum StepError {
+pub(crate) enum StepError {
     #[error(transparent)]
     Syscall(#[from] SyscallError),
     #[error("{0}")]
@@ -49,8 +49,4 @@ pub enum StepError {
     NotTerminal,
     #[error("the launcher said {0:?}, not what comes next")]
     Launcher(Vec<u8>),
-    #[error("a NUL character in {0:?}")]
-    Nul(String),
-    #[error("{0}")]
-    Start(StartFailure),
 }

@@ -3,22 +3,21 @@
 //! It is the child itself, split in two by a fork, so no file of the container is executed for it. It has the
 //! program's identity and seccomp filter, no fd but the standard streams, and cannot be traced.
 
-use std::os::fd::OwnedFd;
-
 use coppice_linux::{
-    CloneArgs, Forked, SignalSet, SingleThread, SyscallResult, Wait, block_all_signals, clone3, close_others, exit_now,
-    kill, set_dumpable, wait_any_child, wait_signal,
+    SignalSet, SingleThread, SyscallResult, Wait, block_all_signals, close_others, exit_now, fork, kill, set_dumpable,
+    wait_any_child, wait_signal,
 };
 
 /// Becomes init in the parent (and never returns there); returns in the child.
-pub(crate) fn split(thread: &SingleThread, channel: &OwnedFd) -> SyscallResult<()> {
+pub(crate) fn split(thread: &SingleThread) -> SyscallResult<()> {
     set_dumpable(false)?;
     let signals = block_all_signals();
-    match clone3(thread, &CloneArgs::default())? {
-        Forked::Child => Ok(()),
-        Forked::Parent { pid, .. } => {
-            // The channel must end when the program starts, so init keeps no copy of it.
-            let _ = (channel, close_others(&[]));
+    match fork(thread)? {
+        None => Ok(()),
+        Some(pid) => {
+            // Init keeps no copy of the channel, whose end says that the program started. Should this fail, the start
+            // is never answered with success.
+            let _ = close_others(&[]);
             serve(pid, &signals)
         }
     }

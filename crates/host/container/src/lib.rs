@@ -8,6 +8,7 @@
 pub mod capabilities;
 mod child;
 mod config;
+mod exec;
 mod failure;
 mod identity;
 mod init;
@@ -24,5 +25,6 @@ pub use config::{
     CgroupLimits, ContainerConfig, IdRange, LogConfig, Mount, MountSource, Network, ProcessConfig, Rlimit, Rootfs,
     Seccomp, TerminalSize,
 };
+pub use exec::{Target, exec};
 pub use failure::StartFailure;
 pub use start::{ChildStreams, ConnectNetwork, Host, MOUNTS_MAX, Outcome, Starting, start};

@@ -19,11 +19,11 @@ use std::rc::Rc;
 
 use coppice_cgroup::Join;
 use coppice_linux::{
-    Attributes, CloneArgs, Forked, Instruction, NamespaceFlags, Rlimit, SingleThread, clone_tree, clone3, exit_now,
-    idmap, last_capability, prlimit, receive, send, send_signal, seqpacket_pair, set_attributes, user_namespace_of,
-    wait_pidfd, write_id_maps,
+    Attributes, CloneArgs, Forked, Instruction, NamespaceFlags, Rlimit, SingleThread, SyscallError, clone_tree, clone3,
+    exit_now, idmap, join_pid_namespace_for_children, last_capability, prlimit, receive, send, send_signal,
+    seqpacket_pair, set_attributes, user_namespace_of, wait_pidfd, write_id_maps,
 };
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, openat};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
@@ -45,11 +45,20 @@ pub struct Host {
     pub(crate) staging: PathBuf,
     pub(crate) last_capability: u32,
     filters: RefCell<HashMap<u64, Rc<[Instruction]>>>,
+    pid_namespace: OwnedFd,
 }
 
 impl Host {
-    pub fn new(thread: SingleThread, staging: PathBuf) -> Self {
-        Self { thread, staging, last_capability: last_capability(), filters: RefCell::default() }
+    pub fn new(thread: SingleThread, staging: PathBuf) -> Result<Self, SyscallError> {
+        let path = "/proc/self/ns/pid";
+        let pid_namespace = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|e| SyscallError::new("open", path, e))?;
+        Ok(Self { thread, staging, last_capability: last_capability(), filters: RefCell::default(), pid_namespace })
+    }
+
+    /// Children are born in this process's own pid namespace again.
+    pub(crate) fn leave_pid_namespace(&self) -> Result<(), StartFailure> {
+        step("leave the pid namespace", join_pid_namespace_for_children(&self.pid_namespace))
     }
 
     pub fn thread(&self) -> &SingleThread {
@@ -83,7 +92,7 @@ impl ChildStreams {
     pub(crate) fn give_to(&self, uid: u32, gid: u32) -> Result<(), StepError> {
         for fd in self.fds() {
             rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
-                .map_err(|e| coppice_linux::SyscallError::new("fchown", "standard stream", e))?;
+                .map_err(|e| SyscallError::new("fchown", "standard stream", e))?;
         }
         Ok(())
     }
@@ -139,8 +148,7 @@ pub fn start(
         Forked::Parent { pid, pidfd } => (pid, pidfd),
     };
     drop((theirs, streams));
-    let mut starting =
-        Starting { pid, pidfd, channel: ours, root: None, words: Vec::new(), terminal: None, executing: false };
+    let mut starting = Starting::new(pid, pidfd, ours);
     match furnish(host, config, &mut starting, connect) {
         Ok(()) => Ok(starting),
         Err(failure) => Err(starting.abandon(failure)),
@@ -236,6 +244,10 @@ pub enum Outcome {
 }
 
 impl Starting {
+    pub(crate) fn new(pid: u32, pidfd: OwnedFd, channel: OwnedFd) -> Self {
+        Self { pid, pidfd, channel, root: None, words: Vec::new(), terminal: None, executing: false }
+    }
+
     /// Reads the channel without blocking.
     pub fn outcome(&mut self) -> Outcome {
         loop {

@@ -10,10 +10,7 @@ use crate::failure::{StartFailure, StepError};
 
 /// Gives an error the name of the step it happened in.
 pub(crate) fn step<T>(name: &str, result: Result<T, impl Into<StepError>>) -> Result<T, StartFailure> {
-    result.map_err(|e| match e.into() {
-        StepError::Start(failure) => failure,
-        error => StartFailure::setup(name, error),
-    })
+    result.map_err(|e| StartFailure::setup(name, e.into()))
 }
 
 /// What the launcher and the child tell each other, one byte each, with fds.

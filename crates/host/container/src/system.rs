@@ -98,11 +98,11 @@ impl SystemMounts {
 
     /// Attaches all of them in the new root.
     pub(crate) fn attach_all<Fd: AsFd>(&self, tree: &Tree<Fd>) -> Result<(), StepError> {
-        attach(&self.proc, tree.directory(Path::new("/proc"), 0o555)?)?;
+        attach(&self.proc, tree.top_directory("proc", 0o555)?)?;
         if let Some(sys) = &self.sys {
-            attach(sys, tree.directory(Path::new("/sys"), 0o555)?)?;
+            attach(sys, tree.top_directory("sys", 0o555)?)?;
         }
-        attach(&self.dev, tree.directory(Path::new("/dev"), 0o755)?)?;
+        attach(&self.dev, tree.top_directory("dev", 0o755)?)?;
         attach(&self.pts, self.place("pts", OFlags::DIRECTORY)?)?;
         attach(&self.shm, self.place("shm", OFlags::DIRECTORY)?)?;
         attach(&self.mqueue, self.place("mqueue", OFlags::DIRECTORY)?)?;

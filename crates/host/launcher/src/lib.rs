@@ -98,7 +98,7 @@ pub fn run(options: &LauncherOptions) -> Result<(), LauncherError> {
     let listener = listen(&options.socket())?;
     let mut poller = Poller::new().map_err(LauncherError::Poll)?;
     poller.add(&listener, Source::Listener, EventFlags::IN).map_err(LauncherError::Poll)?;
-    let host = Host::new(thread, options.run("staging"));
+    let host = Host::new(thread, options.run("staging"))?;
     let mut server = Server::new(poller, host, listener, cgroups, journal, SystemClock.now());
     server.serve().map_err(LauncherError::Poll)
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use coppice_base::ContainerId;
-use coppice_container::TerminalSize;
+use coppice_container::{Starting, TerminalSize};
 use rustix::io::Errno;
 
 use crate::log::{Log, Stream};
@@ -37,7 +37,6 @@ pub(crate) struct Stdin {
 pub(crate) struct Process {
     pub container: ContainerId,
     pub exec: Option<u64>,
-    pub pid: u32,
     pub pidfd: OwnedFd,
     pub outputs: [Option<Output>; 2],
     pub stdin: Option<Stdin>,
@@ -59,6 +58,28 @@ pub(crate) enum Drained {
 }
 
 impl Process {
+    /// A process of `container` that was just started, with our ends of stdin, stdout, stderr.
+    pub(crate) fn new(
+        container: ContainerId,
+        starting: &Starting,
+        [stdin, stdout, stderr]: [Option<OwnedFd>; 3],
+        peer: Option<OwnedFd>,
+    ) -> std::io::Result<Self> {
+        let output = |stream| move |fd| Output { fd, stream, pending: Vec::new() };
+        Ok(Self {
+            container,
+            exec: None,
+            pidfd: starting.pidfd.try_clone()?,
+            outputs: [stdout.map(output(Stream::Stdout)), stderr.map(output(Stream::Stderr))],
+            stdin: stdin.map(|fd| Stdin { fd, waiting: VecDeque::new(), closing: false }),
+            terminal: false,
+            log: None,
+            next_peer: 1,
+            peers: peer.into_iter().map(|socket| (0, Peer::new(socket))).collect(),
+            paused: false,
+        })
+    }
+
     /// Reads one turn of an output into the log and to the peers; peers that are gone are named.
     pub(crate) fn drain(&mut self, which: usize, now: Instant, gone: &mut Vec<u64>) -> Drained {
         let Some(output) = &mut self.outputs[which] else { return Drained::End };

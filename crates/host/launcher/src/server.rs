@@ -1,7 +1,7 @@
 //! The loop: one epoll, one thread, every event handled to its end without waiting for anyone.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use coppice_base::{Clock, ContainerId, SystemClock, Timestamp};
@@ -215,7 +215,10 @@ impl Server {
                 Ok(()) => return,
                 Err(error) => Err(error),
             },
-            Request::Exec { .. } => Err(LaunchError::Refused("exec comes next".to_owned())),
+            Request::Exec { id, exec, process } => match self.exec(connection, seq, &id, exec, &process) {
+                Ok(()) => return,
+                Err(error) => Err(error),
+            },
             Request::Signal { id, exec, signal, all } => self.signal(&id, exec, signal, all),
             Request::Resize { id, exec, size } => self
                 .process_of(&id, exec)
@@ -354,51 +357,76 @@ impl Server {
             }
         };
         words.append(&mut starting.words);
-        let pidfd = starting.pidfd.try_clone().map_err(|e| setup("pidfd", e))?;
-        let key = self.number();
         let at = SystemClock.now();
-        let [stdin, stdout, stderr] = ours;
-        let mut process = Process {
-            container: config.id.clone(),
-            exec: None,
-            pid: starting.pid,
-            pidfd,
-            outputs: [
-                stdout.map(|fd| Output { fd, stream: Stream::Stdout, pending: Vec::new() }),
-                stderr.map(|fd| Output { fd, stream: Stream::Stderr, pending: Vec::new() }),
-            ],
-            stdin: stdin.map(|fd| Stdin { fd, waiting: Default::default(), closing: false }),
+        let root = starting.root.take();
+        let pid = starting.pid;
+        let process = Process {
             terminal: config.process.terminal.is_some(),
             log: Some(log),
-            peers: BTreeMap::new(),
-            next_peer: 0,
-            paused: false,
+            ..Process::new(config.id.clone(), &starting, ours, peer).map_err(|e| setup("pidfd", e))?
         };
-        if let Some(socket) = peer {
-            process.next_peer = 1;
-            process.peers.insert(0, Peer::new(socket));
-        }
+        let key = self.number();
         self.containers.insert(
             config.id.clone(),
             Container {
                 process: Some(key),
-                pid: starting.pid,
+                pid,
                 started_at: at,
                 exit: None,
                 cgroup: Some(cgroup),
-                root: starting.root.take(),
+                root,
                 ids: config.ids,
                 memory_limited: config.limits.memory.is_some(),
             },
         );
+        self.expect(key, process, Pending { starting, connection, seq, at, words })
+    }
+
+    /// Watches a process that is on its way.
+    fn expect(&mut self, key: u64, process: Process, pending: Pending) -> Result<(), LaunchError> {
         self.watch(key, &process);
         // A channel that cannot be watched would leave the start unanswered.
         self.poller
-            .add(&starting.channel, Source::Channel(key), EventFlags::IN)
+            .add(&pending.starting.channel, Source::Channel(key), EventFlags::IN)
             .map_err(|e| setup("watch the channel", e))?;
         self.processes.insert(key, process);
-        self.pending.insert(key, Pending { starting, connection, seq, at, words });
+        self.pending.insert(key, pending);
         Ok(())
+    }
+
+    fn exec(
+        &mut self,
+        connection: u64,
+        seq: u64,
+        id: &ContainerId,
+        exec: u64,
+        config: &coppice_container::ProcessConfig,
+    ) -> Result<(), LaunchError> {
+        let socket = self.attach_fd(connection)?;
+        let container = self.containers.get(id).ok_or_else(|| LaunchError::NoContainer(id.clone()))?;
+        let first = container.process.filter(|key| !self.pending.contains_key(key));
+        let first =
+            first.and_then(|key| self.processes.get(&key)).ok_or_else(|| LaunchError::NotRunning(id.clone()))?;
+        if self.processes.values().any(|p| p.container == *id && p.exec == Some(exec)) {
+            return Err(LaunchError::Refused(format!("container {id} has an exec {exec} already")));
+        }
+        let (child, ours) = streams(config).map_err(|e| setup("standard streams", e))?;
+        let join = container.cgroup.as_ref().map(Cgroup::join).transpose().map_err(|e| setup("cgroup", e))?;
+        let target =
+            coppice_container::Target { pidfd: first.pidfd.as_fd(), ids: container.ids, cgroup: join.as_ref() };
+        let started = coppice_container::exec(&self.host, &target, config, child);
+        let mut starting = started.map_err(|failure| match ended(&first.pidfd) {
+            true => LaunchError::NotRunning(id.clone()),
+            false => failure.into(),
+        })?;
+        let words = std::mem::take(&mut starting.words);
+        let process = Process {
+            exec: Some(exec),
+            terminal: config.terminal.is_some(),
+            ..Process::new(id.clone(), &starting, ours, Some(socket)).map_err(|e| setup("pidfd", e))?
+        };
+        let key = self.number();
+        self.expect(key, process, Pending { starting, connection, seq, at: SystemClock.now(), words })
     }
 
     /// Registers everything of a process.
@@ -728,6 +756,12 @@ fn interest(process: &Process, peer: &Peer) -> EventFlags {
         flags |= EventFlags::OUT;
     }
     flags
+}
+
+/// Has the process behind a pidfd ended?
+fn ended(pidfd: &OwnedFd) -> bool {
+    let mut ready = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut ready, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1)
 }
 
 fn setup(step: &str, why: impl ToString) -> LaunchError {

@@ -34,7 +34,7 @@ pub use namespace::{
 };
 pub use process::{
     CloneArgs, ExecArgs, Forked, Rlimit, SignalSet, SingleThread, Wait, block_all_signals, clone3, close_from_on_exec,
-    close_others, exec, exit_now, join_new_session_keyring, kill, make_user_namespace, new_session, prlimit,
+    close_others, exec, exit_now, fork, join_new_session_keyring, kill, make_user_namespace, new_session, prlimit,
     reset_signals, send_signal, set_dumpable, set_no_new_privileges, set_parent_death_signal, wait_any_child,
     wait_pidfd, wait_signal, write_id_maps,
 };

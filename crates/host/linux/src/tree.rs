@@ -74,6 +74,21 @@ impl<Fd: AsFd> Tree<Fd> {
         self.open(path, flags)
     }
 
+    /// An `O_PATH` fd of the directory `name` right below the root, made when missing. A symlink there is refused
+    /// (ELOOP).
+    pub fn top_directory(&self, name: &str, mode: u32) -> Result<OwnedFd, TreeError> {
+        let path = Path::new(name);
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        match self.open_plain(path, flags) {
+            Err(TreeError { errno: Errno::NOENT, .. }) => {}
+            other => return other,
+        }
+        match mkdirat(&self.root, path, Mode::from_raw_mode(mode)) {
+            Ok(()) | Err(Errno::EXIST) => self.open_plain(path, flags),
+            Err(errno) => Err(TreeError { path: path.to_owned(), errno }),
+        }
+    }
+
     /// An `O_PATH` fd of the file at `path`, made empty, with its parents, where missing. A directory there is
     /// refused (EISDIR).
     pub fn file(&self, path: &Path, mode: u32) -> Result<OwnedFd, TreeError> {

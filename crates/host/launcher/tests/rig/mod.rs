@@ -357,3 +357,35 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+impl Rig {
+    /// Puts the probe (tests/probe/probe.c, built static) into the layer as `/probe`.
+    pub fn add_probe(&self) {
+        let target = self.path().join("layer/probe");
+        if let Some(built) = std::env::var_os("COPPICE_TEST_PROBE") {
+            std::fs::copy(built, target).expect("the probe of COPPICE_TEST_PROBE");
+            return;
+        }
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/probe/probe.c");
+        let gcc = Command::new("gcc").args(["-static", "-O1", "-o"]).arg(target).arg(source).status().expect("gcc");
+        assert!(gcc.success(), "the probe did not compile");
+    }
+
+    /// Waits until nothing of any container is left: no cgroup, no mount on the host, no child of the launcher.
+    pub fn nothing_left(&self) {
+        let parent = coppice_cgroup::Hierarchy::detect().and_then(|h| h.parent(&self.cgroup)).expect("cgroups");
+        wait_for("cgroups to go", || parent.list().expect("list").is_empty());
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        assert!(!mounts.contains(&self.path().display().to_string()), "{mounts}");
+        let children = format!("/proc/{0}/task/{0}/children", self.launcher_pid());
+        wait_for("the launcher's children to go", || std::fs::read_to_string(&children).is_ok_and(|c| c.is_empty()));
+    }
+}
+
+/// The reason of a failed set-up.
+pub fn why(error: &LaunchError) -> String {
+    match error {
+        LaunchError::Setup { step, why } => format!("{step}: {why}"),
+        other => panic!("expected a failed step, got {other:?}"),
+    }
+}
