@@ -211,14 +211,19 @@ pub(crate) fn enable(dir: &OwnedFd, wanted: &[&str]) {
     let available = file::read(dir, "cgroup.controllers").unwrap_or_default();
     let enabled = file::read(dir, "cgroup.subtree_control").unwrap_or_default();
     let has = |list: &str, name: &str| list.split_whitespace().any(|c| c == name);
-    let missing: Vec<&str> =
-        wanted.iter().copied().filter(|name| has(&available, name) && !has(&enabled, name)).collect();
-    for name in missing {
-        let value = format!("+{name}");
-        if file::write(dir, "cgroup.subtree_control", &value) == Err(Errno::BUSY) && move_to_leaf(dir).is_ok() {
-            // When this fails too, the reader of subtree_control says so.
-            let _ = file::write(dir, "cgroup.subtree_control", &value);
-        }
+    let missing: Vec<String> = wanted
+        .iter()
+        .filter(|name| has(&available, name) && !has(&enabled, name))
+        .map(|name| format!("+{name}"))
+        .collect();
+    if missing.is_empty() {
+        return;
+    }
+    // In one write: cpu or pids alone, with processes in `dir`, would make it a threaded domain for good.
+    let all = missing.join(" ");
+    if file::write(dir, "cgroup.subtree_control", &all) == Err(Errno::BUSY) && move_to_leaf(dir).is_ok() {
+        // When this fails too, the reader of subtree_control says so.
+        let _ = file::write(dir, "cgroup.subtree_control", &all);
     }
 }
 
