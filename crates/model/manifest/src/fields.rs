@@ -342,10 +342,11 @@ impl<'n> Fields<'n> {
                 }
             }
             Value::List(items) => {
+                let mut seen = BTreeSet::new();
                 for item in strings(name, items, report) {
                     match item.value.split_once('=') {
                         Some((key, value)) if !key.is_empty() => {
-                            if pairs.iter().any(|(seen, _)| seen == key) {
+                            if !seen.insert(key.to_owned()) {
                                 let message = format!("{} is set twice in `{name}`; the last one counts", quoted(key));
                                 report.warning(&item.span, message, "remove one of the two");
                             }

@@ -37,14 +37,12 @@ pub(crate) fn read(service: &Fields<'_>, report: &mut Report<'_>) -> Option<Heal
     let start_period = fields.duration("start_period", report);
 
     let interval_or_default = interval.as_ref().map_or(HealthSpec::DEFAULT_INTERVAL, |found| found.value);
-    let timeout_or_default = timeout.as_ref().map_or(HealthSpec::DEFAULT_TIMEOUT, |found| found.value);
-    if timeout_or_default >= interval_or_default {
-        let span = timeout.as_ref().or(interval.as_ref()).map_or(&entry.key_span, |found| &found.span);
+    let default_timeout = HealthSpec::DEFAULT_TIMEOUT.min(interval_or_default);
+    if let Some(timeout) = timeout.as_ref().filter(|timeout| timeout.value >= interval_or_default) {
+        let (longest, between) = (timeout.value, interval_or_default);
         report.warning(
-            span,
-            format!(
-                "a probe may take as long ({timeout_or_default}) as the time between probes ({interval_or_default})"
-            ),
+            &timeout.span,
+            format!("a probe may take as long ({longest}) as the time between probes ({between})"),
             "make `timeout` shorter than `interval`",
         );
     }
@@ -85,7 +83,7 @@ pub(crate) fn read(service: &Fields<'_>, report: &mut Report<'_>) -> Option<Heal
     Some(HealthSpec {
         probe,
         interval: interval_or_default,
-        timeout: timeout_or_default,
+        timeout: timeout.map_or(default_timeout, |found| found.value),
         retries: retries.map_or(HealthSpec::DEFAULT_RETRIES, |found| found.value.unsigned_abs() as u32),
         start_period: start_period.map_or(HealthSpec::DEFAULT_START_PERIOD, |found| found.value),
     })

@@ -49,6 +49,8 @@ pub(crate) enum Kind {
     /// A table name → address, or an array of `"name:address"`.
     Hosts,
     Table(&'static Section),
+    /// The section, or a string for its first key alone.
+    TextOrTable(&'static Section),
     /// A table whose keys the user chooses, each holding the section.
     Named(&'static Section),
 }
@@ -78,7 +80,7 @@ const fn aliased(name: &'static str, alias: &'static str, kind: Kind, doc: &'sta
 pub(crate) static ROOT: Section = Section {
     doc: "An app: what runs, on what it depends, and how it is supervised.",
     keys: &[
-        key("app", Kind::Table(&APP), "The app itself."),
+        key("app", Kind::TextOrTable(&APP), "The app itself, or just its name."),
         key("supervise", Kind::Table(&SUPERVISE), "How the app's root supervisor behaves."),
         key("group", Kind::Named(&GROUP), "Subtrees of the supervision tree."),
         key("service", Kind::Named(&SERVICE), "Long-running workloads."),
@@ -160,7 +162,11 @@ pub(crate) static HEALTH: Section = Section {
         key("service", Kind::Text, "The gRPC health service to ask for (grpc). Default: the server."),
         key("command", Kind::Words, "Exit 0 is healthy (exec)."),
         key("interval", Kind::Duration, "Between probes. Default 10s."),
-        key("timeout", Kind::Duration, "A probe that takes longer has failed. Default 5s."),
+        key(
+            "timeout",
+            Kind::Duration,
+            "A probe that takes longer has failed. Default 5s, or `interval` if that is shorter.",
+        ),
         key("retries", Kind::Integer { min: 1, max: 1000 }, "Failures in a row until unhealthy. Default 3."),
         key("start_period", Kind::Duration, "Failures this soon after the start do not count. Default 0s."),
     ],

@@ -15,6 +15,7 @@
 //! dropped in silence. Variables are expanded after the TOML is parsed, so a value cannot inject TOML.
 
 mod check;
+mod compose;
 mod context;
 mod diagnostic;
 mod env;
@@ -39,6 +40,7 @@ mod volume;
 mod workload;
 mod write;
 
+pub use compose::{Converted, LeftOut, convert_compose};
 pub use context::Context;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use parse::{FILE_MAX, NESTING_MAX, Parsed, WORKLOADS_MAX, parse, parse_bytes};

@@ -1,6 +1,6 @@
 //! `volumes` and `tmpfs` of a workload: what is mounted where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use coppice_base::{Bytes, Name};
@@ -14,9 +14,10 @@ const FORMS: &str = "write \"name:/path\", \"./dir:/path\" or \"/dir:/path:ro\""
 /// The `volumes` of a workload.
 pub(crate) fn volumes(fields: &Fields<'_>, dir: &Path, report: &mut Report<'_>) -> Vec<Placed<VolumeMount>> {
     let mut mounts: Vec<Placed<VolumeMount>> = Vec::new();
+    let mut targets = BTreeSet::new();
     for item in fields.texts("volumes", report).unwrap_or_default() {
         match parse(&item.value, dir) {
-            Ok(mount) if mounts.iter().any(|seen| seen.value.target == mount.target) => {
+            Ok(mount) if !targets.insert(mount.target.clone()) => {
                 let message = format!("{} is mounted twice in {}", quoted(&mount.target), fields.title);
                 report.error(&item.span, message, "give one of the two another path");
             }
@@ -34,10 +35,11 @@ pub(crate) fn tmpfs(
     report: &mut Report<'_>,
 ) -> BTreeMap<String, Option<Bytes>> {
     let mut found = BTreeMap::new();
+    let mounted: BTreeSet<&str> = mounts.iter().map(|mount| mount.value.target.as_str()).collect();
     for item in fields.texts("tmpfs", report).unwrap_or_default() {
         match parse_tmpfs(&item.value) {
             Ok((path, size)) => {
-                let taken = mounts.iter().any(|mount| mount.value.target == path);
+                let taken = mounted.contains(path.as_str());
                 if taken || found.insert(path.clone(), size).is_some() {
                     let message = format!("{} is mounted twice in {}", quoted(&path), fields.title);
                     report.error(&item.span, message, "give one of the two another path");
@@ -81,11 +83,9 @@ fn parse_source(source: &str, dir: &Path) -> Result<MountSource, (String, String
     if source.is_empty() {
         return Err(("a volume has nothing before its first colon".to_owned(), FORMS.to_owned()));
     }
-    if source.starts_with('~') {
-        return Err((
-            format!("`~` is not expanded in volume source {}", quoted(source)),
-            format!("write ${{HOME}}{}", &source[1..]),
-        ));
+    if let Some(rest) = source.strip_prefix('~') {
+        let message = format!("`~` is not expanded in volume source {}", quoted(source));
+        return Err((message, format!("write ${{HOME}}{rest}")));
     }
     if source.starts_with('/')
         || source == "."

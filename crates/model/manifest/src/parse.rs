@@ -187,9 +187,19 @@ fn app(root: &Fields<'_>, input: &Input<'_, '_>, report: &mut Report<'_>) -> (Na
     let dir = input.context.dir().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let default = starter::app_name(&dir);
     let Some(entry) = root.entry("app", report) else { return (default, BTreeMap::new()) };
-    let Some(fields) = Fields::open(&entry.node, &APP, "[app]".to_owned(), report) else {
-        return (default, BTreeMap::new());
+    let span = &entry.node.span;
+    let fields = match &entry.node.value {
+        Value::Text { text, .. } => {
+            return (fields::name("an app", text, span, report).unwrap_or(default), BTreeMap::new());
+        }
+        Value::Table(_) | Value::Unknown => Fields::open(&entry.node, &APP, "[app]".to_owned(), report),
+        other => {
+            let message = format!("`app` must be a name or a table, and this is {}", other.kind());
+            report.error(span, message, format!("write app = \"{default}\""));
+            None
+        }
     };
+    let Some(fields) = fields else { return (default, BTreeMap::new()) };
     let name = fields.text("name", report);
     let name = name.and_then(|found| fields::name("an app", &found.value, &found.span, report)).unwrap_or(default);
     let labels = fields.pairs("labels", report).into_iter().collect();

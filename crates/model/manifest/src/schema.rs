@@ -111,6 +111,7 @@ fn value(kind: &Kind) -> Value {
         }
         Kind::Hosts => json!({ "anyOf": [texts, { "type": "object", "additionalProperties": text }] }),
         Kind::Table(of) => json!({ "$ref": format!("#/$defs/{}", definition(of)) }),
+        Kind::TextOrTable(of) => json!({ "anyOf": [text, { "$ref": format!("#/$defs/{}", definition(of)) }] }),
         Kind::Named(of) => json!({
             "type": "object",
             "propertyNames": { "$ref": "#/$defs/name" },
@@ -161,7 +162,7 @@ mod tests {
                 Kind::Ports => r#"["8080:80", 443]"#,
                 Kind::DependsOn => r#"["other"]"#,
                 Kind::Hosts => r#"{ db = "10.0.0.5" }"#,
-                Kind::Table(_) | Kind::Named(_) => "{}",
+                Kind::Table(_) | Kind::TextOrTable(_) | Kind::Named(_) => "{}",
             },
         }
     }
@@ -237,7 +238,7 @@ mod tests {
         for key in ROOT.keys {
             let text = format!("{} = 5\n", key.name);
             let (parsed, valid) = both(&text);
-            assert!(parsed.unwrap_err().contains("must be a table") && !valid, "{text}");
+            assert!(parsed.unwrap_err().contains("must be a") && !valid, "{text}");
         }
         assert!(!both("[stranger]\n").1);
     }

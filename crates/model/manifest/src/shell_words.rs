@@ -67,16 +67,6 @@ pub(crate) fn split(text: &str) -> Result<Words, Unclosed> {
     Ok(Words { words, shell_only })
 }
 
-/// Words joined so that [`split`] gives them back.
-pub(crate) fn join(words: &[String]) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
-    let quoted = |word: &String| match !word.is_empty() && word.chars().all(plain) {
-        true => word.clone(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    };
-    words.iter().map(quoted).collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +86,16 @@ mod tests {
     fn what_only_a_shell_understands_is_noticed() {
         assert_eq!(split("a && b").unwrap().shell_only, Some("&&".to_owned()));
         assert_eq!(split("a 'x | y'").unwrap().shell_only, None);
+    }
+
+    /// Words joined as a careful person would quote them.
+    fn join(words: &[String]) -> String {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+        let quoted = |word: &String| match !word.is_empty() && word.chars().all(plain) {
+            true => word.clone(),
+            false => format!("'{}'", word.replace('\'', r"'\''")),
+        };
+        words.iter().map(quoted).collect::<Vec<_>>().join(" ")
     }
 
     proptest::proptest! {

@@ -59,7 +59,8 @@ impl Value {
 
 /// The tree of `text`, or nothing where the TOML is broken (each mistake reported).
 pub(crate) fn read(input: &Input<'_, '_>, report: &mut Report<'_>) -> Option<Vec<Entry>> {
-    let (table, mistakes) = DeTable::parse_recoverable(report.source.text);
+    let (table, mut mistakes) = DeTable::parse_recoverable(report.source.text);
+    mistakes.sort_by_key(|mistake| mistake.span().map(|span| span.start));
     let unclosed = mistakes.iter().any(|mistake| mistake.message().contains("unclosed array"));
     for mistake in &mistakes {
         let span = mistake.span().unwrap_or(0..0);
@@ -183,7 +184,9 @@ fn reference_span(text: &str, at: usize, length: usize, span: &Range<usize>, sou
 fn syntax(message: &str) -> (String, &'static str) {
     let help = match message {
         m if m.contains("duplicate key") => "remove one of the two, or merge them",
-        m if m.contains("recursion limit") => "flatten the tables and arrays: at most 64 levels are read",
+        m if m.contains("recursion limit") || m.contains("recurse") => {
+            "flatten the tables and arrays: at most 64 levels are read"
+        }
         m if m.contains("key with no value") => "write key = value",
         m if m.contains("missing value") || m.contains("expected value") => "give a value: \"text\", 5, true or [..]",
         m if m.contains("string values must be quoted") => "put the text between double quotes",

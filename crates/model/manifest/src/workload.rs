@@ -1,5 +1,6 @@
 //! `[service.X]` and `[worker.X]`.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use coppice_base::{Bytes, Name};
@@ -43,12 +44,6 @@ pub(crate) enum ReadKind {
         health: bool,
     },
     Worker(WorkerSpec),
-}
-
-impl Read {
-    pub(crate) fn is_worker(&self) -> bool {
-        matches!(self.kind, ReadKind::Worker(_))
-    }
 }
 
 pub(crate) fn service(entry: &Entry, name: Name, input: &Input<'_, '_>, report: &mut Report<'_>) -> Option<Read> {
@@ -254,6 +249,7 @@ pub(crate) const CONDITIONS: &[&str] = &["started", "healthy", "completed"];
 fn depends_on(fields: &Fields<'_>, report: &mut Report<'_>) -> Vec<WrittenDependency> {
     let Some(entry) = fields.entry("depends_on", report) else { return Vec::new() };
     let mut found: Vec<WrittenDependency> = Vec::new();
+    let mut names = BTreeSet::new();
     let mut add = |name: &str, condition: Option<&str>, span: &Range<usize>, report: &mut Report<'_>| {
         let condition = match condition {
             None => None,
@@ -275,7 +271,7 @@ fn depends_on(fields: &Fields<'_>, report: &mut Report<'_>) -> Vec<WrittenDepend
                 None
             }
         };
-        if found.iter().any(|seen| seen.name == name) {
+        if !names.insert(name.to_owned()) {
             report.error(span, format!("{} is listed twice in `depends_on`", quoted(name)), "remove one of the two");
             return;
         }
