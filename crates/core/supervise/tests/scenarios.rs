@@ -1163,6 +1163,71 @@ fn without_a_snapshot_what_runs_is_adopted_before_the_start_and_not_started_twic
 }
 
 #[test]
+fn a_stop_that_was_issued_keeps_the_cause_it_was_issued_for() {
+    play(
+        supervisor("app", Strategy::OneForOne, vec![child("a").healthy().member()]),
+        "
+0 start
+    start a: by request
+1 started a
+2 unhealthy a connection refused
+    stop a: unhealthy: connection refused
+3 stop
+3 status
+    stopping
+    app 1/3
+        a: stopping (unhealthy: connection refused)
+4 exited a code 0
+4 wakeup
+    none
+",
+    );
+}
+
+#[test]
+fn restarts_from_before_the_clock_was_set_back_do_not_count() {
+    let mut tree = supervisor("app", Strategy::OneForOne, vec![child("a").member()]);
+    tree.supervise.max_restarts = 1;
+    play(
+        tree,
+        "
+9000000 start
+    start a: by request
+9000000 exited a code 1
+9000100 tick
+    start a: exited with code 1
+1000 exited a code 1
+1000 wakeup
+    1200
+",
+    );
+}
+
+#[test]
+fn a_changed_definition_ends_a_backoff_and_its_count() {
+    let tree = |revision: &str| supervisor("app", Strategy::OneForOne, vec![child("a").revision(revision).member()]);
+    play_trees(
+        tree("1"),
+        &[tree("2")],
+        "
+0 start
+    start a: by request
+0 exited a code 1
+100 tick
+    start a: exited with code 1
+100 exited a code 1
+100 wakeup
+    300
+110 reconfigure 0
+    start a: its definition changed
+120 exited a code 1
+120 wakeup
+    220
+",
+    );
+}
+
+#[test]
 fn what_a_returning_node_finds_not_ready_is_not_ready() {
     let tree = supervisor("app", Strategy::OneForOne, vec![child("a").healthy().member(), child("b").member()]);
     play(
