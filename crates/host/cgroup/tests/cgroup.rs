@@ -361,6 +361,35 @@ fn hierarchies_that_cannot_be_written_give_words_and_containers_still_run() {
     assert_eq!(none.words().len(), 1);
 }
 
+#[test]
+fn where_only_v1_is_mounted_freezing_and_killing_work_as_well() {
+    let mut layout = Hierarchy::detect().unwrap().layout().clone();
+    layout.mounts.retain(|mount| mount.controllers != [Controller::Unified]);
+    if layout.mounts.is_empty() {
+        return; // a machine of v2 alone
+    }
+    layout.kind = Kind::V1;
+    let name = format!("coppice-test-{}-v1", std::process::id());
+    let ground = Ground { parent: Hierarchy::of(layout).parent(&name).unwrap() };
+    let cgroup = ground.create("one", CgroupLimits { pids: Some(100), ..Default::default() });
+    assert!(cgroup.join().unwrap().clone_into().is_none());
+    let running = shell(&cgroup, "while :; do :; done");
+    let cpu = || cgroup.usage().unwrap().cpu_usec.unwrap();
+    cgroup.freeze(Duration::from_secs(5)).unwrap();
+    let before = cpu();
+    observe(Duration::from_millis(200));
+    assert!(cpu() - before < 5_000, "a frozen process runs");
+    cgroup.kill_all().unwrap();
+    assert_eq!(running.end().0.signal(), Some(9), "killed although frozen");
+    let storm = shell(&cgroup, "f() { f & f & }; while :; do f 2>/dev/null; sleep 0 & done");
+    wait_until("the storm", || cgroup.processes().unwrap().len() > 20);
+    cgroup.kill_all().unwrap();
+    drop(storm);
+    wait_until("the end of all", || cgroup.processes().unwrap().is_empty());
+    assert!(matches!(cgroup.pressure(), Err(CgroupError::Unavailable { .. })));
+    cgroup.remove().unwrap();
+}
+
 const JOIN: &str = "COPPICE_TEST_JOIN";
 
 #[test]

@@ -123,7 +123,7 @@ impl Bridge {
             }
         };
         link::raise(&mut route, index, subnet).map_err(cannot("give the bridge its address"))?;
-        let words = set_sysctls(&config.name)?;
+        let mut words = set_sysctls(&config.name)?;
         let mut bridge = Self {
             table: format!("coppice-{}", config.key),
             config: config.clone(),
@@ -136,6 +136,15 @@ impl Bridge {
             known: None,
         };
         bridge.install()?;
+        let closed = bridge.closed_forwarding().map_err(cannot("read the network rules"))?;
+        words.extend(closed.map(|chain| {
+            let name = &bridge.config.name;
+            Word(format!(
+                "Chain {chain} drops forwarded packets by default (docker and firewalls do so): containers reach the \
+                 outside, and published ports are reached from it, only where that chain accepts {name} as input \
+                 and as output link."
+            ))
+        }));
         Ok((bridge, words))
     }
 
@@ -263,6 +272,31 @@ impl Bridge {
     fn has_all(&self, found: &Fingerprint) -> bool {
         let elements: usize = self.published.values().map(|backends| rules::elements_of(backends)).sum();
         found.chains == rules::CHAINS && found.rules == self.rule_count && found.elements == elements
+    }
+
+    /// Another program's chain that drops what no rule of it accepts on the way through this machine. An accept in
+    /// our table does not end the evaluation of others.
+    fn closed_forwarding(&mut self) -> Result<Option<String>, Errno> {
+        const TABLE: u16 = 1;
+        const NAME: u16 = 3;
+        const HOOK: u16 = 4;
+        const POLICY: u16 = 5;
+        let mut batch = Batch::new();
+        batch.message(nft::GET_CHAIN, DUMP, &[0; 4]);
+        let mut found = None;
+        self.netfilter.ask(&mut batch, |answer| {
+            const FAMILIES: [u8; 2] = [1, 2]; // inet and ip
+            let (Some(family), Some(body)) = (answer.body.first(), answer.body.get(4..)) else { return };
+            let get = |wanted| attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+            let hook = get(HOOK).and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
+            let forward = (nft::Hook::Forward as u32).to_be_bytes();
+            let drops = get(POLICY) == Some(&[0; 4]);
+            if FAMILIES.contains(family) && drops && hook.is_some_and(|(_, number)| number == forward) {
+                let text = |kind| String::from_utf8_lossy(get(kind).unwrap_or_default()).into_owned();
+                found = Some(format!("{} of table {}", text(NAME), text(TABLE)).replace('\0', ""));
+            }
+        })?;
+        Ok(found)
     }
 
     fn generation(&mut self) -> Result<u32, Errno> {

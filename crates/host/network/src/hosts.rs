@@ -26,7 +26,8 @@ pub fn hosts_file(own_names: &[&str], ip: Option<IpAddr>, others: &[(String, IpA
 }
 
 /// `/etc/resolv.conf` from the host's: loopback name servers are removed, search domains and options kept; with no
-/// server left, public ones are used.
+/// server left, public ones are used. Where systemd-resolved serves the host, its real servers are in
+/// `/run/systemd/resolve/resolv.conf`: give that file's text.
 pub fn resolv_conf(host_text: &str) -> String {
     let mut text = String::new();
     let mut servers = 0;

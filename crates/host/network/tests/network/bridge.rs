@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use crate::netspace::{HOST, Machine, Netspace, OUTSIDE};
+use crate::netspace::{HOST, Machine, Netspace, OUTSIDE, wait_until};
 use coppice_network::{
     Asserted, Backend, Bridge, BridgeConfig, LinkName, Netns, NetworkError, PortKey, Protocol, Published,
     configure_inside, host_link,
@@ -359,6 +359,18 @@ fn a_subnet_is_chosen_that_no_route_or_address_overlaps() {
 }
 
 #[test]
+fn another_programs_closed_forwarding_is_said() {
+    let host = Netspace::new();
+    host.program("nft add table ip filter");
+    host.program("nft add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }");
+    let (_, words) = host.run(|| Bridge::ensure(&BridgeConfig::of("t1").unwrap()).unwrap());
+    assert!(words.iter().any(|word| word.0.contains("Chain FORWARD of table filter drops")), "{words:?}");
+    host.program("nft chain ip filter FORWARD { policy accept; }");
+    let (_, words) = host.run(|| Bridge::ensure(&BridgeConfig::of("t1").unwrap()).unwrap());
+    assert_eq!(words, []);
+}
+
+#[test]
 fn two_nodes_on_one_machine_do_not_see_each_others_containers() {
     let mut machine = Machine::new();
     let (one, first) = machine.container();
@@ -416,13 +428,5 @@ fn two_hundred_attached_and_detached_links_leave_nothing() {
     // The end of a container's namespace takes the host's end with it.
     machine.attacher.attach(Netns::Fd(space.fd()), &name, &address).unwrap();
     drop(space);
-    let mut gone = false;
-    for _ in 0..500 {
-        gone = !machine.host.program("ip -br link").contains("cvtest");
-        if gone {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    assert!(gone, "the kernel removes it soon after");
+    wait_until("the removal by the kernel", || !machine.host.program("ip -br link").contains("cvtest"));
 }

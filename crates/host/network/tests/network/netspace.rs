@@ -17,6 +17,15 @@ type Job = Box<dyn FnOnce() + Send>;
 const NO_ANSWER: Duration = Duration::from_millis(300);
 const ANSWER: Duration = Duration::from_secs(3);
 
+/// Looks until `holds`, at most thirty seconds.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let started = std::time::Instant::now();
+    while !holds() {
+        assert!(started.elapsed() < Duration::from_secs(30), "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 pub(crate) struct Netspace {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,

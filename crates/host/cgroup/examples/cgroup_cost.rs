@@ -1,4 +1,4 @@
-//! What each step of a container's cgroup costs, in microseconds: `cargo run --release --example cost -p coppice-cgroup`.
+//! What each step of a container's cgroup costs, in microseconds: `cargo run --release --example cgroup_cost -p coppice-cgroup`.
 
 use std::time::Instant;
 

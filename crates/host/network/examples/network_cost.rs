@@ -1,5 +1,5 @@
 //! What a container's network costs, in microseconds, in a network namespace of its own:
-//! `cargo run --release --example cost -p coppice-network`.
+//! `cargo run --release --example network_cost -p coppice-network`.
 
 use std::fs::File;
 use std::os::fd::AsFd;
