@@ -9,6 +9,7 @@ use super::values;
 
 #[allow(clippy::large_enum_variant)] // one per process
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum ImageVerb {
     /// List images
     #[command(visible_alias = "list")]

@@ -66,7 +66,9 @@ pub(crate) enum ColorChoice {
 
 // One per process, parsed once: the size of the largest variant costs nothing.
 #[allow(clippy::large_enum_variant)]
+// Deferred: only the verb that is typed gets its flags built, which is most of what parsing costs.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum Verb {
     // Apps
     /// Bring an app to what its coppice.toml says, and wait until it is there

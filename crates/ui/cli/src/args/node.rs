@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use clap_complete::Shell;
 
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(crate) enum NodeVerb {
     /// Start the node daemon where none runs (other verbs do so by themselves)
     Start,
