@@ -19,6 +19,9 @@ use crate::routes;
 /// Connections served at a time; more wait. A CLI needs one, a follower holds one.
 const CONNECTIONS_MAX: usize = 4096;
 
+/// How long answers on their way may take when the daemon ends.
+const LAST_ANSWERS: std::time::Duration = std::time::Duration::from_secs(1);
+
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     #[error("cannot listen on {path}: {source}")]
@@ -53,6 +56,10 @@ pub async fn serve(node: Arc<Node>) -> Result<(), ServeError> {
             },
             () = node.stopped() => {
                 let _ = std::fs::remove_file(&path);
+                drop(place);
+                // Answers on their way, the one to the stop itself among them, get there; followers are cut.
+                let all = u32::try_from(CONNECTIONS_MAX).unwrap_or(u32::MAX);
+                let _ = tokio::time::timeout(LAST_ANSWERS, places.acquire_many(all)).await;
                 return Ok(());
             }
         };

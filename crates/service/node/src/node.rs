@@ -195,7 +195,11 @@ impl Node {
                 stopped?;
             }
             self.stop.send_replace(true);
-            self.containers.launcher().shutdown(true).await?;
+            match self.containers.launcher().shutdown(true).await {
+                // It may be gone before its answer is.
+                Ok(()) | Err(LauncherError::Lost) => {}
+                Err(error) => return Err(error.into()),
+            }
             self.containers.network.remove();
         }
         self.stop.send_replace(true);

@@ -1,0 +1,3 @@
+//! Apps end to end: up, supervision, kills, down.
+
+mod node;

@@ -1,0 +1,3 @@
+//! Containers end to end: the built binary, a real node, real images.
+
+mod node;
