@@ -218,18 +218,23 @@ impl Parent {
         Ok(ids)
     }
 
-    /// Removes the node's own directories. They must have no container left.
+    /// Removes the node's own directories, as far as it can; the first failure is returned. They must have no
+    /// container left.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        for slot in &self.inner.slots {
-            if slot.usual_devices.is_some() {
-                remove_dir(&slot.dir, Slot::USUAL_DEVICES, &slot.path.join(Slot::USUAL_DEVICES), REMOVE_WAIT)?;
-            }
-            let above = slot.path.parent().unwrap_or(Path::new("/"));
-            let above_dir = file::dir(rustix::fs::CWD, &above.to_string_lossy())
-                .map_err(|errno| CgroupError::Kernel { action: "open", path: above.to_path_buf(), errno })?;
-            remove_dir(&above_dir, &self.inner.name, &slot.path, REMOVE_WAIT)?;
+        self.inner.slots.iter().map(|slot| self.remove_from(slot)).fold(Ok(()), Result::and)
+    }
+
+    fn remove_from(&self, slot: &Slot) -> Result<(), CgroupError> {
+        if slot.usual_devices.is_some() {
+            remove_dir(&slot.dir, Slot::USUAL_DEVICES, &slot.path.join(Slot::USUAL_DEVICES), REMOVE_WAIT)?;
         }
-        Ok(())
+        let above = slot.path.parent().unwrap_or(Path::new("/"));
+        let above_dir = file::dir(rustix::fs::CWD, &above.to_string_lossy()).map_err(|errno| CgroupError::Kernel {
+            action: "open",
+            path: above.to_path_buf(),
+            errno,
+        })?;
+        remove_dir(&above_dir, &self.inner.name, &slot.path, REMOVE_WAIT)
     }
 }
 

@@ -174,12 +174,15 @@ fn frozen_processes_are_killed_too() {
     cgroup.remove().unwrap();
 }
 
+/// Thirty shells that each fork without end.
+const STORM: &str = "i=0; while [ $i -lt 30 ]; do i=$((i+1)); (while :; do ( : ); done) & done; wait";
+
 #[test]
 fn kill_all_outruns_processes_that_fork_without_end() {
     let ground = Ground::new();
-    let cgroup = ground.create("storm", CgroupLimits { pids: Some(100), ..Default::default() });
-    let running = shell(&cgroup, "f() { f & f & }; while :; do f 2>/dev/null; sleep 0 & done");
-    wait_until("the storm", || cgroup.processes().unwrap().len() > 20);
+    let cgroup = ground.create("storm", CgroupLimits::default());
+    let running = shell(&cgroup, STORM);
+    wait_until("the storm", || cgroup.processes().unwrap().len() > 30);
     cgroup.kill_all().unwrap();
     drop(running);
     wait_until("the end of all", || cgroup.processes().unwrap().is_empty());
@@ -371,7 +374,7 @@ fn where_only_v1_is_mounted_freezing_and_killing_work_as_well() {
     layout.kind = Kind::V1;
     let name = format!("coppice-test-{}-v1", std::process::id());
     let ground = Ground { parent: Hierarchy::of(layout).parent(&name).unwrap() };
-    let cgroup = ground.create("one", CgroupLimits { pids: Some(100), ..Default::default() });
+    let cgroup = ground.create("one", CgroupLimits::default());
     assert!(cgroup.join().unwrap().clone_into().is_none());
     let running = shell(&cgroup, "while :; do :; done");
     let cpu = || cgroup.usage().unwrap().cpu_usec.unwrap();
@@ -381,8 +384,8 @@ fn where_only_v1_is_mounted_freezing_and_killing_work_as_well() {
     assert!(cpu() - before < 5_000, "a frozen process runs");
     cgroup.kill_all().unwrap();
     assert_eq!(running.end().0.signal(), Some(9), "killed although frozen");
-    let storm = shell(&cgroup, "f() { f & f & }; while :; do f 2>/dev/null; sleep 0 & done");
-    wait_until("the storm", || cgroup.processes().unwrap().len() > 20);
+    let storm = shell(&cgroup, STORM);
+    wait_until("the storm", || cgroup.processes().unwrap().len() > 30);
     cgroup.kill_all().unwrap();
     drop(storm);
     wait_until("the end of all", || cgroup.processes().unwrap().is_empty());
