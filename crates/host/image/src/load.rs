@@ -5,7 +5,7 @@
 //! members (docker's older archives) are followed among the members only. All images of an archive are added at once,
 //! or none.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
@@ -90,7 +90,15 @@ impl ImageStore {
         let inner = self.inner.clone();
         let work = move || {
             let spool = Spool::fill(inner.scratch()?, Box::new(chunks), inner.settings.layer.bytes)?;
-            Loader { inner: &inner, spool: &spool, progress, leases: Vec::new(), images: Vec::new() }.load()
+            let mut loader = Loader { inner: &inner, spool: &spool, progress, leases: Vec::new(), images: Vec::new() };
+            let loaded = loader.load();
+            if loaded.is_err() {
+                let brought: BTreeSet<Digest> = loader.leases.iter().flat_map(Lease::digests).copied().collect();
+                drop(loader);
+                // The failure itself is what the caller must hear of; what stays is pruned later.
+                let _ = inner.sweep_those(|digest| brought.contains(digest));
+            }
+            loaded
         };
         let images = tokio::task::spawn_blocking(work).await.map_err(io::Error::other)??;
         self.syncer.ask();
@@ -243,7 +251,7 @@ struct DockerEntry {
 }
 
 impl Loader<'_> {
-    fn load(mut self) -> Result<Vec<Arc<Image>>, LoadError> {
+    fn load(&mut self) -> Result<Vec<Arc<Image>>, LoadError> {
         if self.spool.members.contains_key("manifest.json") {
             self.docker()?;
         } else if self.spool.members.contains_key("index.json") {
@@ -254,7 +262,7 @@ impl Loader<'_> {
         if self.images.is_empty() {
             return Err(LoadError::NotAnArchive);
         }
-        Ok(self.inner.add_images(self.images)?)
+        Ok(self.inner.add_images(std::mem::take(&mut self.images))?)
     }
 
     fn docker(&mut self) -> Result<(), LoadError> {

@@ -173,6 +173,11 @@ fn drop_images(catalog: &mut Catalog, manifests: &[Digest], pinned: &BTreeSet<Di
 impl Inner {
     /// Deletes blobs and layers that no image needs and no operation relies on; returns what that freed.
     fn sweep(&self) -> io::Result<Bytes> {
+        self.sweep_those(|_| true)
+    }
+
+    /// As a full sweep, but only of what is `suspect`: what a failed operation brought.
+    pub(crate) fn sweep_those(&self, suspect: impl Fn(&Digest) -> bool) -> io::Result<Bytes> {
         let mut freed = 0;
         let graveyard = self.scratch()?;
         {
@@ -182,7 +187,7 @@ impl Inner {
             for entry in std::fs::read_dir(self.dir.join("blobs/sha256"))? {
                 let entry = entry?;
                 let digest = entry.file_name().to_str().and_then(|name| Digest::from_hex(name).ok());
-                if digest.is_some_and(|d| blobs.contains(&d) || state.leases.contains_key(&d)) {
+                if digest.is_some_and(|d| blobs.contains(&d) || state.leases.contains_key(&d) || !suspect(&d)) {
                     continue;
                 }
                 freed += entry.metadata()?.len();
@@ -190,7 +195,7 @@ impl Inner {
             }
             let unused: Vec<Digest> = state.layers.keys().copied().collect();
             for diff_id in unused {
-                if layers.contains(&diff_id) || state.leases.contains_key(&diff_id) {
+                if layers.contains(&diff_id) || state.leases.contains_key(&diff_id) || !suspect(&diff_id) {
                     continue;
                 }
                 std::fs::rename(self.layer_path(&diff_id), graveyard.path().join(diff_id.hex()))?;

@@ -398,6 +398,12 @@ pub(crate) struct Lease {
     digests: Vec<Digest>,
 }
 
+impl Lease {
+    pub(crate) fn digests(&self) -> &[Digest] {
+        &self.digests
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.inner.lock_state();

@@ -75,3 +75,40 @@ async fn an_imported_root_is_found_again_after_reopening() {
     let image = store.store.resolve("root:1").unwrap().unwrap();
     assert_eq!(std::fs::read(image.layers[0].join("etc/a")).unwrap(), b"hello");
 }
+
+#[tokio::test]
+async fn a_debian_root_with_a_real_redis_is_imported_as_gnu_tar_would_unpack_it() {
+    let tar = fixture::debian::redis_root();
+    let store = store();
+    let options = coppice_image::ImportOptions {
+        entrypoint: vec!["/usr/bin/redis-server".into()],
+        cmd: vec!["--port".into(), "0".into()],
+        exposed_ports: vec!["6379/tcp".into()],
+        ..Default::default()
+    };
+    let file = tokio::fs::File::open(&tar).await.unwrap();
+    let image = store.store.import(file, Some("redis:7".parse().unwrap()), options).await.unwrap();
+    let root = &image.layers[0];
+    let theirs = store.home.path().join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    let tar = tar.to_str().unwrap();
+    run("tar", &["--numeric-owner", "--exclude=./dev/*", "-C", theirs.to_str().unwrap(), "-xpf", tar]);
+    // Type, mode, owner, size, time and target of everything but devices, which are not made.
+    let listing = |root: &std::path::Path| {
+        let format = "%P %y %m %U %G %l %T@ %s\n";
+        let place = root.to_str().unwrap();
+        let files = run("find", &[place, "-not", "-path", "*/dev/*", "-not", "-type", "d", "-printf", format]);
+        let directories =
+            run("find", &[place, "-not", "-path", "*/dev/*", "-type", "d", "-printf", "%P %m %U %G %T@\n"]);
+        let mut lines: Vec<String> = files.lines().chain(directories.lines()).map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let (ours, theirs) = (listing(root), listing(&theirs));
+    let different: Vec<_> = ours.iter().zip(&theirs).filter(|(a, b)| a != b).take(5).collect();
+    assert!(ours.len() == theirs.len() && different.is_empty(), "{} {} {different:#?}", ours.len(), theirs.len());
+    assert!(ours.len() > 2000);
+    let output = std::process::Command::new("chroot").arg(root).args(["/usr/bin/redis-server", "--version"]).output();
+    let output = output.unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains("Redis server"), "{output:?}");
+}
