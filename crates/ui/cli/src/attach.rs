@@ -338,34 +338,4 @@ impl Standard {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn typed(parts: &[&[u8]]) -> (Vec<u8>, bool) {
-        let mut keys = Detach::default();
-        let mut out = Vec::new();
-        for part in parts {
-            match keys.filter(part) {
-                Typed::Bytes(bytes) => out.extend(bytes),
-                Typed::Detach(bytes) => {
-                    out.extend(bytes);
-                    return (out, true);
-                }
-            }
-        }
-        (out, false)
-    }
-
-    #[test]
-    fn ctrl_p_ctrl_q_detaches_wherever_reads_cut_it() {
-        assert_eq!(typed(&[b"ab\x10\x11cd"]), (b"ab".to_vec(), true));
-        assert_eq!(typed(&[b"ab\x10", b"\x11"]), (b"ab".to_vec(), true));
-    }
-
-    #[test]
-    fn ctrl_p_alone_reaches_the_process_with_the_next_key() {
-        assert_eq!(typed(&[b"\x10", b"x"]), (b"\x10x".to_vec(), false));
-        assert_eq!(typed(&[b"\x10\x10\x11"]), (b"\x10".to_vec(), true));
-        assert_eq!(typed(&[b"\x11"]), (b"\x11".to_vec(), false));
-    }
-}
+mod tests;

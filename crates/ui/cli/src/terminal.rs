@@ -99,13 +99,16 @@ pub(crate) fn read_secret(prompt: &str) -> std::io::Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
     use rustix::termios::LocalModes;
 
+    /// Held by each test that makes a terminal raw: a process undoes one at a time, and tests share a process.
+    pub(crate) static ONE_RAW: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
     /// Both ends of a new terminal.
-    fn pty() -> (OwnedFd, OwnedFd) {
+    pub(crate) fn pty() -> (OwnedFd, OwnedFd) {
         let control = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&control).unwrap();
         unlockpt(&control).unwrap();
@@ -113,13 +116,13 @@ mod tests {
         (control, terminal)
     }
 
-    fn echoes(terminal: &OwnedFd) -> bool {
+    pub(crate) fn echoes(terminal: &OwnedFd) -> bool {
         tcgetattr(terminal).unwrap().local_modes.contains(LocalModes::ECHO | LocalModes::ICANON)
     }
 
-    /// One test: raw mode is one per process, and tests share one.
     #[test]
     fn raw_mode_is_undone_when_it_is_dropped_when_it_unwinds_and_when_it_panics() {
+        let _one = ONE_RAW.blocking_lock();
         let (_control, terminal) = pty();
         assert!(echoes(&terminal));
 

@@ -64,8 +64,7 @@ fn json(status: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
-const UPGRADED: &str =
-    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: coppice-stream\r\ncoppice-container: 00ff\r\n\r\n";
+const UPGRADED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: coppice-stream\r\ncoppice-container: 00ff\r\n\r\n";
 
 fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = coppice_api::stream::header(kind, payload.len() as u32).to_vec();
@@ -271,7 +270,8 @@ async fn an_upload_arrives_whole_and_a_reader_that_fails_is_named() {
     let loaded = Client::new(&peer_whole.socket).import(&options, upload).await.unwrap();
     assert_eq!(loaded.words, ["left out /dev/null"]);
     let request = peer_whole.requests.recv().unwrap();
-    let want = "POST /v1/images/import?name=redis%3A7&cmd=%5B%22redis-server%22%2C%22--port%22%5D&env=%5B%22A%3Db%20c%22%5D ";
+    let want =
+        "POST /v1/images/import?name=redis%3A7&cmd=%5B%22redis-server%22%2C%22--port%22%5D&env=%5B%22A%3Db%20c%22%5D ";
     assert!(request.starts_with(want), "{request}");
     assert!(request.contains("tar bytes"), "{request}");
 

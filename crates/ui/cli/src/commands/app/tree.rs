@@ -134,7 +134,7 @@ fn paint_of(state: &str) -> Paint {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use coppice_api::{HistoryEntry, PortDetail};
     use coppice_base::Name;

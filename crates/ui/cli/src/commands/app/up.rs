@@ -118,8 +118,8 @@ fn failure(status: &AppStatus, limit: Duration, style: &Style) -> String {
     for child in children(&status.tree) {
         let fine = child.ready || matches!(child.state.as_str(), "completed" | "stopped");
         if !fine {
-            let reason = child.reason.as_ref().map_or_else(String::new, |reason| format!(": {}", visible(reason)));
-            text.push_str(&format!("  {} is {}{reason}\n", visible(&child.instance), visible(&child.state)));
+            let reason = child.reason.as_ref().map_or_else(String::new, |reason| format!(", {}", visible(reason)));
+            text.push_str(&format!("  {}: {}{reason}\n", visible(&child.instance), visible(&child.state)));
         }
     }
     text.push_str(&format!(
@@ -192,5 +192,37 @@ impl Screen {
             eprint_all(&format!("{}\x1b[J", self.back()));
             self.lines = 0;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::app::tree::tests::shop;
+
+    #[test]
+    fn a_failure_names_each_instance_that_is_down_and_why() {
+        let mut app = shop();
+        app.settled = true;
+        app.state = "failed".into();
+        insta::assert_snapshot!(failure(&app, Duration::from_secs(5), &Style::plain()), @r"
+        error: shop has failed: db-1 is down
+          db-1: backoff, exited with code 1
+        help: `coppice logs` shows what they wrote; the app is left as it is, `coppice down` removes it
+        ");
+        app.settled = false;
+        let text = failure(&app, Duration::from_secs(90), &Style::plain());
+        assert!(text.starts_with("error: shop has not settled within 1m30s: db-1 is down\n"), "{text}");
+    }
+
+    #[test]
+    fn a_pipe_gets_a_line_for_each_change_and_none_twice() {
+        let mut screen = Screen { style: Style::plain(), lines: 0, seen: BTreeMap::new() };
+        insta::assert_snapshot!(screen.changes(&shop()), @r"
+        migrate completed: exited with code 0
+        web-1 running, ready
+        db-1 backoff: exited with code 1
+        ");
+        assert_eq!(screen.changes(&shop()), "");
     }
 }

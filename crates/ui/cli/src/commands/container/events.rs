@@ -46,3 +46,25 @@ fn line(event: &Event, style: &Style) -> String {
     text.push('\n');
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use coppice_base::Timestamp;
+
+    #[test]
+    fn an_event_is_one_line_whatever_is_in_it() {
+        let event = Event {
+            at: Timestamp(1_700_000_000_000),
+            object: "container".into(),
+            action: "exit".into(),
+            id: "0123456789abcdef".into(),
+            name: Some("web-1".into()),
+            app: Some("shop".into()),
+            message: "exited with\ncode 1".into(),
+        };
+        let want =
+            "2023-11-14T22:13:20.000Z container exit 0123456789ab (name=web-1, app=shop): exited with\\ncode 1\n";
+        assert_eq!(line(&event, &Style::plain()), want);
+    }
+}

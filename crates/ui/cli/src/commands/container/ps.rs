@@ -79,3 +79,52 @@ pub(crate) fn ports(ports: &[PortDetail]) -> String {
     };
     ports.iter().map(one).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(name: &str, state: ContainerState) -> ContainerSummary {
+        ContainerSummary {
+            id: "0123456789abcdef".into(),
+            name: name.into(),
+            app: None,
+            workload: None,
+            image: "redis:7".into(),
+            command: vec!["redis-server".into(), "--appendonly".into(), "yes".into(), "--port".into(), "6379".into()],
+            state,
+            health: HealthState::None,
+            pid: None,
+            exit_code: None,
+            created_at: Timestamp(1_000),
+            started_at: None,
+            finished_at: None,
+            address: None,
+            ports: vec![],
+        }
+    }
+
+    #[test]
+    fn containers_are_listed_as_docker_lists_them() {
+        let mut web = container("shop.web-1", ContainerState::Running);
+        web.started_at = Some(Timestamp(61_000));
+        web.health = HealthState::Healthy;
+        web.ports = vec![
+            PortDetail { host_ip: String::new(), host: 8080, container: 80, protocol: "tcp".into() },
+            PortDetail { host_ip: "::1".into(), host: 53, container: 53, protocol: "udp".into() },
+        ];
+        let mut job = container("job", ContainerState::Exited);
+        job.exit_code = Some(137);
+        job.finished_at = Some(Timestamp(118_000));
+        let mut frozen = container("frozen", ContainerState::Paused);
+        frozen.started_at = Some(Timestamp(1_000));
+        let list = [web, job, frozen, container("new", ContainerState::Created)];
+        insta::assert_snapshot!(table(&list, false, Timestamp(121_000)), @r"
+        CONTAINER ID  IMAGE    COMMAND                         CREATED        STATUS                       PORTS                             NAME
+        0123456789ab  redis:7  redis-server --appendonly yes…  2 minutes ago  Up About a minute (healthy)  *:8080->80/tcp, [::1]:53->53/udp  shop.web-1
+        0123456789ab  redis:7  redis-server --appendonly yes…  2 minutes ago  Exited (137) 3 seconds ago                                     job
+        0123456789ab  redis:7  redis-server --appendonly yes…  2 minutes ago  Up 2 minutes (paused)                                          frozen
+        0123456789ab  redis:7  redis-server --appendonly yes…  2 minutes ago  Created                                                        new
+        ");
+    }
+}
