@@ -5,6 +5,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use coppice_cgroup::Join;
 use coppice_linux::{
@@ -34,7 +35,7 @@ pub(crate) fn run(
     cgroup: Option<&Join>,
     streams: Option<ChildStreams>,
 ) -> ! {
-    let failure = match set_up(config, channel, cgroup, streams) {
+    let failure = match set_up(host, config, channel, cgroup, streams) {
         Ok(ready) => ready.go(host, config, seccomp, channel),
         Err(failure) => failure,
     };
@@ -48,6 +49,7 @@ struct Ready {
 }
 
 fn set_up(
+    host: &Host,
     config: &ContainerConfig,
     channel: &OwnedFd,
     cgroup: Option<&Join>,
@@ -61,6 +63,7 @@ fn set_up(
     }
     step("parent death signal", set_parent_death_signal(libc::SIGKILL))?;
     step("session", new_session())?;
+    host.forget_oom_score();
     step("id maps", hear(channel, Word::Mapped))?;
     step("become root of the container", become_root())?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -68,8 +71,10 @@ fn set_up(
     let own_network = config.network != Network::Host;
     let system = step("mount /proc, /sys and /dev", SystemMounts::make(config.shm_size, own_network))?;
     step("hostname", set_hostname(&config.hostname))?;
-    if own_network {
+    if config.network == Network::None {
         step("loopback", bring_loopback_up())?;
+    }
+    if own_network {
         step("sysctl", system.sysctl("sys/net/ipv4/ip_unprivileged_port_start", "0"))?;
         step("sysctl", system.sysctl("sys/net/ipv4/ping_group_range", &format!("0 {}", config.ids.count - 1)))?;
     }
@@ -77,6 +82,12 @@ fn set_up(
     let mut given = step("root filesystem", hear(channel, Word::Go))?.into_iter();
     let missing = || StartFailure::setup("root filesystem", "no mount came");
     let root = given.next().ok_or_else(missing)?;
+    if let Network::Bridge { address, prefix, gateway, .. } = &config.network {
+        let address = coppice_network::Address { ip: *address, prefix: *prefix, gateway: *gateway };
+        // The link is there: the launcher made it before it said "go".
+        coppice_network::configure_inside(Some(&address), Duration::ZERO)
+            .map_err(|e| StartFailure::setup("network", e))?;
+    }
     step("cgroup namespace", unshare(NamespaceFlags::CGROUP))?;
     step("enter the root filesystem", pivot_into(&root))?;
     let tree = Tree::new(root);

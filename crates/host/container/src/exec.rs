@@ -58,7 +58,7 @@ pub fn exec(
     let cloned = clone3(host.thread(), &args);
     let (pid, pidfd) = match cloned {
         Ok(Forked::Child) => {
-            let failure = match set_up(target, process, &theirs, streams) {
+            let failure = match set_up(host, target, process, &theirs, streams) {
                 Ok(user) => {
                     let env = environment(process, &user);
                     match step("identity", identity(host, process, &user, filter.as_deref()).assume()) {
@@ -86,6 +86,7 @@ pub fn exec(
 }
 
 fn set_up(
+    host: &Host,
     target: &Target<'_>,
     process: &ProcessConfig,
     channel: &OwnedFd,
@@ -101,6 +102,7 @@ fn set_up(
     }
     step("parent death signal", set_parent_death_signal(libc::SIGKILL))?;
     step("session", new_session())?;
+    host.forget_oom_score();
     step("join namespaces", join_namespaces(target.pidfd, NAMESPACES))?;
     step("become root of the container", become_root())?;
     rustix::process::umask(Mode::from_raw_mode(0o022));

@@ -46,6 +46,8 @@ pub struct Host {
     pub(crate) last_capability: u32,
     filters: RefCell<HashMap<u64, Rc<[Instruction]>>>,
     pid_namespace: OwnedFd,
+    /// This process is protected from the out-of-memory killer, which its children are not to be.
+    protected: bool,
 }
 
 impl Host {
@@ -53,7 +55,17 @@ impl Host {
         let path = "/proc/self/ns/pid";
         let pid_namespace = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| SyscallError::new("open", path, e))?;
-        Ok(Self { thread, staging, last_capability: last_capability(), filters: RefCell::default(), pid_namespace })
+        let protected = std::fs::read("/proc/self/oom_score_adj").is_ok_and(|score| score != b"0\n");
+        let filters = RefCell::default();
+        Ok(Self { thread, staging, last_capability: last_capability(), filters, pid_namespace, protected })
+    }
+
+    /// In a child that is still root of the host: takes the launcher's protection off.
+    pub(crate) fn forget_oom_score(&self) {
+        if self.protected {
+            // Raising the score needs no privilege.
+            let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+        }
     }
 
     /// Children are born in this process's own pid namespace again.

@@ -14,6 +14,9 @@
 //! Refused: threads, a database, settings, and anything that could make it wait: a daemon or client that does not read
 //! is dropped, a disk that is full loses lines (counted), a slow clean-up is a child's work.
 
+// The state of the program before an upgrade names fds by number; taking them over is `unsafe`.
+#![allow(unsafe_code)]
+
 mod clean;
 mod connection;
 mod journal;
@@ -22,7 +25,9 @@ mod peer;
 mod poll;
 mod process;
 pub mod protocol;
+mod recover;
 mod server;
+mod upgrade;
 
 use std::path::{Path, PathBuf};
 
@@ -81,26 +86,50 @@ pub enum LauncherError {
 ///
 /// To be called by a process with one thread ([`LauncherError::Threads`] otherwise).
 pub fn run(options: &LauncherOptions) -> Result<(), LauncherError> {
+    if upgrade::is_trial() {
+        return Ok(());
+    }
     let thread = SingleThread::observe().ok_or(LauncherError::Threads)?;
     // Nothing may look into this process, nor into its children before they exec: they hold host files.
     set_dumpable(false)?;
     let run = options.root.join("run");
-    let file_error = |path: &Path| {
-        let path = path.to_owned();
-        move |e: &dyn std::fmt::Display| LauncherError::File { path, why: e.to_string() }
+    let file_error =
+        |path: &Path, why: std::io::Error| LauncherError::File { path: path.to_owned(), why: why.to_string() };
+    let saved =
+        upgrade::continued().transpose().map_err(|e| file_error(Path::new("the state of the old program"), e))?;
+    std::fs::create_dir_all(options.run("staging")).map_err(|e| file_error(&run, e))?;
+    let (lock, listener) = match &saved {
+        Some(saved) => (upgrade::adopt(saved.lock), upgrade::adopt(saved.listener)),
+        None => {
+            let lock = lock(&options.run("launcher.lock"), &options.root)?;
+            own_mount_namespace()?;
+            resist_memory_pressure();
+            (lock, listen(&options.socket())?)
+        }
     };
-    std::fs::create_dir_all(options.run("staging")).map_err(|e| file_error(&run)(&e))?;
-    let _lock = lock(&options.run("launcher.lock"), &options.root)?;
-    own_mount_namespace()?;
     let cgroups = Cgroups::new(&options.cgroup)?;
     let journal_path = options.run("launcher.journal");
-    let journal = Journal::open(&journal_path).map_err(|e| file_error(&journal_path)(&e))?;
-    let listener = listen(&options.socket())?;
+    let mut journal = Journal::open(&journal_path).map_err(|e| file_error(&journal_path, e))?;
+    let now = SystemClock.now();
+    if saved.is_none() {
+        recover::end_leftovers(&mut journal, &cgroups, now);
+    }
     let mut poller = Poller::new().map_err(LauncherError::Poll)?;
     poller.add(&listener, Source::Listener, EventFlags::IN).map_err(LauncherError::Poll)?;
     let host = Host::new(thread, options.run("staging"))?;
-    let mut server = Server::new(poller, host, listener, cgroups, journal, SystemClock.now());
-    server.serve().map_err(LauncherError::Poll)
+    let since = saved.as_ref().map_or(now, |saved| saved.since);
+    let mut server = Server::new(poller, host, listener, cgroups, journal, since);
+    match saved {
+        Some(saved) => server.resume(saved),
+        None => server.remember(),
+    }
+    server.serve(&lock).map_err(LauncherError::Poll)
+}
+
+/// Its end would be every container's: the kernel should take others first. Needs a privilege that some machines keep.
+fn resist_memory_pressure() {
+    // Without it the launcher, being small, is still an unlikely choice.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-900");
 }
 
 /// Takes the lock that a root's one launcher holds.

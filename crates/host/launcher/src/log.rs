@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, ftruncate, openat, renameat, unlinkat
 use rustix::io::Errno;
 
 /// Longest piece of a line; a longer line becomes several entries flagged `P` and a last one flagged `F`.
-pub const PIECE_MAX: usize = 16 * 1024;
+pub(crate) const PIECE_MAX: usize = 16 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) enum Stream {

@@ -1,7 +1,7 @@
 //! Someone attached to a process's streams: frames of output to them, frames of input from them.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use coppice_linux::{receive, send};
@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::protocol::StreamKind;
+use crate::upgrade::{SavedPeer, adopt};
 
 /// Output kept for a peer beyond its socket's buffer. Above it the process is made to wait.
 pub(crate) const OUT_MAX: usize = 256 * 1024;
@@ -23,26 +24,26 @@ pub(crate) struct Peer {
     output: VecDeque<u8>,
     /// Since when more than [`OUT_MAX`] is waiting.
     pub(crate) stuck_since: Option<Instant>,
-    /// The exit was told; gone when everything is sent.
-    pub(crate) last_words: bool,
 }
 
 impl Peer {
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self::resume(socket, Vec::new(), Vec::new(), false)
+        Self { socket, input: Vec::new(), output: VecDeque::new(), stuck_since: None }
     }
 
-    pub(crate) fn resume(socket: OwnedFd, input: Vec<u8>, output: Vec<u8>, last_words: bool) -> Self {
-        Self { socket, input, output: output.into(), stuck_since: None, last_words }
+    /// The peer as another program of the same process goes on with it.
+    pub(crate) fn save(&self, id: u64) -> SavedPeer {
+        let output = self.output.iter().copied().collect();
+        SavedPeer { id, fd: self.socket.as_raw_fd(), input: self.input.clone(), output }
+    }
+
+    pub(crate) fn resume(saved: SavedPeer) -> Self {
+        let SavedPeer { fd, input, output, .. } = saved;
+        Self { socket: adopt(fd), input, output: output.into(), stuck_since: None }
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
-    }
-
-    /// Input and output that wait, for a re-execution.
-    pub(crate) fn waiting(&self) -> (Vec<u8>, Vec<u8>) {
-        (self.input.clone(), self.output.iter().copied().collect())
     }
 
     /// Adds a frame of output. False when the peer is gone.

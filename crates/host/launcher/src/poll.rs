@@ -20,6 +20,7 @@ pub(crate) enum Source {
     Output(u64, usize),
     Stdin(u64),
     Peer(u64, u64),
+    Lingering(u64),
     Cleaner(u64),
 }
 
@@ -62,7 +63,7 @@ impl Poller {
         }
     }
 
-    /// Waits; a source removed by the handling of an earlier one of the same turn is not reported by [`Self::is`].
+    /// Waits; a source may be removed by the handling of an earlier one of the same turn: see [`Self::has`].
     pub(crate) fn wait(&self, timeout: Option<Duration>, ready: &mut Vec<(Source, EventFlags)>) -> Result<(), Errno> {
         let mut events = [epoll::Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; TURN];
         let timeout = timeout.map(|t| Timespec { tv_sec: t.as_secs().cast_signed(), tv_nsec: t.subsec_nanos().into() });

@@ -1,7 +1,7 @@
 //! A process the launcher started (a container's first, or one that exec added): its streams and who is attached.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Instant;
 
 use coppice_base::ContainerId;
@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use crate::log::{Log, Stream};
 use crate::peer::Peer;
 use crate::protocol::StreamKind;
+use crate::upgrade::{SavedLog, SavedOutput, SavedProcess, SavedStdin, adopt};
 
 /// Input kept for a process that does not read; beyond it peers are not read either.
 pub(crate) const STDIN_MAX: usize = 256 * 1024;
@@ -78,6 +79,54 @@ impl Process {
             peers: peer.into_iter().map(|socket| (0, Peer::new(socket))).collect(),
             paused: false,
         })
+    }
+
+    /// The process as another program of the same launcher goes on with it.
+    pub(crate) fn save(&self, key: u64) -> SavedProcess {
+        let output = |output: &Output| SavedOutput {
+            fd: output.fd.as_raw_fd(),
+            stream: output.stream,
+            pending: output.pending.clone(),
+        };
+        let stdin = |stdin: &Stdin| SavedStdin {
+            fd: stdin.fd.as_raw_fd(),
+            waiting: stdin.waiting.iter().copied().collect(),
+            closing: stdin.closing,
+        };
+        let log = |log: &Log| SavedLog {
+            config: log.config().clone(),
+            file: log.file().map(AsRawFd::as_raw_fd),
+            dropped: log.dropped(),
+        };
+        SavedProcess {
+            key,
+            container: self.container.clone(),
+            exec: self.exec,
+            pidfd: self.pidfd.as_raw_fd(),
+            outputs: [self.outputs[0].as_ref().map(output), self.outputs[1].as_ref().map(output)],
+            stdin: self.stdin.as_ref().map(stdin),
+            terminal: self.terminal,
+            log: self.log.as_ref().map(log),
+            peers: self.peers.iter().map(|(id, peer)| peer.save(*id)).collect(),
+            next_peer: self.next_peer,
+        }
+    }
+
+    pub(crate) fn resume(saved: SavedProcess) -> Self {
+        let output = |o: SavedOutput| Output { fd: adopt(o.fd), stream: o.stream, pending: o.pending };
+        let stdin = |s: SavedStdin| Stdin { fd: adopt(s.fd), waiting: s.waiting.into(), closing: s.closing };
+        Self {
+            container: saved.container,
+            exec: saved.exec,
+            pidfd: adopt(saved.pidfd),
+            outputs: saved.outputs.map(|o| o.map(output)),
+            stdin: saved.stdin.map(stdin),
+            terminal: saved.terminal,
+            log: saved.log.map(|log| Log::resume(log.config, log.file.map(adopt), log.dropped)),
+            peers: saved.peers.into_iter().map(|peer| (peer.id, Peer::resume(peer))).collect(),
+            next_peer: saved.next_peer,
+            paused: false,
+        }
     }
 
     /// Reads one turn of an output into the log and to the peers; peers that are gone are named.

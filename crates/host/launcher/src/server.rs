@@ -1,17 +1,20 @@
 //! The loop: one epoll, one thread, every event handled to its end without waiting for anyone.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use coppice_base::{Clock, ContainerId, SystemClock, Timestamp};
 use coppice_cgroup::{Cgroup, DeviceRules};
-use coppice_container::{ChildStreams, ContainerConfig, Host, Outcome, StartFailure, Starting};
+use coppice_container::{ChildStreams, ContainerConfig, Host, Network, Outcome, StartFailure, Starting};
 use coppice_linux::{Wait, peer_uid, send_signal, wait_pidfd};
+use coppice_network::{Address, Attacher, LinkName, Netns};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Pid;
 
 use crate::clean::{Cgroups, Remains, clean};
 use crate::connection::{Connection, Heard};
@@ -21,9 +24,12 @@ use crate::peer::{PATIENCE, Peer};
 use crate::poll::{Poller, Source};
 use crate::process::{Drained, Output, Process, STDIN_MAX, Stdin};
 use crate::protocol::{Call, ContainerStatus, Event, Exit, LaunchError, Message, PROTOCOL, Reply, Request, StreamKind};
+use crate::upgrade::{self, Saved, SavedContainer};
 
 /// Cleaning waits for a quiet moment, but not for more remains than this.
 const REMAINS_MAX: usize = 16;
+/// How long a peer may take to read what is left when its process has ended.
+const PARTING: Duration = Duration::from_secs(30);
 /// How long remains wait for a quiet moment.
 const QUIET: Duration = Duration::from_millis(20);
 
@@ -62,6 +68,11 @@ pub(crate) struct Server {
     next: u64,
     remains: Vec<Remains>,
     cleaners: HashMap<u64, OwnedFd>,
+    /// Peers whose process has ended and who have not read everything, and until when they may.
+    lingering: HashMap<u64, (Peer, Instant)>,
+    attachers: HashMap<String, (u32, Attacher)>,
+    /// An upgrade that waits until no start is under way: who asked, and the binary.
+    upgrade: Option<(u64, u64, PathBuf)>,
     own_uid: u32,
     shutdown: bool,
 }
@@ -89,13 +100,16 @@ impl Server {
             next: 0,
             remains: Vec::new(),
             cleaners: HashMap::new(),
+            lingering: HashMap::new(),
+            attachers: HashMap::new(),
+            upgrade: None,
             own_uid: rustix::process::getuid().as_raw(),
             shutdown: false,
         }
     }
 
     /// Serves until told to end.
-    pub(crate) fn serve(&mut self) -> Result<(), Errno> {
+    pub(crate) fn serve(&mut self, lock: &OwnedFd) -> Result<(), Errno> {
         let mut ready = Vec::new();
         while !self.shutdown {
             self.poller.wait(self.timeout(), &mut ready)?;
@@ -108,6 +122,11 @@ impl Server {
                 }
             }
             self.drop_stuck_peers();
+            if self.pending.is_empty()
+                && let Some((connection, seq, binary)) = self.upgrade.take()
+            {
+                self.re_execute(lock, connection, seq, &binary);
+            }
         }
         Ok(())
     }
@@ -121,6 +140,7 @@ impl Server {
             Source::Output(id, which) => self.output(id, which),
             Source::Stdin(id) => self.pump_stdin(id),
             Source::Peer(id, peer) => self.peer(id, peer, flags),
+            Source::Lingering(id) => self.part(id),
             Source::Cleaner(id) => {
                 if let Some(pidfd) = self.cleaners.remove(&id) {
                     self.poller.remove(&pidfd, source);
@@ -136,7 +156,8 @@ impl Server {
         let stuck = self.processes.values().filter_map(Process::behind).min();
         let patience = stuck.map(|since| (since + PATIENCE).saturating_duration_since(Instant::now()));
         let quiet = (!self.remains.is_empty()).then_some(QUIET);
-        patience.into_iter().chain(quiet).min()
+        let parting = self.lingering.values().map(|(_, until)| until.saturating_duration_since(Instant::now())).min();
+        patience.into_iter().chain(quiet).chain(parting).min()
     }
 
     fn number(&mut self) -> u64 {
@@ -226,7 +247,10 @@ impl Server {
             Request::Attach { id } => self.attach(connection, &id),
             Request::List => Ok(Reply::Containers { containers: self.list() }),
             Request::Forget { id } => self.forget(&id),
-            Request::Upgrade { .. } => Err(LaunchError::Refused("upgrade comes next".to_owned())),
+            Request::Upgrade { binary } => {
+                self.upgrade = Some((connection, seq, binary));
+                return;
+            }
             Request::Shutdown { kill } => self.shut_down(kill),
         };
         let reply = reply.unwrap_or_else(|error| Reply::Error { error });
@@ -345,10 +369,12 @@ impl Server {
         let (cgroup, words) =
             self.cgroups.parent.create(config.id.as_str(), &limits(config)).map_err(|e| setup("cgroup", e))?;
         let mut words: Vec<String> = words.into_iter().map(|word| word.0).collect();
+        let attachers = &mut self.attachers;
+        let mut connect = |pid: u32, _: BorrowedFd<'_>| connect(attachers, &config.network, pid);
         let started = cgroup
             .join()
             .map_err(|e| StartFailure::setup("cgroup", e))
-            .and_then(|join| coppice_container::start(&self.host, config, child, Some(&join), &mut |_, _| Ok(())));
+            .and_then(|join| coppice_container::start(&self.host, config, child, Some(&join), &mut connect));
         let mut starting = match started {
             Ok(starting) => starting,
             Err(failure) => {
@@ -649,6 +675,12 @@ impl Server {
 
     fn drop_stuck_peers(&mut self) {
         let now = Instant::now();
+        let late: Vec<u64> = self.lingering.iter().filter(|(_, (_, until))| *until <= now).map(|(id, _)| *id).collect();
+        for id in late {
+            if let Some((peer, _)) = self.lingering.remove(&id) {
+                self.poller.remove(peer.socket(), Source::Lingering(id));
+            }
+        }
         let stuck: Vec<(u64, u64)> = self
             .processes
             .iter()
@@ -716,21 +748,33 @@ impl Server {
         self.tell(&event);
     }
 
-    /// Tells attached peers of the end. What their sockets do not take at once is sent by blocking for a bounded
-    /// time in nobody's way: the socket's own timeout.
+    /// Tells attached peers of the end.
     fn farewell(&mut self, process: &mut Process, exit: Exit) {
         let text = serde_json::to_vec(&exit).unwrap_or_default();
         let now = Instant::now();
         for (_, mut peer) in std::mem::take(&mut process.peers) {
             if peer.say(StreamKind::Exit, &text, now) && peer.wants_out() {
-                peer.last_words = true;
                 self.linger(peer);
             }
         }
     }
 
     /// Keeps a peer whose process has ended until it has read everything, or patience ends.
-    fn linger(&mut self, _peer: Peer) {}
+    fn linger(&mut self, peer: Peer) {
+        let id = self.number();
+        if self.poller.add(peer.socket(), Source::Lingering(id), EventFlags::OUT).is_ok() {
+            self.lingering.insert(id, (peer, Instant::now() + PARTING));
+        }
+    }
+
+    fn part(&mut self, id: u64) {
+        let Some((peer, _)) = self.lingering.get_mut(&id) else { return };
+        if (!peer.flush(Instant::now()) || !peer.wants_out())
+            && let Some((peer, _)) = self.lingering.remove(&id)
+        {
+            self.poller.remove(peer.socket(), Source::Lingering(id));
+        }
+    }
 
     fn sweep(&mut self) {
         if self.remains.is_empty() {
@@ -738,11 +782,112 @@ impl Server {
         }
         let remains = std::mem::take(&mut self.remains);
         if let Some(pidfd) = clean(self.host.thread(), &self.cgroups, remains) {
-            let id = self.number();
-            // An unwatched cleaner is a zombie until the launcher ends, no more.
-            let _ = self.poller.add(&pidfd, Source::Cleaner(id), EventFlags::IN);
-            self.cleaners.insert(id, pidfd);
+            self.watch_cleaner(pidfd);
         }
+    }
+}
+
+impl Server {
+    /// Takes over what the journal knows of containers that have ended.
+    pub(crate) fn remember(&mut self) {
+        for (id, record) in self.journal.records() {
+            if self.containers.contains_key(id) {
+                continue;
+            }
+            let container = Container {
+                process: None,
+                pid: record.pid,
+                started_at: record.at,
+                exit: record.exit,
+                cgroup: None,
+                root: None,
+                ids: coppice_container::IdRange::nth(0),
+                memory_limited: false,
+            };
+            self.containers.insert(id.clone(), container);
+        }
+    }
+
+    fn re_execute(&mut self, lock: &OwnedFd, connection: u64, seq: u64, binary: &Path) {
+        self.sweep();
+        for process in self.processes.values_mut() {
+            if let Some(log) = &mut process.log {
+                log.flush();
+            }
+        }
+        let Some(asker) = self.connections.get(&connection).map(|c| c.socket().as_raw_fd()) else { return };
+        let saved = self.save(lock, asker, seq);
+        let why = upgrade::execute(binary, &saved);
+        self.say(connection, &Message::Reply { seq, reply: Reply::Error { error: LaunchError::Refused(why) } });
+    }
+
+    fn save(&self, lock: &OwnedFd, asker: RawFd, seq: u64) -> Saved {
+        let container = |(id, c): (&ContainerId, &Container)| SavedContainer {
+            id: id.clone(),
+            process: c.process,
+            pid: c.pid,
+            started_at: c.started_at,
+            exit: c.exit,
+            has_cgroup: c.cgroup.is_some(),
+            root: c.root.as_ref().map(AsRawFd::as_raw_fd),
+            ids: c.ids,
+            memory_limited: c.memory_limited,
+        };
+        Saved {
+            since: self.since,
+            lock: lock.as_raw_fd(),
+            listener: self.listener.as_raw_fd(),
+            next: self.next,
+            asker,
+            seq,
+            containers: self.containers.iter().map(container).collect(),
+            processes: self.processes.iter().map(|(key, process)| process.save(*key)).collect(),
+            lingering: self.lingering.iter().map(|(id, (peer, _))| peer.save(*id)).collect(),
+            cleaners: self.cleaners.values().map(AsRawFd::as_raw_fd).collect(),
+        }
+    }
+
+    /// Continues where the program before this one was.
+    pub(crate) fn resume(&mut self, saved: Saved) {
+        self.next = saved.next;
+        for c in saved.containers {
+            let cgroup = c.has_cgroup.then(|| self.cgroups.parent.open(c.id.as_str()).ok()).flatten();
+            let container = Container {
+                process: c.process,
+                pid: c.pid,
+                started_at: c.started_at,
+                exit: c.exit,
+                cgroup,
+                root: c.root.map(upgrade::adopt),
+                ids: c.ids,
+                memory_limited: c.memory_limited,
+            };
+            self.containers.insert(c.id, container);
+        }
+        for saved in saved.processes {
+            let key = saved.key;
+            let process = Process::resume(saved);
+            self.watch(key, &process);
+            self.processes.insert(key, process);
+            self.pump_stdin(key);
+            self.after_output(key, &[]);
+        }
+        for peer in saved.lingering {
+            self.linger(Peer::resume(peer));
+        }
+        for pidfd in saved.cleaners {
+            self.watch_cleaner(upgrade::adopt(pidfd));
+        }
+        let mut asker = Connection::new(upgrade::adopt(saved.asker));
+        // The daemon waits for this word and then connects anew; if it is gone, it will come back anyway.
+        asker.say(&Message::Reply { seq: saved.seq, reply: Reply::Done });
+    }
+
+    fn watch_cleaner(&mut self, pidfd: OwnedFd) {
+        let id = self.number();
+        // An unwatched cleaner is a zombie until the launcher ends, no more.
+        let _ = self.poller.add(&pidfd, Source::Cleaner(id), EventFlags::IN);
+        self.cleaners.insert(id, pidfd);
     }
 }
 
@@ -789,6 +934,28 @@ pub(crate) fn streams(
         false => (None, None),
     };
     Ok((Some(ChildStreams { stdin, stdout, stderr }), [in_ours, Some(out_ours), Some(err_ours)]))
+}
+
+/// Gives a new network namespace its link to the node's bridge.
+fn connect(attachers: &mut HashMap<String, (u32, Attacher)>, network: &Network, pid: u32) -> Result<(), StartFailure> {
+    let Network::Bridge { bridge, host_device, address, prefix, gateway } = network else { return Ok(()) };
+    let failed = |e: &dyn std::fmt::Display| StartFailure::setup("network", e);
+    let index = bridge_index(bridge).map_err(|e| failed(&format_args!("bridge {bridge}: {e}")))?;
+    // A bridge that was made anew has another index.
+    if attachers.get(bridge).is_none_or(|(known, _)| *known != index) {
+        attachers.insert(bridge.clone(), (index, Attacher::open(index).map_err(|e| failed(&e))?));
+    }
+    let Some((_, attacher)) = attachers.get_mut(bridge) else { return Ok(()) };
+    let host_end = LinkName::new(host_device.clone()).map_err(|e| failed(&e))?;
+    let address = Address { ip: *address, prefix: *prefix, gateway: *gateway };
+    let pid = Pid::from_raw(pid.cast_signed()).ok_or_else(|| failed(&"no process"))?;
+    attacher.attach(Netns::Pid(pid), &host_end, &address).map_err(|e| failed(&e))
+}
+
+fn bridge_index(name: &str) -> Result<u32, Errno> {
+    use rustix::net::{AddressFamily, SocketType};
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    rustix::net::netdevice::name_to_index(&socket, name)
 }
 
 fn limits(config: &ContainerConfig) -> coppice_cgroup::CgroupLimits {

@@ -141,7 +141,8 @@ static int hunt(int seconds) {
                 snprintf(path, sizeof path, "/proc/%d/exe", pid);
                 len = readlink(path, target, sizeof target - 1);
                 if (len > 0) target[len] = 0;
-                if (len <= 0 || (strcmp(target, "/bin/busybox") && strcmp(target, "/probe")))
+                // A process that just ended has no file any more (ENOENT); one that may not be read says EACCES.
+                if ((len <= 0 && errno == EACCES) || (len > 0 && strcmp(target, "/bin/busybox") && strcmp(target, "/probe")))
                     printf("CAUGHT by ptrace %d\n", pid);
                 ptrace(PTRACE_INTERRUPT, pid, 0, 0);
                 waitpid(pid, 0, __WALL);
