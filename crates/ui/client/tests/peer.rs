@@ -10,6 +10,9 @@ use coppice_api::{ErrorKind, PullRequest, RunRequest, TransferLine};
 use coppice_client::{Client, ClientError, Frame, ImportOptions, LogFilter, Upload};
 use coppice_spec::{RestartPolicy, RunSpec, WorkloadSpec};
 
+/// What a peer does with a connection once it has the request.
+type Script = Box<dyn FnOnce(&mut UnixStream) + Send>;
+
 struct Peer {
     _dir: tempfile::TempDir,
     socket: PathBuf,
@@ -17,7 +20,7 @@ struct Peer {
 }
 
 /// Answers one connection after the other with each script; requests (head and body as far as announced) are kept.
-fn peer(scripts: Vec<Box<dyn FnOnce(&mut UnixStream) + Send>>) -> Peer {
+fn peer(scripts: Vec<Script>) -> Peer {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -53,7 +56,7 @@ fn read_request(stream: &mut UnixStream) -> String {
     }
 }
 
-fn says(text: impl Into<Vec<u8>>) -> Box<dyn FnOnce(&mut UnixStream) + Send> {
+fn says(text: impl Into<Vec<u8>>) -> Script {
     let bytes = text.into();
     Box::new(move |stream| {
         let _ = stream.write_all(&bytes);
