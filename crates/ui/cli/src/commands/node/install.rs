@@ -65,7 +65,6 @@ fn unit(program: &Path, root: &Path, user: bool) -> Result<String, CommandError>
     Ok(format!(
         "[Unit]\n\
          Description=Coppice node\n\
-         Documentation=man:coppice(1)\n\
          After=network-online.target local-fs.target\n\
          Wants=network-online.target\n\
          StartLimitIntervalSec=60\n\
