@@ -169,3 +169,89 @@ impl Drop for Staging {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+
+    use coppice_linux::{NamespaceFlags, Tree, make_user_namespace, unshare};
+    use rustix::mount::{MountPropagationFlags, mount_change};
+
+    use super::*;
+
+    /// A thread in a mount namespace of its own, as the launcher is; ends with the test.
+    fn in_own_mount_namespace(test: impl FnOnce() + Send + 'static) {
+        let run = std::thread::spawn(|| {
+            unshare(NamespaceFlags::MOUNT).expect("unshare");
+            mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("private");
+            test();
+        });
+        if let Err(panic) = run.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+
+    fn stat(root: &OwnedFd, path: &str) -> rustix::fs::Stat {
+        let fd = Tree::new(root).open(Path::new(path), OFlags::PATH).expect(path);
+        rustix::fs::fstat(fd).expect("fstat")
+    }
+
+    #[test]
+    fn layers_given_by_path_make_the_same_root_as_layers_given_by_fd() {
+        in_own_mount_namespace(|| {
+            let directory = tempfile::tempdir().expect("tempdir");
+            let at = |name: &str| directory.path().join(name);
+            // The names that overlayfs's option syntax could stumble over, too.
+            for name in ["lower", "up:per, layer", "scr\\atch", "staging"] {
+                std::fs::create_dir(at(name)).expect("mkdir");
+            }
+            std::fs::write(at("lower").join("below"), "1").expect("write");
+            std::fs::write(at("lower").join("both"), "lower").expect("write");
+            std::fs::write(at("up:per, layer").join("both"), "the upper one").expect("write");
+            let ids = IdRange::nth(77);
+            let namespace = make_user_namespace(ids.first, ids.count).expect("user namespace");
+            let shift = Shift { namespace: namespace.as_fd(), ids };
+            let layers: Vec<OwnedFd> = ["lower", "up:per, layer"]
+                .iter()
+                .map(|name| mount_layer(&at(name), Some(shift)).expect("layer"))
+                .collect();
+            let scratch = open_directory(CWD, &at("scr\\atch")).expect("scratch");
+            make_directory(&scratch, &at("scr\\atch"), "upper", 0o755).expect("upper");
+            make_directory(&scratch, &at("scr\\atch"), "work", 0o700).expect("work");
+            let root = overlay_of_paths(&layers, &at("scr\\atch"), &at("staging")).expect("overlay");
+            assert_eq!((stat(&root, "/below").st_uid, stat(&root, "/below").st_size), (ids.first, 1));
+            assert_eq!(stat(&root, "/both").st_size, "the upper one".len() as i64);
+            let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("mountinfo");
+            assert!(!mounts.contains("staging"), "something stayed attached: {mounts}");
+            drop(root);
+            // And by fd, from the same directories.
+            let rootfs =
+                Rootfs { layers: vec![at("lower"), at("up:per, layer")], scratch: at("scr\\atch"), read_only: false };
+            let root = mount_detached(&rootfs, Some(shift), &at("staging")).expect("overlay");
+            assert_eq!(stat(&root, "/both").st_uid, ids.first);
+            assert_eq!(std::fs::metadata(at("lower").join("below")).expect("below").uid(), 0);
+        });
+    }
+
+    #[test]
+    fn a_stopped_containers_root_can_be_mounted_again() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("lower")).expect("mkdir");
+        std::fs::create_dir(at("scratch")).expect("mkdir");
+        std::fs::write(at("lower").join("file"), "text").expect("write");
+        let ids = IdRange::nth(78);
+        let namespace = make_user_namespace(ids.first, ids.count).expect("user namespace");
+        let rootfs = Rootfs { layers: vec![at("lower")], scratch: at("scratch"), read_only: false };
+        for _ in 0..2 {
+            let shift = Shift { namespace: namespace.as_fd(), ids };
+            let root = mount_detached(&rootfs, Some(shift), &at("staging")).expect("overlay");
+            assert_eq!(stat(&root, "/file").st_uid, ids.first);
+            assert_eq!(stat(&root, "/").st_uid, ids.first);
+        }
+        let missing = Rootfs { layers: vec![at("none")], ..rootfs };
+        let error = mount_detached(&missing, None, &at("staging")).expect_err("no layer");
+        assert!(error.to_string().contains("none"), "{error}");
+    }
+}

@@ -4,7 +4,7 @@
 //! where the time goes; `start_exit COUNT burst` asks for all at once.
 
 #[path = "../tests/rig/mod.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unreachable_pub)]
 mod rig;
 
 use std::time::{Duration, Instant};
