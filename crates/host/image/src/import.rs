@@ -64,7 +64,7 @@ impl ImageStore {
         let inner = self.inner.clone();
         let work = move || inner.import(Box::new(chunks), reference, options);
         let image = tokio::task::spawn_blocking(work).await.map_err(io::Error::other)??;
-        self.syncer.ask();
+        self.syncer.ask(&self.inner);
         Ok(image)
     }
 }

@@ -101,7 +101,7 @@ impl ImageStore {
             loaded
         };
         let images = tokio::task::spawn_blocking(work).await.map_err(io::Error::other)??;
-        self.syncer.ask();
+        self.syncer.ask(&self.inner);
         Ok(images)
     }
 }

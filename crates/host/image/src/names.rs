@@ -206,6 +206,12 @@ impl Inner {
         Ok(Bytes(freed))
     }
 
+    /// Frees what a full disk can do without: everything that no image needs and nothing is working on.
+    pub(crate) fn reclaim(&self) -> io::Result<()> {
+        self.clear_partials()?;
+        self.sweep().map(|_| ())
+    }
+
     /// Deletes partial downloads that nothing is working on.
     fn clear_partials(&self) -> io::Result<()> {
         let state = self.lock_state();

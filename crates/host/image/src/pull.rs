@@ -55,7 +55,8 @@ pub struct PullOptions {
     pub credentials: Credentials,
 }
 
-/// Why a pull failed. The store has no new image; layers that came whole are kept for the next attempt until pruned.
+/// Why a pull failed. The store has no new image; layers that came whole and partial downloads are kept for the next
+/// attempt until pruned, except when the disk is full.
 #[derive(Debug, thiserror::Error)]
 pub enum PullError {
     #[error("{0} is not on this node, and pulling was forbidden")]
@@ -79,6 +80,14 @@ impl From<io::Error> for PullError {
 }
 
 impl PullError {
+    fn is_disk_full(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(StoreError::DiskFull) | Self::Layer { source: LayerError::Unpack(UnpackError::DiskFull), .. }
+        )
+    }
+
+    /// Whether another registry cannot help.
     fn is_disk(&self) -> bool {
         matches!(
             self,
@@ -105,12 +114,28 @@ impl ImageStore {
                 None => {}
             }
         }
+        let pulled = self.pull_from_anywhere(reference, &wanted, options, &progress).await;
+        if pulled.as_ref().is_err_and(PullError::is_disk_full) {
+            let inner = self.inner.clone();
+            // The full disk is the error to report; what could not be removed now is pruned later.
+            let _ = tokio::task::spawn_blocking(move || inner.reclaim()).await;
+        }
+        pulled
+    }
+
+    async fn pull_from_anywhere(
+        &self,
+        reference: &Reference,
+        wanted: &Platform,
+        options: PullOptions,
+        progress: &ProgressSink,
+    ) -> Result<Arc<Image>, PullError> {
         let settings = &self.inner.settings;
         let mirrors = settings.mirrors.get(reference.registry()).map_or(&[][..], |list| list);
         for mirror in mirrors {
             let plain = settings.insecure.contains(mirror);
             let place = Place { endpoint: mirror, plain, credentials: Credentials::Anonymous };
-            match self.pull_from(place, reference, &wanted, &progress).await {
+            match self.pull_from(place, reference, wanted, progress).await {
                 Ok(image) => return Ok(image),
                 Err(error) if error.is_disk() => return Err(error),
                 Err(error) => tracing::warn!(%mirror, %reference, %error, "a mirror failed; trying the next place"),
@@ -122,7 +147,7 @@ impl ImageStore {
         };
         let plain = options.insecure || settings.insecure.contains(reference.registry());
         let place = Place { endpoint, plain, credentials: options.credentials };
-        self.pull_from(place, reference, &wanted, &progress).await
+        self.pull_from(place, reference, wanted, progress).await
     }
 
     async fn pull_from(
@@ -191,7 +216,7 @@ impl ImageStore {
         })
         .await
         .map_err(io::Error::other)??;
-        self.syncer.ask();
+        self.syncer.ask(&self.inner);
         image.into_iter().next().ok_or_else(|| io::Error::other("the new image is not in the catalog").into())
     }
 
@@ -281,7 +306,7 @@ impl LayerJob {
             self.tell(LayerState::Exists);
             return Ok((record, lease));
         }
-        if self.inner.blob_path(&digest).exists() && self.from_blob(&guard).await? {
+        if self.inner.blob_path(&digest).exists() && self.unpack_blob(&guard).await? {
             self.tell(LayerState::Done);
             return Ok((record, lease));
         }
@@ -306,7 +331,7 @@ impl LayerJob {
     }
 
     /// Unpacks a blob that is here without its layer; false when the blob is no good.
-    async fn from_blob(&self, guard: &Arc<OwnedMutexGuard<()>>) -> Result<bool, JobError> {
+    async fn unpack_blob(&self, guard: &Arc<OwnedMutexGuard<()>>) -> Result<bool, JobError> {
         self.tell(LayerState::Unpacking);
         let (inner, expected, guard) = (self.inner.clone(), self.expected(), guard.clone());
         let path = inner.blob_path(&self.layer.digest);

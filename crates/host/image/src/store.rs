@@ -172,7 +172,11 @@ impl ImageStore {
             _lock: lock,
         });
         inner.publish(&inner.lock_state());
-        let syncer = Arc::new(Syncer::start(&inner).map_err(failed)?);
+        let syncer = Arc::new(Syncer::start().map_err(failed)?);
+        if inner.lock_state().catalog.images.values().any(|record| record.unsynced_since.is_some()) {
+            // A daemon that was killed had no time for it.
+            syncer.ask(&inner);
+        }
         let connector = Arc::new(Connector::new(&inner.settings));
         Ok(Self { inner, connector, syncer })
     }
@@ -206,7 +210,7 @@ impl ImageStore {
 
     /// Waits until everything pulled so far would survive a power cut.
     pub async fn sync(&self) -> Result<(), StoreError> {
-        self.syncer.wait().await
+        self.syncer.wait(&self.inner).await
     }
 }
 

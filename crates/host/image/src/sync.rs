@@ -6,27 +6,34 @@
 use std::fs::File;
 use std::io;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::store::{Durability, Inner, StoreError};
 
 type Answer = tokio::sync::oneshot::Sender<Result<(), StoreError>>;
 
+/// A request holds the store open until it is served, so that closing after a pull waits for its sync.
+struct Request {
+    inner: Arc<Inner>,
+    answer: Option<Answer>,
+}
+
 pub(crate) struct Syncer {
-    requests: Mutex<Option<Sender<Option<Answer>>>>,
+    requests: Mutex<Option<Sender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Syncer {
-    pub(crate) fn start(inner: &Arc<Inner>) -> io::Result<Self> {
-        let (requests, queue) = channel::<Option<Answer>>();
-        let weak = Arc::downgrade(inner);
+    pub(crate) fn start() -> io::Result<Self> {
+        let (requests, queue) = channel::<Request>();
         let thread = std::thread::Builder::new().name("image-sync".into()).spawn(move || {
             while let Ok(first) = queue.recv() {
                 // One sync answers all who asked before it began.
-                let waiting: Vec<Answer> = std::iter::once(first).chain(queue.try_iter()).flatten().collect();
-                let result = sync(&weak);
+                let inner = first.inner;
+                let later = queue.try_iter().map(|request| request.answer);
+                let waiting: Vec<Answer> = std::iter::once(first.answer).chain(later).flatten().collect();
+                let result = sync(&inner);
                 if let Err(error) = &result {
                     tracing::warn!(%error, "pulled images could not be made durable yet");
                 }
@@ -44,17 +51,17 @@ impl Syncer {
     }
 
     /// Asks for a sync and goes on.
-    pub(crate) fn ask(&self) {
-        self.send(None);
+    pub(crate) fn ask(&self, inner: &Arc<Inner>) {
+        self.send(Request { inner: inner.clone(), answer: None });
     }
 
-    pub(crate) async fn wait(&self) -> Result<(), StoreError> {
+    pub(crate) async fn wait(&self, inner: &Arc<Inner>) -> Result<(), StoreError> {
         let (answer, answered) = tokio::sync::oneshot::channel();
-        self.send(Some(answer));
+        self.send(Request { inner: inner.clone(), answer: Some(answer) });
         answered.await.unwrap_or_else(|_| Err(StoreError::Io(io::Error::other("the store is closing"))))
     }
 
-    fn send(&self, request: Option<Answer>) {
+    fn send(&self, request: Request) {
         let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(requests) = requests.as_ref() {
             // Only a thread that panicked has hung up; the waiter hears of it by its own channel.
@@ -73,8 +80,7 @@ impl Drop for Syncer {
     }
 }
 
-fn sync(inner: &Weak<Inner>) -> io::Result<()> {
-    let Some(inner) = inner.upgrade() else { return Ok(()) };
+fn sync(inner: &Inner) -> io::Result<()> {
     // Only what was there before the sync began is vouched for by it.
     let fresh: Vec<_> = {
         let state = inner.lock_state();

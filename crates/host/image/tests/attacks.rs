@@ -15,7 +15,7 @@ async fn refused(tar: Vec<u8>) -> UnpackError {
 }
 
 async fn refused_by(store: &Store, tar: Vec<u8>) -> UnpackError {
-    let error = store.import(tar, "evil:1").await.err().expect("the layer was taken");
+    let error = store.import(tar, "evil:1").await.expect_err("the layer was taken");
     store.assert_empty();
     match error {
         ImportError::Layer(LayerError::Unpack(error)) => error,

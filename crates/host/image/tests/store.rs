@@ -224,6 +224,17 @@ async fn a_power_cut_keeps_what_was_synced_and_drops_what_is_in_doubt() {
 }
 
 #[tokio::test]
+async fn closing_the_store_makes_what_was_just_imported_durable() {
+    let Store { store, home } = store();
+    let options = ImportOptions::default();
+    store.import(Cursor::new(layer("a", 10)), Some("a:1".parse().unwrap()), options).await.unwrap();
+    drop(store);
+    let catalog = fs::read_to_string(home.path().join("images/catalog.json")).unwrap();
+    assert!(catalog.contains("library/a:1") && !catalog.contains("unsynced_since"), "{catalog}");
+    assert!(!home.path().join("images/catalog.fresh.json").exists());
+}
+
+#[tokio::test]
 async fn resolving_a_name_takes_microseconds() {
     let store = store();
     for at in 0..50 {

@@ -2,8 +2,11 @@
 
 use super::read::TarError;
 
+/// Key and value.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// Splits an extended header into its records.
-pub(super) fn records(mut data: &[u8]) -> Result<Vec<(&[u8], &[u8])>, TarError> {
+pub(super) fn records(mut data: &[u8]) -> Result<Vec<Record<'_>>, TarError> {
     let bad = || TarError::Malformed("an extended header record has a wrong length");
     let mut list = Vec::new();
     while !data.is_empty() {
