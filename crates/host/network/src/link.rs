@@ -28,6 +28,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_PID: u16 = 19;
 const IFLA_NET_NS_FD: u16 = 28;
@@ -48,6 +49,8 @@ const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 
 const IFF_UP: u32 = 1;
+/// `IF_OPER_UP` of RFC 2863's states.
+const OPERSTATE_UP: u8 = 6;
 const RTMGRP_LINK: u32 = 1;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
@@ -156,6 +159,14 @@ impl Attacher {
         self.socket.exchange(&mut batch).map_err(cannot("make a container's network link"))
     }
 
+    /// Whether packets pass a container's link. To be asked when [`configure_inside`] is done: the kernel connects a
+    /// link a moment after both ends are up, and what is sent before is lost and sent again only after a second.
+    /// Since Linux 6.8 asking is also what makes the kernel do it at once.
+    pub fn is_online(&mut self, host_end: &LinkName) -> Result<bool, NetworkError> {
+        let link = find(&mut self.socket, host_end.as_str()).map_err(cannot("look at a container's network link"))?;
+        Ok(link.is_some_and(|link| link.state == OPERSTATE_UP))
+    }
+
     /// Removes a container's link, both ends. One that is gone is fine. The end of the namespace does it too, but
     /// later, in the kernel's background.
     pub fn detach(&mut self, host_end: &LinkName) -> Result<(), NetworkError> {
@@ -182,25 +193,35 @@ pub fn configure_inside(address: Option<&Address>, wait: Duration) -> Result<(),
         Err(Errno::NODEV) => {}
         done => return done.map_err(cannot("configure the container's network")),
     }
-    // Listen first, then look again: what comes after the look is heard.
-    let mut listener = Socket::open(None, RTMGRP_LINK).map_err(cannot("listen for the container's network link"))?;
+    let done = retry_on_link_changes(wait, || match configure(&mut socket, address) {
+        Err(Errno::NODEV) => Ok(false),
+        done => done.map(|()| true),
+    });
+    match done.map_err(cannot("configure the container's network"))? {
+        true => Ok(()),
+        false => Err(NetworkError::NoLink(wait)),
+    }
+}
+
+/// Tries until `attempt` gives true, again at every change of a link, for at most `wait`.
+fn retry_on_link_changes(wait: Duration, mut attempt: impl FnMut() -> Result<bool, Errno>) -> Result<bool, Errno> {
+    // Listen first, then look: what comes after the look is heard.
+    let mut listener = Socket::open(None, RTMGRP_LINK)?;
     let started = Instant::now();
     loop {
-        match configure(&mut socket, address) {
-            Err(Errno::NODEV) => {}
-            done => return done.map_err(cannot("configure the container's network")),
+        if attempt()? {
+            return Ok(true);
         }
         let left = wait.saturating_sub(started.elapsed());
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
         let fd = listener.as_fd();
-        let heard = rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout));
-        match heard {
-            Ok(0) => return Err(NetworkError::NoLink(wait)),
+        match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return Ok(false),
             Ok(_) => {
-                listener.drain().map_err(cannot("listen for the container's network link"))?;
+                listener.drain()?;
             }
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(cannot("listen for the container's network link")(errno)),
+            Err(errno) => return Err(errno),
         }
     }
 }
@@ -231,6 +252,7 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) kind: String,
     mtu: u32,
+    state: u8,
 }
 
 impl Link {
@@ -240,6 +262,7 @@ impl Link {
         for (kind, value) in attributes(body.get(16..)?) {
             match kind {
                 IFLA_MTU => link.mtu = u32::from_ne_bytes(value.try_into().ok()?),
+                IFLA_OPERSTATE => link.state = *value.first()?,
                 IFLA_LINKINFO => {
                     let name = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
                     let text = name.map(|(_, text)| String::from_utf8_lossy(text).into_owned()).unwrap_or_default();

@@ -171,6 +171,8 @@ impl Machine {
         let (host, outside) = (Netspace::new(), Netspace::new());
         let far = std::os::fd::AsRawFd::as_raw_fd(&outside.file);
         let far = format!("/proc/{}/fd/{far}", std::process::id());
+        // A new namespace may inherit the machine's.
+        host.program("sysctl -qw net.ipv4.ip_forward=0");
         host.program("ip link add up0 type veth peer name up1");
         host.program(&format!("ip link set up1 netns {far}"));
         host.program("ip address add 192.0.2.1/24 dev up0");
@@ -196,6 +198,7 @@ impl Machine {
         let link = host_link(&format!("{:016x}", u64::from(self.count) << 32));
         self.attacher.attach(Netns::Fd(space.fd()), &link, &address).unwrap();
         space.run(move || configure_inside(Some(&address), ANSWER).unwrap());
+        wait_until("the link's coming up", || self.attacher.is_online(&link).unwrap());
         (space, address)
     }
 }
