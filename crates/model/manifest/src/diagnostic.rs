@@ -172,6 +172,11 @@ impl<'t> Report<'t> {
         self.add(source, span, Severity::Error, message, help.to_owned());
     }
 
+    /// Whether more findings would only be counted, so that work on their wording is lost.
+    pub(crate) fn is_full(&self) -> bool {
+        self.found.len() >= FINDINGS_MAX
+    }
+
     pub(crate) fn has_errors(&self) -> bool {
         self.errors > 0
     }

@@ -68,7 +68,7 @@ impl<'n> Fields<'n> {
         for entry in entries.iter().filter(|entry| section.key(&entry.key).is_none()) {
             let what = if title.is_empty() { "section" } else { "key" };
             let place = if title.is_empty() { String::new() } else { format!(" in {title}") };
-            let suggestion = nearest(&entry.key, section.names());
+            let suggestion = if report.is_full() { None } else { nearest(&entry.key, section.names()) };
             let help = match (keys::advice(section, &entry.key), suggestion) {
                 (Some(advice), _) => advice.to_owned(),
                 (None, Some(near)) => format!("did you mean `{near}`?"),

@@ -8,7 +8,7 @@
 //!
 //! Why a walk of its own instead of serde: serde stops at the first error, and its spans do not survive
 //! defaults and untagged forms. Walking the spanned tree gathers every mistake. One table of keys
-//! ([`keys`]) drives the walk and the JSON Schema, so neither can know a key the other does not.
+//! (`keys`) drives the walk and the JSON Schema, so neither can know a key the other does not.
 //!
 //! It is pure: the directory, the variables and the env files come in through a [`Context`]. It refuses what
 //! it does not know: an unknown key, an unset variable or a setting of a later version is an error, never

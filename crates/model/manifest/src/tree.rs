@@ -62,16 +62,23 @@ pub(crate) fn read(input: &Input<'_, '_>, report: &mut Report<'_>) -> Option<Vec
     let (table, mut mistakes) = DeTable::parse_recoverable(report.source.text);
     mistakes.sort_by_key(|mistake| mistake.span().map(|span| span.start));
     let unclosed = mistakes.iter().any(|mistake| mistake.message().contains("unclosed array"));
+    let mut last_line = 0;
     for mistake in &mistakes {
         let span = mistake.span().unwrap_or(0..0);
+        let place = report.source.place(&span);
+        // One mistake often breaks a rule or two more on its line.
+        if place.line == last_line {
+            continue;
+        }
+        last_line = place.line;
         let in_array = mistake.message().contains("missing comma between array elements");
-        if unclosed && in_array && report.source.place(&span).column == 1 {
+        if unclosed && in_array && place.column == 1 {
             // All that follows is read as part of the array: only this first place says something.
             report.error(&span, "not valid TOML: an array above this line is not closed", "close it with `]`");
             break;
         }
-        let (message, help) = syntax(mistake.message());
-        report.error(&span, message, help);
+        let (message, help) = syntax(mistake.message(), report.source.text.get(span.clone()).unwrap_or_default());
+        report.error(&span, format!("not valid TOML: {message}"), help);
     }
     if !mistakes.is_empty() {
         return None;
@@ -121,11 +128,13 @@ fn node(value: Spanned<DeValue<'_>>, depth: usize, input: &Input<'_, '_>, report
     Node { span, value }
 }
 
+/// Broken references reported of one string; each costs a search through it.
+const BROKEN_MAX: usize = 20;
+
 fn string(text: &str, span: &Range<usize>, input: &Input<'_, '_>, report: &mut Report<'_>) -> Value {
     let done = expand::expand(text, |name| input.context.variable(name));
-    let mut unknown = false;
-    for broken in &done.broken {
-        unknown = true;
+    let mut unknown = !done.broken.is_empty();
+    for broken in done.broken.iter().take(BROKEN_MAX) {
         if input.draft && matches!(broken.why, Why::Unset { .. } | Why::Required { .. }) {
             continue;
         }
@@ -180,25 +189,47 @@ fn reference_span(text: &str, at: usize, length: usize, span: &Range<usize>, sou
     }
 }
 
-/// A TOML mistake in our words: what, and the fix.
-fn syntax(message: &str) -> (String, &'static str) {
+/// A TOML mistake in our words: what, and the fix. `text` is what the parser marks.
+fn syntax(message: &str, text: &str) -> (String, String) {
+    let word = text.trim();
+    let value = ["invalid float", "invalid boolean", "string values must be quoted", "missing value"];
+    if value.iter().any(|start| message.starts_with(start)) {
+        let lower = word.to_ascii_lowercase();
+        return match lower.as_str() {
+            "" => ("the key has no value".to_owned(), "give a value: \"text\", 5, true or [..]".to_owned()),
+            "true" | "false" => (format!("{} is not a value", quoted(word)), format!("write {lower}")),
+            _ => {
+                let help = format!("put it between double quotes: \"{}\"", word.trim_matches(['"', '\'']));
+                (format!("{} is not a value", quoted(word)), help)
+            }
+        };
+    }
+    if message.starts_with("invalid unquoted key") && word.starts_with(':') {
+        let help = "write key = value; for a Compose file use `coppice convert`";
+        return ("a key is followed by `=`".to_owned(), help.to_owned());
+    }
     let help = match message {
+        _ if word == "]" => "remove this `]`",
         m if m.contains("duplicate key") => "remove one of the two, or merge them",
         m if m.contains("recursion limit") || m.contains("recurse") => {
             "flatten the tables and arrays: at most 64 levels are read"
         }
-        m if m.contains("key with no value") => "write key = value",
-        m if m.contains("missing value") || m.contains("expected value") => "give a value: \"text\", 5, true or [..]",
-        m if m.contains("string values must be quoted") => "put the text between double quotes",
+        m if m.contains("escape") => "write a backslash as \\\\, or use '…' where escapes have no meaning",
+        m if m.contains("keys cannot be empty") => "write a key before the `=`",
+        m if m.contains("unquoted key") => "put the key between double quotes",
+        m if m.contains("key with no value") || m.contains("invalid key-value pair") => "write key = value",
+        m if m.contains("leading zero") || m.contains("between digits") => "write the number plainly, as in 10",
+        m if m.contains("extra comma") => "remove the comma, or put a value before it",
         m if m.contains("missing comma") => "put a `,` before this",
-        m if m.contains("unclosed array") || m.contains("`]`") => "close the array or section with `]`",
-        m if m.contains("inline table") || m.contains("`}`") => "close the table with `}`",
-        m if m.contains("expected newline") || m.contains("unexpected key or value") => "start a new line here",
-        m if m.contains("`\"`") || m.contains("`'`") || m.contains("invalid basic string") => {
+        m if m.contains("unclosed table") => "close the section's name with `]`",
+        m if m.contains("unclosed array") => "close the array with `]`",
+        m if m.contains("inline table") => "close the table with `}`",
+        m if m.contains("expected newline") => "start a new line here",
+        m if m.contains("basic string") || m.contains("literal string") => {
             "close the string with the quote it was opened with"
         }
-        m if m.contains("escape") => "write a backslash as \\\\, or use '…' where escapes have no meaning",
+        m if m.contains("date") || m.contains("time") => "put it between double quotes: no key takes a date",
         _ => "see https://toml.io for how TOML is written",
     };
-    (format!("not valid TOML: {message}"), help)
+    (message.to_owned(), help.to_owned())
 }

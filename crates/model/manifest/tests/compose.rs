@@ -173,6 +173,14 @@ fn a_volume_bound_to_a_directory_uses_that_directory() {
 }
 
 #[test]
+fn names_that_become_one_are_listed_and_not_merged() {
+    let converted = convert("services: { A: { image: x }, a: { image: y } }\nvolumes: { V: {}, v: {} }\n");
+    let listed = listed(&converted);
+    assert!(listed.contains("already called `a`") && listed.contains("already called `v`"), "{listed}");
+    assert_eq!(read(&converted).services["a"].workload.image, "x");
+}
+
+#[test]
 fn another_default_for_restart_is_said() {
     let said = |yaml| convert(yaml).toml.contains("Services without `restart`");
     assert!(said("services: { a: { image: x } }\n"));

@@ -44,3 +44,31 @@ fn broken_variables_are_refused_where_they_stand() {
 fn broken_toml_is_refused_with_every_place() {
     insta::assert_snapshot!(refused("syntax.toml").render(false));
 }
+
+#[test]
+fn usual_slips_of_toml_are_explained() {
+    let slips = [
+        "a = nginx\n",
+        "a = True\n",
+        "a = \n",
+        "a = 5 b = 6\n",
+        "a = \"\\q\"\n",
+        "= 5\n",
+        "a = 'x\n",
+        "a = 01\n",
+        "a = {b = 1\n",
+        "[a]]\n",
+        "[a\n",
+        "a.b = 1\na = 2\n",
+        "a = [1, 2\n",
+        "\"a = 5\n",
+        "a = 1979-99-99\n",
+        "a b = 1\n",
+        "a = 5m\n",
+        "services:\n  web:\n    image: x\n",
+        "{\"a\": 1}",
+    ];
+    let shown: Vec<String> =
+        slips.iter().map(|text| parse(text, "t.toml", &context()).expect_err("each is wrong").render(false)).collect();
+    insta::assert_snapshot!(shown.join("\n"));
+}

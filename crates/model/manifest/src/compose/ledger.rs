@@ -118,8 +118,11 @@ impl<'t> Ledger<'t> {
     /// `KEY: value` or `- KEY=value`, in order; the last of a key counts.
     pub(super) fn pairs(&mut self, node: &Node, path: &str) -> Vec<Pair> {
         let mut pairs: Vec<Pair> = Vec::new();
+        let mut seen = BTreeSet::new();
         let mut add = |key: String, value: Option<String>, span: &Range<usize>| {
-            pairs.retain(|pair| pair.key != key);
+            if !seen.insert(key.clone()) {
+                pairs.retain(|pair| pair.key != key);
+            }
             pairs.push(Pair { key, value, span: span.clone() });
         };
         if let Value::Map(entries) = &node.value {

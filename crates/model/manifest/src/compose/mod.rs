@@ -125,6 +125,11 @@ fn file(root: &Node, source: &Source<'_>, context: &Context<'_>) -> Body {
     {
         for (key, _) in pairs {
             let name = renamed(&key.text, &format!("{path}.{}", key.text), &key.span, &mut ledger);
+            if volumes.values().any(|taken| *taken == name) {
+                let why = format!("another volume is already called `{name}`; rename this one");
+                ledger.leave(&format!("{path}.{}", key.text), &key.span, why);
+                continue;
+            }
             volumes.insert(key.text.clone(), name);
         }
     }
@@ -132,10 +137,11 @@ fn file(root: &Node, source: &Source<'_>, context: &Context<'_>) -> Body {
     let services = top.take("services").and_then(|(path, node)| Map::open(node, &path, &mut ledger));
     let mut found: Vec<(&str, &Node, String)> = Vec::new();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
+    let mut taken: BTreeSet<String> = BTreeSet::new();
     for (key, node) in services.iter().flat_map(Map::take_all) {
         let path = format!("services.{}", key.text);
         let name = renamed(&key.text, &path, &key.span, &mut ledger);
-        if names.values().any(|taken| *taken == name) {
+        if !taken.insert(name.clone()) {
             ledger.leave(&path, &key.span, format!("another service is already called `{name}`; rename this one"));
             continue;
         }

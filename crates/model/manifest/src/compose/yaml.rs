@@ -1,6 +1,6 @@
 //! YAML as a tree with positions: anchors resolved, merge keys applied, scalars kept as they are written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
@@ -89,9 +89,6 @@ pub(super) fn read(report: &mut Report<'_>) -> Option<Node> {
                 return None;
             }
         };
-        if matches!(event, Event::DocumentEnd) {
-            break; // Compose reads one document
-        }
         if let Err((span, message, help)) = builder.event(event, span) {
             report.error(&span, message, help);
             return None;
@@ -117,7 +114,18 @@ impl Builder<'_> {
     fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), Mistake> {
         let start = self.source.offset(span.start.line(), span.start.col());
         let end = self.source.offset(span.end.line(), span.end.col()).max(start);
+        if let Event::Scalar(_, _, _, Some(tag))
+        | Event::SequenceStart(_, Some(tag))
+        | Event::MappingStart(_, Some(tag)) = &event
+            && !tag.is_yaml_core_schema()
+        {
+            let help = "merge the files first (`docker compose config`), and convert the result";
+            return Err((start..end.max(start + 1), format!("the tag `{tag}` is not understood"), help));
+        }
         match event {
+            Event::DocumentStart(_) if self.root.is_some() => {
+                Err((start..end.max(start + 1), "the file has a second document".to_owned(), "convert each on its own"))
+            }
             Event::Scalar(text, style, anchor, _) => {
                 let plain = matches!(style, ScalarStyle::Plain);
                 let node = Node { span: start..end, value: Value::Scalar { text: text.into_owned(), plain } };
@@ -189,6 +197,7 @@ fn too_many(span: Range<usize>) -> Mistake {
 /// Applies `<<`: the mapping's own keys win, then earlier merged mappings over later ones.
 fn merge(pairs: Vec<(Key, Node)>) -> Result<Vec<(Key, Node)>, Mistake> {
     let mut whole: Vec<(Key, Node)> = Vec::with_capacity(pairs.len());
+    let mut names: HashSet<String> = HashSet::with_capacity(pairs.len());
     let mut taken_over: Vec<(Key, Node)> = Vec::new();
     for (key, node) in pairs {
         if key.text == "<<" {
@@ -198,23 +207,23 @@ fn merge(pairs: Vec<(Key, Node)>) -> Result<Vec<(Key, Node)>, Mistake> {
                 Value::List(items) => items,
                 Value::Scalar { .. } => Vec::new(),
             };
-            let before = taken_over.len();
+            let wrong = maps.is_empty() || maps.iter().any(|map| !matches!(map.value, Value::Map(_)));
+            if wrong {
+                return Err((span, "`<<` takes a mapping, or a list of them".to_owned(), "write <<: *anchor"));
+            }
             for map in maps {
                 if let Value::Map(pairs) = map.value {
                     taken_over.extend(pairs);
                 }
             }
-            if taken_over.len() == before {
-                return Err((span, "`<<` takes a mapping".to_owned(), "write <<: *anchor"));
-            }
-        } else if whole.iter().any(|(seen, _)| seen.text == key.text) {
+        } else if !names.insert(key.text.clone()) {
             return Err((key.span, format!("`{}` is given twice", key.text), "remove one of the two"));
         } else {
             whole.push((key, node));
         }
     }
     for (key, node) in taken_over {
-        if !whole.iter().any(|(seen, _)| seen.text == key.text) {
+        if names.insert(key.text.clone()) {
             whole.push((key, node));
         }
     }
@@ -270,6 +279,9 @@ mod tests {
             ("a: &a [*a]\n", "YAML"),
             ("a: [1\nb: 2\n", "not valid YAML"),
             ("a: 1\na: 2\n", "given twice"),
+            ("a: &a {x: 1}\nb: {<<: [*a, 1]}\n", "takes a mapping"),
+            ("a: !reset null\n", "tag `!reset`"),
+            ("a: 1\n---\nb: 2\n", "second document"),
             ("? [a]\n: 1\n", "a key is a list"),
             ("", "empty"),
         ] {
