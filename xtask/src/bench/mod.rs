@@ -131,6 +131,10 @@ fn inside(plan: &Plan) -> Result<()> {
     part("burst", &crowd::burst);
     part("crowd", &crowd::idle_containers);
     part("pull", &pull::measure);
+    // Else its control groups would outlive the namespaces. Where none was started there is nothing to stop.
+    if let Ok(mut stop) = arena.coppice_command() {
+        let _ = shell::output(stop.args(["node", "stop", "--all"]));
+    }
     if plan.json {
         println!("{}", serde_json::to_string_pretty(&report)?);
     } else {
