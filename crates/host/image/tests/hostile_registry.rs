@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use coppice_image::{
     Credentials, Digest, Image, ImageStore, LayerError, ManifestError, PullError, PullOptions, RegistryError, Settings,
-    UnpackError, silent,
+    silent,
 };
 use fixture::hostile::{End, Hostile, Reply, Served, range};
 use fixture::registry::wait_until;
@@ -200,9 +200,11 @@ fn in_a_network_with_a_public_address(name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_elsewhere_that_redirects_to_this_machine_is_refused() {
+async fn a_registry_elsewhere_may_not_redirect_to_this_machine_nor_be_spoken_to_in_plain_http_unasked() {
     if std::env::var_os("COPPICE_TEST_PUBLIC").is_none() {
-        return in_a_network_with_a_public_address("a_registry_elsewhere_that_redirects_to_this_machine_is_refused");
+        return in_a_network_with_a_public_address(
+            "a_registry_elsewhere_may_not_redirect_to_this_machine_nor_be_spoken_to_in_plain_http_unasked",
+        );
     }
     let served = served();
     let inner = {
@@ -238,6 +240,9 @@ async fn a_registry_elsewhere_that_redirects_to_this_machine_is_refused() {
     let store = store_with(settings());
     let error = pull_with(&store.store, &public, PullOptions::default()).await.unwrap_err();
     assert!(matches!(error, PullError::Registry(RegistryError::Tls { .. })), "{error}");
+    let mut trusting = settings();
+    trusting.insecure.insert(public.address.to_string());
+    pull_with(&store_with(trusting).store, &public, PullOptions::default()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

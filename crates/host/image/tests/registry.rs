@@ -3,7 +3,7 @@
 mod fixture;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use coppice_image::{
@@ -188,10 +188,7 @@ async fn logins_come_from_docker_config_its_helpers_and_its_store() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_with_its_own_authority_is_trusted_only_when_that_is_said() {
     let home = tempfile::tempdir().unwrap();
-    let certified = rcgen::generate_simple_self_signed(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
-    let (certificate, key) = (home.path().join("cert.pem"), home.path().join("key.pem"));
-    std::fs::write(&certificate, certified.cert.pem()).unwrap();
-    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let (certificate, key) = certificate(home.path());
     let registry = Registry::start(RegistryOptions { tls: Some((certificate.clone(), key)), ..Default::default() });
     publish(&registry, &layout(registry.home.path(), &layers()), "x:1", &[]);
     let name = format!("localhost:{}/x:1", registry.address.port());
@@ -299,29 +296,24 @@ async fn two_pulls_of_the_same_image_at_once_share_the_work() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn plain_http_elsewhere_than_on_this_machine_is_not_spoken_unless_asked() {
-    let registry = Registry::start(RegistryOptions::default());
+async fn a_redirect_from_https_to_plain_http_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let (certificate, key) = certificate(home.path());
+    let redirect = Some("http://127.0.0.1:9/".to_owned());
+    let tls = Some((certificate.clone(), key));
+    let registry = Registry::start(RegistryOptions { tls, redirect, ..Default::default() });
     publish(&registry, &layout(registry.home.path(), &layers()), "x:1", &[]);
-    // A name that does not say it is this machine, though it leads here.
-    let Some(host) = host_name_of_this_machine(&registry) else { return };
-    let name = format!("{host}:{}/x:1", registry.address.port());
-    let mut settings = Settings::default();
-    settings.transfer.attempts = 1;
-    let strict = store_with(settings.clone());
-    let error = pull(&strict, &name).await.unwrap_err();
-    assert!(matches!(error, PullError::Registry(RegistryError::Tls { .. })), "{error}");
-    let asked = PullOptions { insecure: true, ..Default::default() };
-    assert_content(&strict.store.pull(&reference(&name), asked, silent()).await.unwrap());
-    settings.insecure.insert(format!("{host}:{}", registry.address.port()));
-    assert_content(&pull(&store_with(settings), &name).await.unwrap());
+    let store = store_with(Settings { extra_roots: vec![certificate], ..Settings::default() });
+    let error = pull(&store, &registry.name("x:1")).await.unwrap_err();
+    assert!(matches!(error, PullError::Registry(RegistryError::Downgrade { .. })), "{error}");
+    store.assert_empty();
 }
 
-/// `localhost.localdomain` or the like, when it resolves to the registry's address.
-fn host_name_of_this_machine(registry: &Registry) -> Option<String> {
-    use std::net::ToSocketAddrs;
-    let own = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
-    ["localhost.localdomain", "ip4-loopback", "ip6-localhost", own.trim()].into_iter().map(str::to_owned).find(|name| {
-        let found = (name.as_str(), registry.address.port()).to_socket_addrs();
-        found.is_ok_and(|mut list| list.any(|a| std::net::TcpStream::connect(a).is_ok()))
-    })
+/// A certificate of its own authority for this machine, and its key.
+fn certificate(home: &Path) -> (PathBuf, PathBuf) {
+    let certified = rcgen::generate_simple_self_signed(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
+    let (certificate, key) = (home.join("cert.pem"), home.join("key.pem"));
+    std::fs::write(&certificate, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    (certificate, key)
 }
