@@ -1,7 +1,7 @@
 //! What a manifest's text refers to outside itself: its directory, variables and env files.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Longest env file read, in bytes.
 const ENV_FILE_MAX: u64 = 1024 * 1024;
@@ -26,8 +26,11 @@ impl<'c> Context<'c> {
     /// The process's environment and the host's files. `dir` is made absolute; a variable that is not UTF-8
     /// counts as unset; env files over 1 MiB and what is not a plain file are refused.
     pub fn from_host(dir: impl AsRef<Path>) -> Self {
-        let dir = std::path::absolute(dir.as_ref()).unwrap_or_else(|_| dir.as_ref().to_owned());
-        Self { dir, variables: Box::new(|name| std::env::var(name).ok()), files: Box::new(read_plain_file) }
+        Self {
+            dir: whole(dir.as_ref()),
+            variables: Box::new(|name| std::env::var(name).ok()),
+            files: Box::new(read_plain_file),
+        }
     }
 
     pub fn with_variables(mut self, lookup: impl Fn(&str) -> Option<String> + 'c) -> Self {
@@ -54,6 +57,15 @@ impl<'c> Context<'c> {
     }
 }
 
+/// `dir` from the root on. `""` is the current directory; where there is a `..`, links are resolved, since only then
+/// is it known what is above.
+fn whole(dir: &Path) -> PathBuf {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    let above = dir.components().any(|part| part == Component::ParentDir);
+    let whole = if above { dir.canonicalize() } else { std::path::absolute(dir) };
+    whole.unwrap_or_else(|_| dir.to_owned())
+}
+
 fn read_plain_file(path: &Path) -> io::Result<Vec<u8>> {
     use std::io::Read;
     let meta = std::fs::metadata(path)?;
@@ -66,4 +78,18 @@ fn read_plain_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(ENV_FILE_MAX).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_to_say_a_directory_is_made_absolute() {
+        let here = std::env::current_dir().expect("tests have a directory");
+        for dir in ["", ".", "./", "src/.."] {
+            assert_eq!(Context::from_host(dir).dir(), here, "{dir:?}");
+        }
+        assert_eq!(Context::from_host("src").dir(), here.join("src"));
+    }
 }
