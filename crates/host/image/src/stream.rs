@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 
 use crate::ingest::Chunks;
 
-/// Chunks in flight between the two sides.
-const DEPTH: usize = 16;
+/// Chunks in flight between the two sides: enough to hide a write, few enough for four layers at once.
+const DEPTH: usize = 8;
 const CHUNK: usize = 256 << 10;
 
 /// The blocking end of a stream of bytes.

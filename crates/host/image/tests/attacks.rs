@@ -249,6 +249,13 @@ async fn names_and_headers_beyond_every_bound_are_refused() {
     let huge = vec![b'x'; 2 << 20];
     let error = refused(Tar::new().pax(&[("comment", &huge)]).file("x", b"").bytes()).await;
     assert!(matches!(error, UnpackError::Tar(TarError::HeaderTooLong(_))), "{error}");
+    // Many headers before one entry count together.
+    let mut chain = Tar::new();
+    for at in 0..3000 {
+        chain = chain.pax(&[(&format!("SCHILY.xattr.user.n{at}"), &[b'v'; 500])]);
+    }
+    let error = refused(chain.file("x", b"").bytes()).await;
+    assert!(matches!(error, UnpackError::Tar(TarError::HeaderTooLong(_))), "{error}");
     for (key, value) in [("uid", "4294967295"), ("gid", "99999999999")] {
         let error = refused(Tar::new().pax(&[(key, value.as_bytes())]).file("x", b"").bytes()).await;
         assert!(is_refusal(&error), "{error}");

@@ -342,6 +342,47 @@ async fn manifests_that_are_endless_lie_about_their_digest_or_list_a_million_lay
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_single_image_for_another_architecture_is_refused_unless_it_is_asked_for() {
+    let mut served = served();
+    let own = coppice_image::Platform::host().architecture;
+    served.config = String::from_utf8(served.config).unwrap().replace(&own, "s390x").into_bytes();
+    served.manifest = Served::manifest_of(&served.config, &[(served.layer_digest, served.layer.len())]);
+    let server = Hostile::start(move |asked| served.answer(asked));
+    let store = store_with(settings());
+    let error = pull(&store, &server).await.unwrap_err();
+    assert!(matches!(error, PullError::Manifest { source: ManifestError::Platform { .. }, .. }), "{error}");
+    assert!(error.to_string().contains("linux/s390x"), "{error}");
+    store.assert_empty();
+    let asked = PullOptions { platform: Some("linux/s390x".parse().unwrap()), ..Default::default() };
+    pull_with(&store.store, &server, asked).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_that_is_given_up_leaves_no_layer_and_the_next_one_goes_on() {
+    let served = served();
+    let half = served.layer.len() / 2;
+    let server = {
+        let served = served.clone();
+        Hostile::start(move |asked| {
+            let end = if served.is_layer(asked) && range(asked).is_none() { End::Stall(half) } else { End::Whole };
+            served.answer(asked).ending(end)
+        })
+    };
+    let patient = Settings::default();
+    let store = store_with(patient);
+    let partial = store.dir().join("ingest").join(served.layer_digest.hex());
+    let (open, name) = (store.store.clone(), format!("{}/x:1", server.address).parse().unwrap());
+    let pulling = tokio::spawn(async move { open.pull(&name, PullOptions::default(), silent()).await });
+    wait_until("half has come", || std::fs::metadata(&partial).is_ok_and(|m| m.len() == half as u64));
+    pulling.abort();
+    let _ = pulling.await;
+    wait_until("the worker has cleaned up", || store.names("ingest") == [served.layer_digest.hex()]);
+    pull(&store, &server).await.unwrap();
+    let ranges: Vec<_> = server.asked().iter().filter(|a| served.is_layer(a)).map(range).collect();
+    assert_eq!(ranges, [None, Some(half)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pull_killed_at_99_percent_goes_on_where_it_was() {
     if let Ok(place) = std::env::var("COPPICE_TEST_PULL") {
         // The process that will be killed.

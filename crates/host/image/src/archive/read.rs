@@ -104,6 +104,7 @@ impl<R: Read> TarReader<R> {
         }
         let mut extended = Extended::default();
         let mut pending = false;
+        let mut headers = 0u64;
         loop {
             let mut block = [0; BLOCK];
             if !self.read_block(&mut block)? {
@@ -120,6 +121,13 @@ impl<R: Read> TarReader<R> {
             }
             let header = Header(&block);
             header.check()?;
+            if matches!(header.flag(), b'x' | b'X' | b'g' | b'L' | b'K') {
+                // Together, so that a chain of headers cannot grow without bound either.
+                headers = headers.saturating_add(header.size()?).saturating_add(BLOCK as u64);
+                if headers > self.header_max {
+                    return Err(TarError::HeaderTooLong(headers));
+                }
+            }
             match header.flag() {
                 b'x' | b'X' => self.read_extended(&header, &mut extended)?,
                 // Global headers carry comments (git archive) or defaults that no layer uses: bounded and skipped.

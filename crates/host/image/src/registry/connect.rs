@@ -195,7 +195,7 @@ where
 {
     let broken = |source| RegistryError::Broken { host: host.to_owned(), source: Box::new(source) };
     let (sender, connection) =
-        Builder::new().max_buf_size(1 << 20).handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        Builder::new().max_buf_size(512 << 10).handshake(TokioIo::new(stream)).await.map_err(broken)?;
     // Ends when the sender and the last response are dropped, or the peer hangs up; failures reach the response.
     tokio::spawn(async move {
         let _ = connection.await;
