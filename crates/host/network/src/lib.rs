@@ -5,7 +5,7 @@
 //! node    Bridge::ensure ── publish, unpublish ── assert_rules when Bridge::watch hears a change
 //! launch  Attacher::attach(netns, host_link(id), address)     one message: both ends made, up, enslaved
 //! child   configure_inside(address)                           one batch: loopback, address, default route
-//! launch  Attacher::is_online                                 before exec, where the first packet must not be lost
+//! launch  Attacher::is_online                                 before exec, so that a first packet is seldom lost
 //! ```
 //!
 //! Starting a container waits for this crate: no helper program, no thread, no dump of tables, two system calls to

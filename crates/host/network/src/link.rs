@@ -159,9 +159,9 @@ impl Attacher {
         self.socket.exchange(&mut batch).map_err(cannot("make a container's network link"))
     }
 
-    /// Whether packets pass a container's link. To be asked when [`configure_inside`] is done: the kernel connects a
-    /// link a moment after both ends are up, and what is sent before is lost and sent again only after a second.
-    /// Since Linux 6.8 asking is also what makes the kernel do it at once.
+    /// Whether the host's end of a container's link is up for the bridge. To be asked when [`configure_inside`] is
+    /// done: the kernel connects a link a moment after both ends are up, and what is sent before is lost and sent
+    /// again only after a second. Makes such a loss rare, not impossible: the container's end is connected apart.
     pub fn is_online(&mut self, host_end: &LinkName) -> Result<bool, NetworkError> {
         let link = find(&mut self.socket, host_end.as_str()).map_err(cannot("look at a container's network link"))?;
         Ok(link.is_some_and(|link| link.state == OPERSTATE_UP))

@@ -206,22 +206,6 @@ fn a_bridges_packet_size_is_its_containers_too() {
 }
 
 #[test]
-fn a_container_is_on_the_network_as_soon_as_it_is_configured() {
-    let mut machine = Machine::new();
-    machine.host.serve(ALL, 9, "host");
-    let gateway = machine.bridge.gateway();
-    let mut slowest = Duration::ZERO;
-    for _ in 0..20 {
-        let (inside, _) = machine.container();
-        let started = std::time::Instant::now();
-        inside.tcp(gateway, 9);
-        slowest = slowest.max(started.elapsed());
-    }
-    // A first packet that is dropped is sent again after a second.
-    assert!(slowest < Duration::from_millis(900), "{slowest:?}");
-}
-
-#[test]
 fn a_udp_client_that_keeps_its_port_follows_the_port_to_its_next_backend() {
     let mut machine = Machine::new();
     let (one, first) = machine.container();
