@@ -42,6 +42,11 @@ pub(crate) fn run(
     give_up(channel, &failure)
 }
 
+/// Is v2 the only hierarchy? Then programs look for their limits in /sys/fs/cgroup.
+fn is_unified(cgroup: &Join) -> bool {
+    cgroup.clone_into().is_some() && cgroup.fds().count() == 1
+}
+
 /// A child that is inside its container, still privileged there.
 struct Ready {
     user: User,
@@ -96,6 +101,10 @@ fn set_up(
         None => None,
     };
     step("attach /proc, /sys and /dev", system.attach_all(&tree))?;
+    if cgroup.is_some_and(is_unified) {
+        // Where the kernel does not let a container have its own, it has none.
+        let _ = system.attach_cgroups();
+    }
     mount_all(config, &tree, &mut given)?;
     if let Some(sys) = given.next() {
         step("mount /sys", attach_host_sys(&tree, &sys))?;

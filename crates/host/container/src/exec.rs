@@ -21,7 +21,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, openat};
 use crate::child::{become_root, current_root, enter, environment, finish, identity, own_terminal};
 use crate::config::{IdRange, ProcessConfig};
 use crate::failure::{StartFailure, StepError};
-use crate::start::{ChildStreams, Host, Starting, give_up, set_limits};
+use crate::start::{ChildStreams, Host, Starting, give_up};
 use crate::step::{Word, say, step};
 use crate::system::{DEVPTS_MAGIC, place_streams};
 use crate::user::{User, resolve};
@@ -81,7 +81,7 @@ pub fn exec(
     if let Err(failure) = host.leave_pid_namespace() {
         return Err(starting.abandon(failure));
     }
-    starting.words = set_limits(pid, process);
+    starting.words = host.set_limits(pid, process);
     Ok(starting)
 }
 

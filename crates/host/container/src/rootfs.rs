@@ -39,9 +39,7 @@ pub fn mount_detached(rootfs: &Rootfs, shift: Option<Shift<'_>>, staging: &Path)
     }
     let (work, _) = make_directory(&scratch, &rootfs.scratch, "work", 0o700)?;
     match overlay_of_fds(&layers, &upper, &work) {
-        Err(e) if matches!(e.errno, Errno::INVAL | Errno::BADF) => {
-            overlay_of_paths(&layers, &rootfs.scratch, staging).map_err(|_| e)
-        }
+        Err(e) if matches!(e.errno, Errno::INVAL | Errno::BADF) => overlay_of_paths(&layers, &rootfs.scratch, staging),
         other => other,
     }
 }

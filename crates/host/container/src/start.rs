@@ -46,6 +46,8 @@ pub struct Host {
     pub(crate) last_capability: u32,
     filters: RefCell<HashMap<u64, Rc<[Instruction]>>>,
     pid_namespace: OwnedFd,
+    /// Open files that a process may have here unless told otherwise: what this process had before it took more.
+    files: Rlimit,
     /// This process is protected from the out-of-memory killer, which its children are not to be.
     protected: bool,
 }
@@ -57,7 +59,17 @@ impl Host {
             .map_err(|e| SyscallError::new("open", path, e))?;
         let protected = std::fs::read("/proc/self/oom_score_adj").is_ok_and(|score| score != b"0\n");
         let filters = RefCell::default();
-        Ok(Self { thread, staging, last_capability: last_capability(), filters, pid_namespace, protected })
+        let files = raise_files()?;
+        Ok(Self { thread, staging, last_capability: last_capability(), filters, pid_namespace, files, protected })
+    }
+
+    /// Sets resource limits of a process, from outside, and returns a sentence for each that was not to be had.
+    pub(crate) fn set_limits(&self, pid: u32, process: &ProcessConfig) -> Vec<String> {
+        if !process.rlimits.iter().any(|limit| limit.resource == RLIMIT_NOFILE) {
+            // Lowering always works; should it not, the process may open more files than it expects.
+            let _ = prlimit(pid, RLIMIT_NOFILE, Some(self.files));
+        }
+        set_limits(pid, process)
     }
 
     /// In a child that is still root of the host: takes the launcher's protection off.
@@ -86,6 +98,20 @@ impl Host {
         Some(self.filters.borrow_mut().entry(key).or_insert_with(|| seccomp::filter(key).into()).clone())
     }
 }
+
+const RLIMIT_NOFILE: u32 = libc::RLIMIT_NOFILE;
+
+/// Lets this process, which holds several files per container, open as many as it may; returns what it was before.
+/// A soft limit that an earlier program of this process raised is taken back to the usual one.
+fn raise_files() -> Result<Rlimit, SyscallError> {
+    let now = prlimit(0, RLIMIT_NOFILE, None)?;
+    prlimit(0, RLIMIT_NOFILE, Some(Rlimit { soft: now.hard, hard: now.hard }))?;
+    let soft = if now.soft == now.hard { FILES.min(now.hard) } else { now.soft };
+    Ok(Rlimit { soft, hard: now.hard })
+}
+
+/// What Linux gives processes to begin with (`INR_OPEN_CUR` of linux/fs.h): programs that use select(2) need it.
+const FILES: u64 = 1024;
 
 /// The child's ends of the standard streams; with a terminal there are none.
 pub struct ChildStreams {
@@ -188,7 +214,7 @@ fn furnish(
     if config.network == Network::Host {
         mounts.push(step("mount /sys", host_sys())?);
     }
-    starting.words.extend(set_limits(starting.pid, &config.process));
+    starting.words.extend(host.set_limits(starting.pid, &config.process));
     if config.network != Network::Host {
         connect(starting.pid, starting.pidfd.as_fd())?;
     }
@@ -225,7 +251,7 @@ fn bind(mount: &Mount, shift: Shift<'_>) -> Result<Option<OwnedFd>, StepError> {
 }
 
 /// Sets resource limits of the process, from outside, and returns a sentence for each that was not to be had.
-pub(crate) fn set_limits(pid: u32, process: &ProcessConfig) -> Vec<String> {
+fn set_limits(pid: u32, process: &ProcessConfig) -> Vec<String> {
     let mut words = Vec::new();
     for wanted in &process.rlimits {
         let want = Rlimit { soft: wanted.soft.min(wanted.hard), hard: wanted.hard };

@@ -112,6 +112,14 @@ impl SystemMounts {
         Ok(())
     }
 
+    /// The container's own cgroup (v2) at /sys/fs/cgroup, read-only. To be called in its cgroup namespace.
+    pub(crate) fn attach_cgroups(&self) -> SyscallResult<()> {
+        let Some(sys) = &self.sys else { return Ok(()) };
+        let Some(place) = below(sys, "fs/cgroup")? else { return Ok(()) };
+        let cgroups = FilesystemContext::open("cgroup2")?.mount(NO_SUID_DEV_EXEC.and(Attributes::READ_ONLY))?;
+        attach(cgroups, place)
+    }
+
     /// A path of /dev, looked up below the tmpfs's own fd, where only we have written.
     fn place(&self, name: &str, flags: OFlags) -> SyscallResult<OwnedFd> {
         openat(&self.dev, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC | flags, Mode::empty())

@@ -15,6 +15,10 @@ use rig::Rig;
 fn main() {
     let count: usize = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(200);
     let rig = Rig::new();
+    // Every real image has these; without them each start makes three directories.
+    for name in ["proc", "sys", "dev"] {
+        std::fs::create_dir(rig.path().join("layer").join(name)).expect("mkdir");
+    }
     let mut daemon = rig.connect(true);
     if std::env::args().nth(2).as_deref() == Some("burst") {
         let configs: Vec<_> = (0..count).map(|_| rig.config(&["/bin/true"])).collect();

@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 
 use coppice_base::{Clock, SystemClock};
 use coppice_container::Host;
-use coppice_linux::{SingleThread, SyscallError, set_dumpable};
+use coppice_linux::{SingleThread, SyscallError, ignore_signals, set_dumpable};
 use rustix::event::epoll::EventFlags;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -92,6 +92,8 @@ pub fn run(options: &LauncherOptions) -> Result<(), LauncherError> {
     let thread = SingleThread::observe().ok_or(LauncherError::Threads)?;
     // Nothing may look into this process, nor into its children before they exec: they hold host files.
     set_dumpable(false)?;
+    // Whoever stops services or presses keys means something else: only a request ends the launcher.
+    ignore_signals();
     let run = options.root.join("run");
     let file_error =
         |path: &Path, why: std::io::Error| LauncherError::File { path: path.to_owned(), why: why.to_string() };
@@ -150,7 +152,20 @@ fn own_mount_namespace() -> Result<(), LauncherError> {
     coppice_linux::unshare(coppice_linux::NamespaceFlags::MOUNT)?;
     let flags = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", flags).map_err(|e| SyscallError::new("mount", "/ (slave)", e))?;
+    if root_cannot_be_left() {
+        let copy = coppice_linux::clone_tree(Path::new("/"), true)?;
+        coppice_linux::attach_in(&copy, rustix::fs::CWD, "/")?;
+        rustix::process::fchdir(&copy).map_err(|e| SyscallError::new("fchdir", "/", e))?;
+        rustix::process::chroot(".").map_err(|e| SyscallError::new("chroot", ".", e))?;
+    }
     Ok(())
+}
+
+/// A machine that never left its initramfs has a root that pivot_root(2) refuses; a copy of it on top does.
+fn root_cannot_be_left() -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_root = |line: &&str| line.split(' ').nth(4) == Some("/");
+    mounts.lines().rfind(is_root).is_some_and(|line| line.contains(" - rootfs "))
 }
 
 fn listen(path: &Path) -> Result<rustix::fd::OwnedFd, LauncherError> {

@@ -79,6 +79,18 @@ fn what_is_not_the_protocol_ends_only_that_connection() {
 }
 
 #[test]
+fn the_signals_of_terminals_and_service_managers_do_not_end_the_launcher() {
+    let rig = Rig::new();
+    let config = rig.config(&["/bin/sleep", "100"]);
+    let mut daemon = rig.connect(false);
+    daemon.start(&config);
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
+        coppice_linux::kill(rig.launcher_pid(), signal).expect("kill");
+    }
+    assert_eq!(status(&mut daemon, &config.id).exit, None);
+}
+
+#[test]
 fn only_one_launcher_runs_per_root() {
     let rig = Rig::new();
     let second = std::process::Command::new(Rig::binary()).arg(rig.path()).arg(&rig.cgroup).output().expect("run");

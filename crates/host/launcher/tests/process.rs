@@ -189,6 +189,17 @@ fn resource_limits_are_set_and_what_cannot_be_raised_is_said() {
 }
 
 #[test]
+fn a_program_starts_with_usual_signals_and_open_files() {
+    let rig = Rig::new();
+    let done = rig.sh("grep -E 'Sig(Blk|Ign|Cgt)' /proc/self/status | cut -f2; ulimit -Sn");
+    let lines: Vec<&str> = done.ok().lines().collect();
+    let soft = coppice_linux::prlimit(0, 7, None).expect("prlimit").soft;
+    // Nothing blocked, nothing ignored, nothing caught; the launcher's own higher limit is not handed on.
+    assert_eq!(&lines[..3], ["0000000000000000"; 3]);
+    assert!(lines[3].parse::<u64>().expect("a number") <= soft, "{lines:?}");
+}
+
+#[test]
 fn memory_and_pids_limits_hold_and_an_oom_kill_is_told() {
     let rig = Rig::new();
     let mut config = rig.config(&["/bin/sh", "-c", "x=$(head -c 200m /dev/zero | tr '\\0' x); echo survived"]);

@@ -217,11 +217,30 @@ pub fn wait_signal(set: &SignalSet) -> i32 {
     signal
 }
 
-/// Default action for every signal, none blocked: what a new program expects.
+/// Signals that a process which must not end by accident ignores.
+const IGNORED: [libc::c_int; 5] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGPIPE];
+
+/// Puts every signal to its default, whatever was inherited, and then ignores those that terminals, service managers
+/// and broken pipes send. Ignored signals stay so through exec: see [`reset_signals`].
+pub fn ignore_signals() {
+    // `struct sigaction` of the kernel with everything zero is SIG_DFL. libc's own call refuses the two signals that
+    // it keeps for itself, and those are inherited too.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the structure is as large as the kernel's; SIGKILL and SIGSTOP fail and stay as they are.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8) };
+    }
+    for signal in IGNORED {
+        // SAFETY: SIG_IGN is no handler of ours.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+}
+
+/// Undoes [`ignore_signals`] and blocks none: what a new program expects.
 pub fn reset_signals() {
-    // SAFETY: SIG_DFL is no handler of ours; failures (SIGKILL, SIGSTOP, libc's own) leave the default in place.
+    // SAFETY: SIG_DFL is no handler of ours; the set is initialised before it is used.
     unsafe {
-        for signal in 1..=64 {
+        for signal in IGNORED {
             libc::signal(signal, libc::SIG_DFL);
         }
         let mut set: libc::sigset_t = std::mem::zeroed();

@@ -119,3 +119,69 @@ impl<Fd: AsFd> Tree<Fd> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use rustix::fs::CWD;
+
+    use super::*;
+
+    fn tree(directory: &Path) -> Tree<OwnedFd> {
+        Tree::new(
+            openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).expect("open"),
+        )
+    }
+
+    fn inode(fd: &OwnedFd) -> (u64, u64) {
+        let stat = fstat(fd).expect("fstat");
+        (stat.st_dev, stat.st_ino)
+    }
+
+    #[test]
+    fn links_and_dots_stay_inside() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let root = directory.path().join("root");
+        std::fs::create_dir_all(root.join("etc")).expect("mkdir");
+        std::fs::write(root.join("etc/passwd"), "inside").expect("write");
+        symlink("/etc/passwd", root.join("absolute")).expect("link");
+        symlink("../../../../../../etc/passwd", root.join("relative")).expect("link");
+        symlink("/proc/self/root/etc/passwd", root.join("magic")).expect("link");
+        let tree = tree(&root);
+        let inside = inode(&tree.open(Path::new("/etc/passwd"), OFlags::PATH).expect("open"));
+        for name in ["absolute", "relative", "/../../etc/passwd"] {
+            assert_eq!(inode(&tree.open(Path::new(name), OFlags::PATH).expect(name)), inside, "{name}");
+        }
+        assert!(tree.open(Path::new("magic"), OFlags::PATH).is_err());
+        assert_eq!(tree.open_plain(Path::new("absolute"), OFlags::PATH).expect_err("a link").errno, Errno::LOOP);
+    }
+
+    #[test]
+    fn magic_links_are_refused_even_in_proc_itself() {
+        let tree = tree(Path::new("/"));
+        for path in ["/proc/self/fd/0", "/proc/self/cwd", "/proc/self/root/etc", "/proc/self/exe"] {
+            assert_eq!(tree.open(Path::new(path), OFlags::PATH).expect_err(path).errno, Errno::LOOP);
+        }
+    }
+
+    #[test]
+    fn missing_targets_are_made_inside_and_never_through_a_dangling_link() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let root = directory.path().join("root");
+        std::fs::create_dir(&root).expect("mkdir");
+        let outside = directory.path().join("outside");
+        symlink(&outside, root.join("dangling")).expect("link");
+        let tree = tree(&root);
+        tree.directory(Path::new("/a/b/c"), 0o755).expect("made");
+        assert!(root.join("a/b/c").is_dir());
+        tree.file(Path::new("/a/x/file"), 0o644).expect("made");
+        assert!(root.join("a/x/file").is_file());
+        assert_eq!(tree.file(Path::new("/a/b"), 0o644).expect_err("a directory").errno, Errno::ISDIR);
+        assert!(tree.directory(Path::new("/dangling/x"), 0o755).is_err());
+        assert!(tree.file(Path::new("/dangling"), 0o644).is_err());
+        assert!(!outside.exists());
+        assert_eq!(tree.top_directory("dangling", 0o755).expect_err("a link").errno, Errno::LOOP);
+        tree.top_directory("proc", 0o555).expect("made");
+    }
+}
