@@ -8,20 +8,58 @@ use utoipa::openapi::{Content, Paths, PathsBuilder, Ref, RefOr, Required, Respon
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Coppice node API", description = "HTTP/1.1 and JSON on the node's Unix socket.", license(name = "Apache-2.0")),
+    info(
+        title = "Coppice node API",
+        description = "HTTP/1.1 and JSON on the node's Unix socket.",
+        license(name = "Apache-2.0")
+    ),
     components(schemas(
-        api::VersionReply, api::NodeStatus, api::StopNodeRequest, api::Event, api::ApiError,
-        api::AppSummary, api::AppStatus, api::ApplyRequest, api::ApplyReply, api::PlanReply, api::WorkloadRequest,
-        api::ContainerSummary, api::ContainerDetail, api::RunRequest, api::Created, api::StopRequest, api::KillRequest,
-        api::ExitReply, api::ExecRequest, api::LogLine, api::Process, api::Stats,
-        api::ImageSummary, api::ImageDetail, api::PullRequest, api::PushRequest, api::TagRequest, api::TransferLine,
-        api::LoadReply, api::RemoveReply, api::PruneRequest, api::PruneReply,
+        api::VersionReply,
+        api::NodeStatus,
+        api::StopNodeRequest,
+        api::Event,
+        api::ApiError,
+        api::AppSummary,
+        api::AppStatus,
+        api::ApplyRequest,
+        api::ApplyReply,
+        api::PlanReply,
+        api::WorkloadRequest,
+        api::ContainerSummary,
+        api::ContainerDetail,
+        api::RunRequest,
+        api::Created,
+        api::StopRequest,
+        api::KillRequest,
+        api::ExitReply,
+        api::ExecRequest,
+        api::LogLine,
+        api::Process,
+        api::Stats,
+        api::ImageSummary,
+        api::ImageDetail,
+        api::PullRequest,
+        api::PushRequest,
+        api::TagRequest,
+        api::TransferLine,
+        api::LoadReply,
+        api::RemoveReply,
+        api::PruneRequest,
+        api::PruneReply,
     ))
 )]
 struct Components;
 
 /// One operation: path, method, what it does, request schema, answer schema, status, query keys.
-struct Operation(&'static str, HttpMethod, &'static str, Option<&'static str>, Option<&'static str>, u16, &'static [&'static str]);
+struct Operation(
+    &'static str,
+    HttpMethod,
+    &'static str,
+    Option<&'static str>,
+    Option<&'static str>,
+    u16,
+    &'static [&'static str],
+);
 
 fn operations() -> Vec<Operation> {
     use HttpMethod::{Delete, Get, Post, Put};
@@ -39,7 +77,15 @@ fn operations() -> Vec<Operation> {
         Operation(path::APPS_PLAN, Post, "What an apply would do", Some("ApplyRequest"), Some("PlanReply"), 200, &[]),
         Operation(path::APP, Get, "An app's tree", None, Some("AppStatus"), 200, &[]),
         Operation(path::APP, Delete, "Stop and forget an app", None, None, 204, &["volumes"]),
-        Operation(path::APP_WORKLOADS, Post, "Start, stop or restart workloads", Some("WorkloadRequest"), None, 204, &[]),
+        Operation(
+            path::APP_WORKLOADS,
+            Post,
+            "Start, stop or restart workloads",
+            Some("WorkloadRequest"),
+            None,
+            204,
+            &[],
+        ),
         Operation(path::APP_LOGS, Get, "An app's logs, a JSON line each", None, Some("LogLine"), 200, APP_LOG),
         Operation(path::CONTAINERS, Get, "Containers", None, Some("[ContainerSummary]"), 200, &["all", "app"]),
         Operation(path::CONTAINERS, Post, "Make a container", Some("RunRequest"), Some("Created"), 200, &[]),
@@ -63,10 +109,34 @@ fn operations() -> Vec<Operation> {
         Operation(path::IMAGES, Get, "Images", None, Some("[ImageSummary]"), 200, &[]),
         Operation(path::IMAGES, Delete, "Remove an image", None, Some("RemoveReply"), 200, &["name", "force"]),
         Operation(path::IMAGE_INSPECT, Get, "One image", None, Some("ImageDetail"), 200, &["name"]),
-        Operation(path::IMAGE_PULL, Post, "Pull; a JSON line per step", Some("PullRequest"), Some("TransferLine"), 200, &[]),
-        Operation(path::IMAGE_PUSH, Post, "Push; a JSON line per step", Some("PushRequest"), Some("TransferLine"), 200, &[]),
+        Operation(
+            path::IMAGE_PULL,
+            Post,
+            "Pull; a JSON line per step",
+            Some("PullRequest"),
+            Some("TransferLine"),
+            200,
+            &[],
+        ),
+        Operation(
+            path::IMAGE_PUSH,
+            Post,
+            "Push; a JSON line per step",
+            Some("PushRequest"),
+            Some("TransferLine"),
+            200,
+            &[],
+        ),
         Operation(path::IMAGE_TAG, Post, "Give another name", Some("TagRequest"), None, 204, &[]),
-        Operation(path::IMAGE_IMPORT, Post, "Make an image of a tar", None, Some("LoadReply"), 200, &["name", "cmd", "entrypoint", "env", "workdir", "user"]),
+        Operation(
+            path::IMAGE_IMPORT,
+            Post,
+            "Make an image of a tar",
+            None,
+            Some("LoadReply"),
+            200,
+            &["name", "cmd", "entrypoint", "env", "workdir", "user"],
+        ),
         Operation(path::IMAGE_EXPORT, Get, "A tar of its root filesystem", None, None, 200, &["name"]),
         Operation(path::IMAGE_LOAD, Post, "Load an archive", None, Some("LoadReply"), 200, &[]),
         Operation(path::IMAGE_SAVE, Get, "An archive", None, None, 200, &["name", "format"]),
@@ -99,14 +169,14 @@ fn paths() -> Paths {
         let responses = ResponsesBuilder::new().response(status.to_string(), done).response("default", failed);
         let mut operation = OperationBuilder::new().summary(Some(summary)).responses(responses.build());
         if let Some(request) = request {
-            let body = RequestBodyBuilder::new().content("application/json", content(request)).required(Some(Required::True));
+            let body =
+                RequestBodyBuilder::new().content("application/json", content(request)).required(Some(Required::True));
             operation = operation.request_body(Some(body.build()));
         }
         let segments = path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
         for name in segments {
-            operation = operation.parameter(
-                ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path).required(Required::True),
-            );
+            operation = operation
+                .parameter(ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path).required(Required::True));
         }
         for name in query {
             operation = operation.parameter(

@@ -103,10 +103,11 @@ async fn serve_one(stream: UnixStream, allowed: Allowed, router: Router) {
             return;
         }
     };
-    let service = TowerToHyperService::new(tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
-        request.extensions_mut().insert(peer);
-        router.clone().oneshot(request)
-    }));
+    let service =
+        TowerToHyperService::new(tower::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(peer);
+            router.clone().oneshot(request)
+        }));
     let served = http1::Builder::new()
         .max_buf_size(256 << 10)
         .serve_connection(TokioIo::new(stream), service)

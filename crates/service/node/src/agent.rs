@@ -57,8 +57,7 @@ impl Agent {
                 },
             }
         }
-        let gone: Vec<Arc<App>> =
-            apps.values().filter(|app| state.app(app.name.as_str()).is_none()).cloned().collect();
+        let gone: Vec<Arc<App>> = apps.values().filter(|app| state.app(app.name.as_str()).is_none()).cloned().collect();
         drop(apps);
         for app in gone {
             let agent = self.clone();

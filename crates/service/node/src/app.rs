@@ -80,7 +80,8 @@ impl App {
     /// Takes up an app: from the supervisor's snapshot and the containers found, or anew.
     pub(crate) fn open(containers: Arc<Containers>, name: Name, wanted: Arc<AppState>) -> Result<Arc<Self>, NodeError> {
         let dir = containers.root.app(name.as_str());
-        make(&dir, 0o700).map_err(|error| NodeError::disk(format!("cannot make {}", dir.display()), std::io::Error::other(error)))?;
+        make(&dir, 0o700)
+            .map_err(|error| NodeError::disk(format!("cannot make {}", dir.display()), std::io::Error::other(error)))?;
         let ports = std::fs::read(dir.join("ports.json"))
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
@@ -313,9 +314,8 @@ impl App {
             (None, None) => (RestartPolicy::Never, true),
         };
         let needs = workload.depends_on.iter();
-        let needs: Vec<Need<String>> = needs
-            .map(|need| Need { keys: instances_of(wanted, &need.name), condition: need.condition })
-            .collect();
+        let needs: Vec<Need<String>> =
+            needs.map(|need| Need { keys: instances_of(wanted, &need.name), condition: need.condition }).collect();
         let children = instances_of(wanted, name).into_iter().map(|key| ChildSpec {
             key,
             order,

@@ -245,7 +245,8 @@ impl Place {
         directories: &mut Vec<(PathBuf, u64)>,
     ) -> Result<(), NodeError> {
         let failed = |e: Errno| disk(target, e);
-        let malformed = |e: io::Error| NodeError::Invalid(format!("{}: not a readable tar entry: {e}", target.display()));
+        let malformed =
+            |e: io::Error| NodeError::Invalid(format!("{}: not a readable tar entry: {e}", target.display()));
         let (parent, name) = self.parent(target)?;
         let header = entry.header().clone();
         let mode = Mode::from_raw_mode(header.mode().map_err(malformed)? & 0o7777);
@@ -283,10 +284,13 @@ impl Place {
             }
             EntryType::Link => {
                 let link = entry.link_name().map_err(malformed)?.unwrap_or_default();
-                let source = plain(&link)
-                    .ok_or_else(|| NodeError::Invalid(format!("the tar links to {}, which leads outside", link.display())))?;
+                let source = plain(&link).ok_or_else(|| {
+                    NodeError::Invalid(format!("the tar links to {}, which leads outside", link.display()))
+                })?;
                 // Hard links name entries of the same tar, from its top.
-                let base = target.ancestors().nth(plain(&entry.path().map_err(malformed)?).unwrap_or_default().components().count());
+                let base = target
+                    .ancestors()
+                    .nth(plain(&entry.path().map_err(malformed)?).unwrap_or_default().components().count());
                 let (from, from_name) = self.parent(&base.unwrap_or(Path::new("/")).join(source))?;
                 return rustix::fs::linkat(&from, &from_name, &parent, &name, AtFlags::empty()).map_err(failed);
             }

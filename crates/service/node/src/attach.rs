@@ -137,7 +137,10 @@ pub(crate) async fn exec(
     if request.tty && !env.iter().any(|entry| entry.starts_with("TERM=")) {
         env.push("TERM=xterm".to_owned());
     }
-    let cwd = request.working_dir.or_else(|| workload.working_dir.clone()).unwrap_or_else(|| image.config.working_dir.clone());
+    let cwd = request
+        .working_dir
+        .or_else(|| workload.working_dir.clone())
+        .unwrap_or_else(|| image.config.working_dir.clone());
     let size = request.size.map(|size| TerminalSize { rows: size.rows, columns: size.columns });
     let process = ProcessConfig {
         args: request.command,

@@ -103,7 +103,9 @@ pub enum Phase {
         lost: bool,
     },
     /// Removed: nothing of it is left, names and addresses are free.
-    Removed { exit: Option<Exit> },
+    Removed {
+        exit: Option<Exit>,
+    },
 }
 
 impl Phase {
@@ -201,8 +203,8 @@ impl Container {
     /// Resolves when the container's phase satisfies `wanted`.
     pub async fn when(&self, wanted: impl FnMut(&Phase) -> bool) -> Phase {
         let mut phases = self.phase.subscribe();
-        let phase = phases.wait_for(wanted).await.expect("the sender lives as long as self").clone();
-        phase
+        let reached = phases.wait_for(wanted).await;
+        reached.expect("the sender lives as long as self").clone()
     }
 
     /// Resolves with its exit once it runs no more. `None`: it was removed without having run.

@@ -75,7 +75,18 @@ impl Containers {
         network: NodeNetwork,
         launcher: Launcher,
     ) -> Self {
-        Self { root, settings, clock, events, images, network, table: Table::default(), release_images: Mutex::default(), launcher: RwLock::new(launcher), cgroups: OnceLock::new() }
+        Self {
+            root,
+            settings,
+            clock,
+            events,
+            images,
+            network,
+            table: Table::default(),
+            release_images: Mutex::default(),
+            launcher: RwLock::new(launcher),
+            cgroups: OnceLock::new(),
+        }
     }
 
     pub(crate) fn launcher(&self) -> Launcher {
@@ -390,7 +401,11 @@ impl Containers {
             return Err(NodeError::NotRunning(container.name.clone()));
         };
         let cgroup = self.cgroup(&container.id)?;
-        if pause { cgroup.freeze(FREEZE_LIMIT)? } else { cgroup.thaw()? }
+        if pause {
+            cgroup.freeze(FREEZE_LIMIT)?
+        } else {
+            cgroup.thaw()?
+        }
         let still = container.change(|record| {
             if record.phase.is_running() {
                 record.phase = Phase::Running { pid, started_at, paused: pause };

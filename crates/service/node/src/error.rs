@@ -25,21 +25,23 @@ pub enum NodeError {
     #[error(transparent)]
     Launcher(#[from] LauncherError),
     #[error(transparent)]
-    Network(#[from] NetworkError),
+    Network(Box<NetworkError>),
     #[error("container {0} is running")]
     Running(String),
     #[error("container {0} is not running")]
     NotRunning(String),
     #[error("container {0} is running: stop it first, or remove it with --force")]
     RemoveRunning(String),
-    #[error("container {name} is an instance of app {app}, which would bring it back: use `coppice stop` or `coppice down`")]
+    #[error(
+        "container {name} is an instance of app {app}, which would bring it back: use `coppice stop` or `coppice down`"
+    )]
     OfApp { name: String, app: String },
     #[error("image {0:?} is not on this node: pull it (`coppice pull {0}`), or import one")]
     NoImage(String),
     #[error(transparent)]
-    Image(#[from] coppice_image::ResolveError),
+    Image(Box<coppice_image::ResolveError>),
     #[error("cannot pull {reference}: {source}")]
-    Pull { reference: String, source: coppice_image::PullError },
+    Pull { reference: String, source: Box<coppice_image::PullError> },
     #[error("image {0} is in use by container {1}")]
     ImageInUse(String, String),
     #[error("bind source {0} does not exist: make it first, or use a named volume")]
@@ -53,13 +55,13 @@ pub enum NodeError {
     #[error("app {app} has no workload or instance {target:?}; it has {}", known.join(", "))]
     NoWorkload { app: String, target: String, known: Vec<String> },
     #[error("{0}")]
-    Rejected(coppice_state::Rejection),
+    Rejected(Box<coppice_state::Rejection>),
     #[error("cannot write the log: {0}")]
     Log(String),
     #[error("{0}")]
     Invalid(String),
     #[error(transparent)]
-    Cgroup(#[from] coppice_cgroup::CgroupError),
+    Cgroup(Box<coppice_cgroup::CgroupError>),
 }
 
 impl NodeError {
@@ -113,6 +115,23 @@ impl NodeError {
         }
     }
 }
+
+macro_rules! boxed_from {
+    ($($variant:ident($error:ty)),+ $(,)?) => {$(
+        impl From<$error> for NodeError {
+            fn from(error: $error) -> Self {
+                Self::$variant(Box::new(error))
+            }
+        }
+    )+};
+}
+
+boxed_from!(
+    Image(coppice_image::ResolveError),
+    Rejected(coppice_state::Rejection),
+    Network(NetworkError),
+    Cgroup(coppice_cgroup::CgroupError),
+);
 
 impl From<NodeError> for ApiError {
     fn from(error: NodeError) -> Self {

@@ -11,7 +11,7 @@ use coppice_base::{Clock, Timestamp};
 use tokio::sync::broadcast;
 
 /// Events a late follower can still ask for with `--since`.
-pub const KEPT: usize = 4096;
+pub(crate) const KEPT: usize = 4096;
 
 /// How far a follower may fall behind before it misses events (it is told so).
 const LAG: usize = 1024;

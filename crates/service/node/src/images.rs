@@ -17,11 +17,7 @@ pub(crate) fn by_manifest(store: &ImageStore, digest: &str) -> Option<Arc<Image>
 }
 
 /// The image `reference` names, fetched as `policy` says.
-pub(crate) async fn get(
-    containers: &Containers,
-    reference: &str,
-    policy: PullPolicy,
-) -> Result<Arc<Image>, NodeError> {
+pub(crate) async fn get(containers: &Containers, reference: &str, policy: PullPolicy) -> Result<Arc<Image>, NodeError> {
     if policy != PullPolicy::Always
         && let Some(image) = containers.images.resolve(reference)?
     {
@@ -41,16 +37,19 @@ pub(crate) async fn pull(
     credentials: Credentials,
     progress: impl Fn(Progress) + Send + Sync + 'static,
 ) -> Result<Arc<Image>, NodeError> {
-    let parsed: Reference = reference.parse().map_err(|e: coppice_image::ReferenceError| NodeError::Invalid(e.to_string()))?;
-    let options =
-        PullOptions { policy: coppice_image::PullPolicy::Always, platform: None, insecure, credentials };
+    let parsed: Reference =
+        reference.parse().map_err(|e: coppice_image::ReferenceError| NodeError::Invalid(e.to_string()))?;
+    let options = PullOptions { policy: coppice_image::PullPolicy::Always, platform: None, insecure, credentials };
     let pulled = containers.images.pull(&parsed, options, Arc::new(progress)).await;
-    let image = pulled.map_err(|source| NodeError::Pull { reference: reference.to_owned(), source })?;
+    let image = pulled.map_err(|source| {
+        let source = Box::new(source);
+        NodeError::Pull { reference: reference.to_owned(), source }
+    })?;
     containers.events.emit("image", "pull", &parsed.to_string(), About::default());
     if let Some(budget) = containers.settings.images.budget {
         let store = containers.images.clone();
         let mut pinned = pinned(containers);
-        pinned.insert(image.id.clone());
+        pinned.insert(image.id);
         let collected = tokio::task::spawn_blocking(move || store.collect(Bytes(budget), &pinned)).await;
         match collected {
             Ok(Ok(collected)) => tracing::debug!(?collected, "kept the images within their budget"),
@@ -65,7 +64,7 @@ pub(crate) async fn pull(
 pub(crate) fn pinned(containers: &Containers) -> BTreeSet<coppice_image::Digest> {
     let used = containers.images_in_use();
     let mut pinned: BTreeSet<_> =
-        containers.images.list().iter().map(|image| image.id.clone()).filter(|id| used.contains_key(&id.to_string())).collect();
+        containers.images.list().iter().map(|image| image.id).filter(|id| used.contains_key(&id.to_string())).collect();
     let releases = containers.release_images.lock().expect("no panic holds this lock");
     pinned.extend(
         containers
@@ -73,7 +72,7 @@ pub(crate) fn pinned(containers: &Containers) -> BTreeSet<coppice_image::Digest>
             .list()
             .iter()
             .filter(|image| releases.contains(&image.manifest_digest.to_string()))
-            .map(|image| image.id.clone()),
+            .map(|image| image.id),
     );
     pinned
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use coppice_base::{ContainerId, Timestamp};
-use coppice_container::{ContainerConfig, ProcessConfig, TerminalSize};
+use coppice_container::{ContainerConfig, ProcessConfig};
 use coppice_launcher::protocol::{
     Call, ContainerStatus, Event, FRAME_MAX, LaunchError, Message, PROTOCOL, Reply, Request,
 };
@@ -44,7 +44,7 @@ pub enum LauncherError {
 
 /// A running process that the launcher started.
 #[derive(Clone, Debug)]
-pub struct Started {
+pub(crate) struct Started {
     pub pid: u32,
     pub at: Timestamp,
     pub words: Vec<String>,
@@ -52,7 +52,7 @@ pub struct Started {
 
 /// Facts about the launcher itself.
 #[derive(Clone, Debug)]
-pub struct LauncherIdentity {
+pub(crate) struct LauncherIdentity {
     pub pid: u32,
     pub version: String,
     pub since: Timestamp,
@@ -60,7 +60,7 @@ pub struct LauncherIdentity {
 
 /// A connection to the launcher. Cheap to clone.
 #[derive(Clone)]
-pub struct Launcher {
+pub(crate) struct Launcher {
     shared: Arc<Shared>,
     pub identity: Arc<LauncherIdentity>,
 }
@@ -76,7 +76,7 @@ struct Shared {
 
 /// How to start a launcher.
 #[derive(Clone, Debug)]
-pub struct LauncherCommand {
+pub(crate) struct LauncherCommand {
     pub binary: PathBuf,
     pub root: PathBuf,
     pub log: PathBuf,
@@ -84,7 +84,7 @@ pub struct LauncherCommand {
 
 impl Launcher {
     /// Connects to the launcher at `socket`, starting one when none answers. Events go to `events`.
-    pub async fn connect_or_start(
+    pub(crate) async fn connect_or_start(
         socket: &Path,
         command: &LauncherCommand,
         events: mpsc::UnboundedSender<Event>,
@@ -123,17 +123,21 @@ impl Launcher {
     }
 
     /// Resolves when the connection is gone.
-    pub async fn lost(&self) {
+    pub(crate) async fn lost(&self) {
         // An error means the sender is gone, which is the same thing.
         let _ = self.shared.lost.subscribe().wait_for(|lost| *lost).await;
     }
 
-    pub async fn start(&self, config: ContainerConfig, attach: Option<OwnedFd>) -> Result<Started, LauncherError> {
+    pub(crate) async fn start(
+        &self,
+        config: ContainerConfig,
+        attach: Option<OwnedFd>,
+    ) -> Result<Started, LauncherError> {
         let request = Request::Start { config: Box::new(config), attach: attach.is_some() };
         self.started(request, attach).await
     }
 
-    pub async fn exec(
+    pub(crate) async fn exec(
         &self,
         id: &ContainerId,
         exec: u64,
@@ -150,30 +154,26 @@ impl Launcher {
         }
     }
 
-    pub async fn signal(&self, id: &ContainerId, signal: i32, all: bool) -> Result<(), LauncherError> {
+    pub(crate) async fn signal(&self, id: &ContainerId, signal: i32, all: bool) -> Result<(), LauncherError> {
         self.done(Request::Signal { id: id.clone(), exec: None, signal, all }, None).await
     }
 
-    pub async fn resize(&self, id: &ContainerId, size: TerminalSize) -> Result<(), LauncherError> {
-        self.done(Request::Resize { id: id.clone(), exec: None, size }, None).await
-    }
-
-    pub async fn attach(&self, id: &ContainerId, fd: OwnedFd) -> Result<(), LauncherError> {
+    pub(crate) async fn attach(&self, id: &ContainerId, fd: OwnedFd) -> Result<(), LauncherError> {
         self.done(Request::Attach { id: id.clone() }, Some(fd)).await
     }
 
-    pub async fn list(&self) -> Result<Vec<ContainerStatus>, LauncherError> {
+    pub(crate) async fn list(&self) -> Result<Vec<ContainerStatus>, LauncherError> {
         match self.shared.call(Request::List, None).await? {
             Reply::Containers { containers } => Ok(containers),
             _ => Err(LauncherError::OutOfTurn),
         }
     }
 
-    pub async fn forget(&self, id: &ContainerId) -> Result<(), LauncherError> {
+    pub(crate) async fn forget(&self, id: &ContainerId) -> Result<(), LauncherError> {
         self.done(Request::Forget { id: id.clone() }, None).await
     }
 
-    pub async fn shutdown(&self, kill: bool) -> Result<(), LauncherError> {
+    pub(crate) async fn shutdown(&self, kill: bool) -> Result<(), LauncherError> {
         self.done(Request::Shutdown { kill }, None).await
     }
 
@@ -228,8 +228,12 @@ fn send_some(socket: &UnixStream, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> i
         fds = [fd];
         ancillary.push(SendAncillaryMessage::ScmRights(&fds));
     }
-    let sent =
-        rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL | SendFlags::DONTWAIT)?;
+    let sent = rustix::net::sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+    )?;
     Ok(sent)
 }
 
@@ -241,11 +245,7 @@ fn frame(call: &Call) -> Vec<u8> {
     frame
 }
 
-async fn read_loop(
-    mut read: OwnedReadHalf,
-    shared: std::sync::Weak<Shared>,
-    events: mpsc::UnboundedSender<Event>,
-) {
+async fn read_loop(mut read: OwnedReadHalf, shared: std::sync::Weak<Shared>, events: mpsc::UnboundedSender<Event>) {
     let mut body = Vec::new();
     loop {
         let message = read_message(&mut read, &mut body).await;

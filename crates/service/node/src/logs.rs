@@ -266,7 +266,9 @@ impl Watch {
         let dir = path.parent().unwrap_or(Path::new("/"));
         let what = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&fd, dir, what)?;
-        Ok(Self(AsyncFd::new(fd)?))
+        #[expect(deprecated, reason = "its replacement is unsafe; for an OwnedFd this one is sound")]
+        let fd = AsyncFd::new(fd)?;
+        Ok(Self(fd))
     }
 
     async fn changed(&self) -> io::Result<()> {

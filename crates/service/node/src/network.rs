@@ -57,9 +57,12 @@ pub(crate) struct NodeNetwork {
     /// Claimed host ports, and who has them.
     claims: Mutex<BTreeMap<Claim, String>>,
     /// Routed ports of each owner: what is in the kernel now.
-    routed: Mutex<BTreeMap<String, Vec<(PortKey, Vec<Backend>)>>>,
+    routed: Mutex<BTreeMap<String, Routes>>,
     owners: Mutex<BTreeMap<String, Vec<PortSpec>>>,
 }
+
+/// Published ports and where each leads.
+type Routes = Vec<(PortKey, Vec<Backend>)>;
 
 type Claim = (Option<IpAddr>, Protocol, u16);
 
@@ -169,7 +172,11 @@ impl NodeNetwork {
             });
             if let Some((_, holder)) = clash {
                 let holder = holder.clone();
-                return Err(NetworkError::PortTaken { port: port.host, protocol: protocol_name(port.protocol), holder });
+                return Err(NetworkError::PortTaken {
+                    port: port.host,
+                    protocol: protocol_name(port.protocol),
+                    holder,
+                });
             }
             let mine = claims.get(&(port.host_ip, port.protocol, port.host)).is_some_and(|holder| holder == owner);
             let host = if mine {
@@ -200,7 +207,11 @@ impl NodeNetwork {
             match same.next() {
                 Some((_, holder)) if holder != owner => {
                     let holder = holder.clone();
-                    return Err(NetworkError::PortTaken { port: port.host, protocol: protocol_name(port.protocol), holder });
+                    return Err(NetworkError::PortTaken {
+                        port: port.host,
+                        protocol: protocol_name(port.protocol),
+                        holder,
+                    });
                 }
                 Some(_) => {}
                 None => drop(hold_port(port.host_ip, protocol(port.protocol), port.host)?),
@@ -212,7 +223,7 @@ impl NodeNetwork {
     /// Points all of `owner`'s ports at these containers; none: the ports are closed.
     pub(crate) fn route(&self, owner: &str, addresses: &[Ipv4Addr]) -> Result<(), NetworkError> {
         let ports = self.owners.lock().expect("no panic holds this lock").get(owner).cloned().unwrap_or_default();
-        let wanted: Vec<(PortKey, Vec<Backend>)> = if addresses.is_empty() {
+        let wanted: Routes = if addresses.is_empty() {
             Vec::new()
         } else {
             let backends = |port: &PortSpec| {
@@ -293,6 +304,7 @@ impl NodeNetwork {
 
 fn watch_rules() -> Result<(AsyncFd<OwnedFd>, Mutex<RulesWatch>), NetworkError> {
     let watch = Bridge::watch()?;
+    #[expect(deprecated, reason = "its replacement is unsafe; for an OwnedFd this one is sound")]
     let fd = watch.as_fd().try_clone_to_owned().and_then(AsyncFd::new).map_err(NetworkError::Watch)?;
     Ok((fd, Mutex::new(watch)))
 }

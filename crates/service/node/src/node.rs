@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use coppice_api::{
     AppStatus, AppSummary, ApplyReply, ApplyRequest, ContainerDetail, ContainerSummary, Created, ExecRequest,
-    ExitReply, LogLine, LogQuery, NodeStatus, PlanReply, PlanStep, Process, RunRequest, Stats, StepAction,
-    StopRequest,
+    ExitReply, LogLine, LogQuery, NodeStatus, PlanReply, PlanStep, Process, RunRequest, Stats, StepAction, StopRequest,
 };
 use coppice_base::{Clock, Name, SystemClock, SystemRandom, Timestamp};
 use coppice_container::TerminalSize;
@@ -110,8 +109,7 @@ impl Node {
             log: root.log().join("launcher.log"),
         };
         let (launcher_events, mut heard) = mpsc::unbounded_channel();
-        let launcher =
-            Launcher::connect_or_start(&root.launcher_socket(), &command, launcher_events.clone()).await?;
+        let launcher = Launcher::connect_or_start(&root.launcher_socket(), &command, launcher_events.clone()).await?;
         let log = Log::open(&root.state(), NODE).await?;
         let images = store.await.expect("opening the store does not panic")?;
         let network = NodeNetwork::new(&root.key(), settings.network.subnet.clone());
@@ -144,18 +142,7 @@ impl Node {
         tokio::spawn(keep_rules(containers.clone(), stopping));
         let started_at = clock.now();
         containers.events.emit("node", "start", &root.key(), About::default());
-        Ok(Arc::new(Self {
-            root,
-            clock,
-            started_at,
-            containers,
-            adhoc,
-            agent,
-            log,
-            stop,
-            settings,
-            _lock: lock,
-        }))
+        Ok(Arc::new(Self { root, clock, started_at, containers, adhoc, agent, log, stop, settings, _lock: lock }))
     }
 
     pub fn root(&self) -> &Root {
@@ -225,7 +212,8 @@ impl Node {
             bridge: self.containers.network.bridge_name(),
             subnet: self.containers.network.subnet(),
             apps: u32::try_from(self.agent.all().len()).unwrap_or(u32::MAX),
-            containers_running: u32::try_from(all.iter().filter(|c| c.phase().is_running()).count()).unwrap_or(u32::MAX),
+            containers_running: u32::try_from(all.iter().filter(|c| c.phase().is_running()).count())
+                .unwrap_or(u32::MAX),
             containers_total: u32::try_from(all.len()).unwrap_or(u32::MAX),
             images: u32::try_from(images.len()).unwrap_or(u32::MAX),
             images_bytes: images.iter().map(|image| image.size.0).sum(),
@@ -274,7 +262,10 @@ impl Node {
 
     /// Makes and starts an ad-hoc container with its streams attached. The stream is there at once; a start that
     /// fails ends it with an exit that says why.
-    pub async fn run(&self, request: RunRequest) -> Result<(Attached, impl Future<Output = Result<(), NodeError>> + use<>), NodeError> {
+    pub async fn run(
+        &self,
+        request: RunRequest,
+    ) -> Result<(Attached, impl Future<Output = Result<(), NodeError>> + use<>), NodeError> {
         let container = self.make(&request).await?;
         let (stream, theirs) = attach::pair().map_err(|source| NodeError::disk("cannot make a stream", source))?;
         let attached = Attached { stream, container: container.clone(), is_first: true };
@@ -364,7 +355,8 @@ impl Node {
     pub async fn wait(&self, text: &str) -> Result<ExitReply, NodeError> {
         let container = self.find(text)?;
         container.when(|phase| phase.exit().is_some() || matches!(phase, Phase::Removed { .. })).await;
-        let gone = || ExitReply { code: 0, signal: None, oom: false, error: Some("it was removed before it ran".into()) };
+        let gone =
+            || ExitReply { code: 0, signal: None, oom: false, error: Some("it was removed before it ran".into()) };
         Ok(view::exit_reply(&container.phase()).unwrap_or_else(gone))
     }
 
@@ -427,7 +419,12 @@ impl Node {
     }
 
     /// Lines of one container's log.
-    pub async fn container_logs(&self, text: &str, query: LogQuery, lines: mpsc::Sender<LogLine>) -> Result<(), NodeError> {
+    pub async fn container_logs(
+        &self,
+        text: &str,
+        query: LogQuery,
+        lines: mpsc::Sender<LogLine>,
+    ) -> Result<(), NodeError> {
         let container = self.find(text)?;
         self.read_log(&container, container.name.clone(), query, lines);
         Ok(())
@@ -467,7 +464,7 @@ impl Node {
         let command = Command { id, at: self.clock.now(), actor: Actor::User { uid }, body };
         match self.log.propose(command).await {
             Ok(applied) => Ok(applied.effect),
-            Err(ProposeError::Rejected(rejection)) => Err(NodeError::Rejected(rejection)),
+            Err(ProposeError::Rejected(rejection)) => Err(rejection.into()),
             Err(error) => Err(NodeError::Log(error.to_string())),
         }
     }
@@ -500,9 +497,7 @@ impl Node {
         if !broken.is_empty() {
             return Err(NodeError::Spec(broken));
         }
-        if !self.settings.containers.allow_privileged
-            && spec.workloads().any(|(_, workload)| workload.privileged)
-        {
+        if !self.settings.containers.allow_privileged && spec.workloads().any(|(_, workload)| workload.privileged) {
             return Err(crate::prepare::PrepareError::Privileged(self.root.settings()).into());
         }
         for (name, service) in &spec.services {
@@ -536,11 +531,12 @@ impl Node {
         if let Some(app) = self.agent.get(app.as_str()) {
             app.retry();
         }
-        self.containers.events.emit("app", "apply", app.as_str(), About {
-            app: Some(app.as_str()),
-            message: format!("release {number}"),
-            ..About::default()
-        });
+        self.containers.events.emit(
+            "app",
+            "apply",
+            app.as_str(),
+            About { app: Some(app.as_str()), message: format!("release {number}"), ..About::default() },
+        );
         Ok(ApplyReply { release: number, changed, plan })
     }
 

@@ -8,7 +8,7 @@ use coppice_container::{
     Rlimit, Rootfs, Seccomp, TerminalSize, UnknownCapability, capabilities,
 };
 use coppice_image::ImageConfig;
-use coppice_spec::{HealthProbe, HealthSpec, MountSource, NetworkMode, RunSpec, VolumeMount};
+use coppice_spec::{HealthProbe, HealthSpec, MountSource, RunSpec, VolumeMount};
 
 use crate::signal::{TERM, UnknownSignal, parse_signal};
 
@@ -235,13 +235,9 @@ pub(crate) fn hostname(spec: &RunSpec, name: &str) -> String {
     spec.workload.hostname.clone().unwrap_or_else(|| name.to_owned())
 }
 
-/// Whether this container has an address of its own.
-pub(crate) fn is_bridged(spec: &RunSpec) -> bool {
-    spec.workload.network == NetworkMode::Bridge
-}
-
 fn absolute(what: &'static str, path: &str) -> Result<PathBuf, PrepareError> {
-    let ok = path.starts_with('/') && !path.contains('\0') && !Path::new(path).components().any(|c| c.as_os_str() == "..");
+    let ok =
+        path.starts_with('/') && !path.contains('\0') && !Path::new(path).components().any(|c| c.as_os_str() == "..");
     if ok { Ok(PathBuf::from(path)) } else { Err(PrepareError::Path { what, path: path.to_owned() }) }
 }
 
@@ -352,7 +348,10 @@ mod tests {
         };
         image.healthcheck = Some(check(&["CMD-SHELL", "curl -f x"]));
         let health = health(&spec(), &image).unwrap();
-        assert_eq!(health.probe, HealthProbe::Exec { command: vec!["/bin/sh".into(), "-c".into(), "curl -f x".into()] });
+        assert_eq!(
+            health.probe,
+            HealthProbe::Exec { command: vec!["/bin/sh".into(), "-c".into(), "curl -f x".into()] }
+        );
         assert_eq!(health.interval.to_string(), "30s");
         image.healthcheck = Some(check(&["NONE"]));
         assert_eq!(super::health(&spec(), &image), None);

@@ -43,7 +43,8 @@ impl Root {
             return Err(RootError::Relative(path.to_owned()));
         }
         let root = Self(path.to_owned());
-        if root.socket().as_os_str().len() > SOCKET_PATH_MAX || root.launcher_socket().as_os_str().len() > SOCKET_PATH_MAX
+        if root.socket().as_os_str().len() > SOCKET_PATH_MAX
+            || root.launcher_socket().as_os_str().len() > SOCKET_PATH_MAX
         {
             return Err(RootError::TooLong(path.to_owned()));
         }
@@ -128,9 +129,12 @@ impl Root {
     /// Six hex digits that tell this node's kernel objects (bridge, table, cgroups) from those of another root on
     /// the same machine: FNV-1a of the path, folded.
     pub fn key(&self) -> String {
-        let hash = self.0.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-        });
+        let hash = self
+            .0
+            .as_os_str()
+            .as_encoded_bytes()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
         format!("{:06x}", (hash ^ (hash >> 24) ^ (hash >> 48)) & 0xff_ffff)
     }
 }

@@ -81,7 +81,9 @@ mod tests {
 
     #[test]
     fn signals_are_read_as_images_and_people_write_them() {
-        for (text, number) in [("TERM", 15), ("SIGQUIT", 3), ("sigint", 2), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX-1", 63)] {
+        for (text, number) in
+            [("TERM", 15), ("SIGQUIT", 3), ("sigint", 2), ("9", 9), ("SIGRTMIN+3", 37), ("RTMAX-1", 63)]
+        {
             assert_eq!(parse_signal(text), Ok(number), "{text}");
         }
         for bad in ["", "0", "65", "-9", "SIGFOO", "RTMIN+99", "RTMIN-1"] {

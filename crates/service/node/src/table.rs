@@ -50,7 +50,9 @@ impl Table {
     pub(crate) fn claim_name(&self, name: &str, id: &ContainerId) -> Result<(), ClaimError> {
         let mut inner = self.inner();
         match inner.by_name.get(name) {
-            Some(holder) if holder != id => Err(ClaimError::NameTaken { name: name.to_owned(), holder: holder.clone() }),
+            Some(holder) if holder != id => {
+                Err(ClaimError::NameTaken { name: name.to_owned(), holder: holder.clone() })
+            }
             _ => {
                 inner.by_name.insert(name.to_owned(), id.clone());
                 Ok(())
@@ -120,7 +122,8 @@ impl Table {
         if let Some(container) = inner.by_name.get(&dotted).and_then(|id| inner.by_id.get(id)) {
             return Ok(container.clone());
         }
-        let instance = |container: &&Arc<Container>| matches!(&container.owner, Owner::App { instance, .. } if instance == text);
+        let instance =
+            |container: &&Arc<Container>| matches!(&container.owner, Owner::App { instance, .. } if instance == text);
         let mut found: Vec<&Arc<Container>> = inner.by_id.values().filter(instance).collect();
         if found.is_empty() && !text.is_empty() {
             found = inner.by_id.values().filter(|container| container.id.as_str().starts_with(text)).collect();

@@ -68,9 +68,8 @@ pub(crate) fn container_detail(containers: &Containers, container: &Container) -
         target: target.clone(),
         read_only: false,
     }));
-    let capabilities =
-        coppice_container::capabilities(&workload.cap_add, &workload.cap_drop, workload.privileged)
-            .map_err(prepare::PrepareError::from)?;
+    let capabilities = coppice_container::capabilities(&workload.cap_add, &workload.cap_drop, workload.privileged)
+        .map_err(prepare::PrepareError::from)?;
     let exit = record.phase.exit();
     Ok(ContainerDetail {
         summary: container_summary(container),
@@ -83,7 +82,10 @@ pub(crate) fn container_detail(containers: &Containers, container: &Container) -
         mounts,
         uid_first: record.ids().first,
         uid_count: record.ids().count,
-        capabilities: coppice_container::capabilities::capability_names(capabilities).into_iter().map(str::to_owned).collect(),
+        capabilities: coppice_container::capabilities::capability_names(capabilities)
+            .into_iter()
+            .map(str::to_owned)
+            .collect(),
         log_path: containers.root.container(&record.id).join("log/container.log").display().to_string(),
         restarts: 0,
         oom_killed: exit.is_some_and(|exit| exit.oom),

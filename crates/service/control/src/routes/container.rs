@@ -29,10 +29,7 @@ pub(super) async fn list(State(node): State<Arc<Node>>, query: Query) -> Answer<
     Ok(Json(node.list(query.flag("all")?, query.one("app"))))
 }
 
-pub(super) async fn create(
-    State(node): State<Arc<Node>>,
-    Json(request): Json<RunRequest>,
-) -> Answer<Json<Created>> {
+pub(super) async fn create(State(node): State<Arc<Node>>, Json(request): Json<RunRequest>) -> Answer<Json<Created>> {
     Ok(Json(node.create(request).await?))
 }
 

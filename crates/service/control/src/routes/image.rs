@@ -12,7 +12,9 @@ use coppice_api::{
     ErrorKind, ImageDetail, ImageSummary, LayerProgress, LayerState, LoadReply, PruneReply, PruneRequest, PullRequest,
     PushRequest, RegistryLogin, RemoveReply, TagRequest, TransferLine,
 };
-use coppice_image::{ArchiveFormat, Credentials, ImportOptions, Progress, PruneOptions, PushOptions, Reference, silent};
+use coppice_image::{
+    ArchiveFormat, Credentials, ImportOptions, Progress, PruneOptions, PushOptions, Reference, silent,
+};
 use coppice_node::Node;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http::StatusCode;
