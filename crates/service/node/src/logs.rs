@@ -98,9 +98,7 @@ impl LogFile {
         let mut reader = None;
         let newest = files.len().saturating_sub(1);
         for (at, mut file) in files.into_iter().rev().enumerate() {
-            if at == 0 {
-                file.seek(SeekFrom::Start(skip_to))?;
-            }
+            file.seek(SeekFrom::Start(if at == 0 { skip_to } else { 0 }))?;
             let mut this = Reader::new(self, file)?;
             while let Some(line) = this.next_line()? {
                 if !send(line, query, |line| lines.blocking_send(line).is_ok()) {
