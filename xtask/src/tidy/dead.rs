@@ -11,7 +11,8 @@ pub(super) fn files(tree: &Tree, metadata: &Metadata) -> Vec<Finding> {
     let mut reached = BTreeSet::new();
     for target in metadata.packages.iter().flat_map(|package| &package.targets) {
         let path = target.src_path.strip_prefix(&metadata.workspace_root).unwrap_or(&target.src_path);
-        follow(tree, path, true, &mut reached);
+        // A target may be named from its package's folder upwards: `../../tests/e2e/apps.rs`.
+        follow(tree, &normal(path), true, &mut reached);
     }
     let dead = |path: &&str| !reached.contains(Path::new(path));
     tree.with_extension("rs")
