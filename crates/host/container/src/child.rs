@@ -23,7 +23,7 @@ use crate::init;
 use crate::program::become_program;
 use crate::start::{ChildStreams, Host, give_up};
 use crate::step::{Word, hear, say, step};
-use crate::system::{PROC_MAGIC, SystemMounts, place_streams};
+use crate::system::{Devices, PROC_MAGIC, SystemMounts, place_streams};
 use crate::user::{User, resolve};
 
 /// Runs in the child; never returns.
@@ -74,7 +74,7 @@ fn set_up(
     rustix::process::umask(Mode::from_raw_mode(0o022));
 
     let own_network = config.network != Network::Host;
-    let system = step("mount /proc, /sys and /dev", SystemMounts::make(config.shm_size, own_network))?;
+    let system = step("mount /proc and /sys", SystemMounts::make(own_network))?;
     step("hostname", set_hostname(&config.hostname))?;
     if config.network == Network::None {
         step("loopback", bring_loopback_up())?;
@@ -86,7 +86,8 @@ fn set_up(
 
     let mut given = step("root filesystem", hear(channel, Word::Go))?.into_iter();
     let missing = || StartFailure::setup("root filesystem", "no mount came");
-    let root = given.next().ok_or_else(missing)?;
+    let mut next = || given.next().ok_or_else(missing);
+    let (root, devices) = (next()?, Devices { dev: next()?, shm: next()? });
     if let Network::Bridge { address, prefix, gateway, .. } = &config.network {
         let address = coppice_network::Address { ip: *address, prefix: *prefix, gateway: *gateway };
         // The link is there: the launcher made it before it said "go".
@@ -100,7 +101,7 @@ fn set_up(
         Some(size) => Some((step("terminal", system.new_terminal())?, size)),
         None => None,
     };
-    step("attach /proc, /sys and /dev", system.attach_all(&tree))?;
+    step("attach /proc, /sys and /dev", system.attach_all(&tree, &devices))?;
     if cgroup.is_some_and(is_unified) {
         // Where the kernel does not let a container have its own, it has none.
         let _ = system.attach_cgroups();
@@ -110,7 +111,7 @@ fn set_up(
         step("mount /sys", attach_host_sys(&tree, &sys))?;
     }
     if !config.privileged {
-        step("mask /proc and /sys", system.mask())?;
+        step("mask /proc and /sys", system.mask(&devices))?;
     }
     let cwd = step("working directory", tree.directory(&process.cwd, 0o755))?;
     if config.rootfs.read_only {
@@ -119,7 +120,7 @@ fn set_up(
     let user = step("user", resolve(&tree, &process.user, &process.groups, config.ids.count))?;
     let streams = match terminal {
         Some((master, size)) => {
-            step("terminal", take_terminal(&system, &master, size, &user))?;
+            step("terminal", take_terminal(&devices, &master, size, &user))?;
             step("terminal", say(channel, Word::Terminal, &[master.as_fd()]))?;
             None
         }
@@ -129,7 +130,7 @@ fn set_up(
         step("standard streams", streams.give_to(user.uid, user.gid))?;
         let stdin = match streams.stdin {
             Some(stdin) => stdin,
-            None => step("standard streams", system.null(OFlags::RDWR))?,
+            None => step("standard streams", devices.null(OFlags::RDWR))?,
         };
         step("standard streams", place_streams([stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()]))?;
     }
@@ -246,14 +247,14 @@ fn attach_host_sys(tree: &Tree<OwnedFd>, sys: &OwnedFd) -> Result<(), StepError>
 }
 
 fn take_terminal(
-    system: &SystemMounts,
+    devices: &Devices,
     master: &OwnedFd,
     size: crate::config::TerminalSize,
     user: &User,
 ) -> Result<(), StepError> {
     let terminal = open_peer(master)?;
     own_terminal(&terminal, size, user)?;
-    system.attach_console(terminal.as_fd())?;
+    devices.attach_console(terminal.as_fd())?;
     Ok(place_streams([terminal.as_fd(), terminal.as_fd(), terminal.as_fd()])?)
 }
 

@@ -54,7 +54,11 @@ pub fn exec(
     let (ours, theirs) = step("channel", seqpacket_pair())?;
     let filter = host.seccomp(process);
     let args = CloneArgs { namespaces: 0, cgroup: target.cgroup.and_then(Join::clone_into) };
-    step("join the pid namespace", join_pid_namespace_for_children(target.pidfd))?;
+    match join_pid_namespace_for_children(target.pidfd) {
+        // Already while it is ending, before its pidfd tells.
+        Err(e) if e.errno == rustix::io::Errno::SRCH => return Err(StartFailure::Ended),
+        joined => step("join the pid namespace", joined)?,
+    }
     let cloned = clone3(host.thread(), &args);
     let (pid, pidfd) = match cloned {
         Ok(Forked::Child) => {
@@ -73,7 +77,9 @@ pub fn exec(
         Ok(Forked::Parent { pid, pidfd }) => (pid, pidfd),
         Err(e) => {
             host.leave_pid_namespace()?;
-            return Err(StartFailure::setup("clone", e));
+            // What the kernel says of a pid namespace that takes no new process (pid_namespaces(7)).
+            let ending = e.errno == rustix::io::Errno::NOMEM;
+            return Err(if ending { StartFailure::Ended } else { StartFailure::setup("clone", e) });
         }
     };
     drop((theirs, streams));

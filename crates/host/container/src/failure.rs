@@ -13,6 +13,9 @@ pub enum StartFailure {
     /// The program is there and cannot be run.
     #[error("{program}: cannot be executed: {why}")]
     NotExecutable { program: String, why: String },
+    /// The container that a process was to be added to ends or has ended.
+    #[error("the container has ended")]
+    Ended,
     /// A named step of the set-up failed.
     #[error("{step} failed: {why}")]
     Setup { step: String, why: String },
@@ -35,8 +38,6 @@ pub(crate) enum StepError {
     Path(#[from] TreeError),
     #[error("{0}")]
     User(#[from] crate::user::UserError),
-    #[error("{path} is not the character device {major}:{minor} that Linux has there")]
-    NotThatDevice { path: &'static str, major: u32, minor: u32 },
     #[error("a mount at {0} would cover a part of the system that containers are kept from; choose another target")]
     ForbiddenTarget(String),
     #[error(

@@ -3,8 +3,8 @@
 //! ```text
 //! launcher                                   child (pid 1 of new namespaces)
 //!   clone3 ──────────────────────────────────▶ close what it inherited; join cgroups
-//!   write uid_map, gid_map ── mapped ────────▶ become root; make /proc, /sys, /dev detached
-//!   id-map layers, overlay, binds              (the two run side by side)
+//!   write uid_map, gid_map ── mapped ────────▶ become root; make /proc, /sys, … detached
+//!   id-map layers, overlay, binds, /dev        (the two run side by side)
 //!   make the network ───────── go ────▶ enter root; attach; mask; settings; identity; exec
 //!   back to its loop ◀──────── end of channel, or a failure with the step's name
 //! ```
@@ -33,7 +33,7 @@ use crate::failure::{StartFailure, StepError};
 use crate::rootfs::{Shift, mount_detached};
 use crate::seccomp;
 use crate::step::{Word, say, step};
-use crate::system::host_sys;
+use crate::system::{Devices, host_sys};
 
 /// Most bind mounts of one container: their fds go to the child in one message.
 pub const MOUNTS_MAX: usize = 250;
@@ -204,7 +204,8 @@ fn furnish(
     let namespace = step("user namespace", user_namespace_of(&starting.pidfd, starting.pid))?;
     let shift = Shift { namespace: namespace.as_fd(), ids: config.ids };
     let root = step("root filesystem", mount_detached(&config.rootfs, Some(shift), &host.staging))?;
-    let mut mounts = Vec::new();
+    let devices = step("make /dev", Devices::make(config.shm_size, config.ids))?;
+    let mut mounts = vec![devices.dev, devices.shm];
     for mount in &config.mounts {
         let name = format!("mount {}", mount.target.display());
         if let Some(fd) = bind(mount, shift).map_err(|e| StartFailure::setup(&name, e))? {

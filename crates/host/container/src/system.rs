@@ -11,9 +11,13 @@ use coppice_linux::{
     Attributes, FilesystemContext, SyscallError, SyscallResult, Tree, attach, clone_mount, clone_tree, set_attributes,
     statfs_magic,
 };
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, major, minor, mkdirat, openat, openat2, symlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Uid, chmodat, chownat, fstat, makedev, mkdirat, mknodat,
+    openat, openat2, symlinkat,
+};
 use rustix::io::Errno;
 
+use crate::config::IdRange;
 use crate::failure::StepError;
 
 /// `PROC_SUPER_MAGIC` of linux/magic.h.
@@ -24,14 +28,18 @@ pub(crate) const DEVPTS_MAGIC: u64 = 0x1cd1;
 const NO_SUID_DEV: Attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
 const NO_SUID_DEV_EXEC: Attributes = NO_SUID_DEV.and(Attributes::NO_EXEC);
 
-/// Devices of the host that every container has (Documentation/admin-guide/devices.txt).
-const DEVICES: [(&str, &str, u32, u32); 6] = [
-    ("/dev/null", "null", 1, 3),
-    ("/dev/zero", "zero", 1, 5),
-    ("/dev/full", "full", 1, 7),
-    ("/dev/random", "random", 1, 8),
-    ("/dev/urandom", "urandom", 1, 9),
-    ("/dev/tty", "tty", 5, 0),
+/// Devices that every container has (Documentation/admin-guide/devices.txt).
+const DEVICES: [(&str, u32, u32); 6] =
+    [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Where programs look for their streams and terminals.
+const LINKS: [(&str, &str); 6] = [
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("pts/ptmx", "ptmx"),
+    ("/proc/kcore", "core"),
 ];
 
 /// Hidden: they show or change the host. The list docker and podman use.
@@ -57,67 +65,29 @@ pub(crate) struct SystemMounts {
     pub proc: OwnedFd,
     /// `None` in the host's network namespace, whose sysfs only the launcher can give.
     pub sys: Option<OwnedFd>,
-    dev: OwnedFd,
     pub pts: OwnedFd,
-    shm: OwnedFd,
     mqueue: OwnedFd,
-    devices: Vec<(&'static str, OwnedFd)>,
 }
 
-impl SystemMounts {
-    /// Makes all of them, as root of the container's namespaces, before the host's tree is left.
-    pub(crate) fn make(shm_size: Bytes, own_network: bool) -> Result<Self, StepError> {
-        let proc = FilesystemContext::open("proc")?.mount(NO_SUID_DEV_EXEC)?;
-        let magic = statfs_magic(&proc)?;
-        if magic != PROC_MAGIC {
-            return Err(StepError::NotProc(magic));
-        }
-        let sys = match own_network {
-            true => Some(FilesystemContext::open("sysfs")?.mount(NO_SUID_DEV_EXEC)?),
-            false => None,
+/// What the launcher makes, since only the host's root may make device nodes.
+pub(crate) struct Devices {
+    pub dev: OwnedFd,
+    pub shm: OwnedFd,
+}
+
+impl Devices {
+    /// A private /dev of real device nodes, and /dev/shm, that belong to the container's root. No file of the host
+    /// takes part, so nothing there can be exchanged, and what a container does to its /dev/null is its own affair.
+    pub(crate) fn make(shm_size: Bytes, ids: IdRange) -> SyscallResult<Self> {
+        let owner = ids.first.to_string();
+        let tmpfs = |mode: &str, size: &str| {
+            let tmpfs = FilesystemContext::open("tmpfs")?.string("mode", mode)?.string("size", size)?;
+            tmpfs.string("uid", &owner)?.string("gid", &owner)
         };
-        let dev = FilesystemContext::open("tmpfs")?
-            .string("mode", "0755")?
-            .string("size", "65536k")?
-            .mount(Attributes::NO_SUID)?;
-        let pts = FilesystemContext::open("devpts")?
-            .string("mode", "0620")?
-            .string("ptmxmode", "0666")?
-            .string("gid", "5")?
-            .mount(Attributes::NO_SUID.and(Attributes::NO_EXEC))?;
-        let shm = FilesystemContext::open("tmpfs")?
-            .string("mode", "1777")?
-            .string("size", &shm_size.0.to_string())?
-            .mount(NO_SUID_DEV_EXEC)?;
-        let mqueue = FilesystemContext::open("mqueue")?.mount(NO_SUID_DEV_EXEC)?;
-        let devices =
-            DEVICES.iter().map(|device| Ok((device.1, host_device(device)?))).collect::<Result<_, StepError>>()?;
-        fill_dev(&dev).map_err(|e| SyscallError::new("symlink", "/dev", e))?;
-        Ok(Self { proc, sys, dev, pts, shm, mqueue, devices })
-    }
-
-    /// Attaches all of them in the new root.
-    pub(crate) fn attach_all<Fd: AsFd>(&self, tree: &Tree<Fd>) -> Result<(), StepError> {
-        attach(&self.proc, tree.top_directory("proc", 0o555)?)?;
-        if let Some(sys) = &self.sys {
-            attach(sys, tree.top_directory("sys", 0o555)?)?;
-        }
-        attach(&self.dev, tree.top_directory("dev", 0o755)?)?;
-        attach(&self.pts, self.place("pts", OFlags::DIRECTORY)?)?;
-        attach(&self.shm, self.place("shm", OFlags::DIRECTORY)?)?;
-        attach(&self.mqueue, self.place("mqueue", OFlags::DIRECTORY)?)?;
-        for (name, device) in &self.devices {
-            attach(device, self.place(name, OFlags::empty())?)?;
-        }
-        Ok(())
-    }
-
-    /// The container's own cgroup (v2) at /sys/fs/cgroup, read-only. To be called in its cgroup namespace.
-    pub(crate) fn attach_cgroups(&self) -> SyscallResult<()> {
-        let Some(sys) = &self.sys else { return Ok(()) };
-        let Some(place) = below(sys, "fs/cgroup")? else { return Ok(()) };
-        let cgroups = FilesystemContext::open("cgroup2")?.mount(NO_SUID_DEV_EXEC.and(Attributes::READ_ONLY))?;
-        attach(cgroups, place)
+        let dev = tmpfs("0755", "65536k")?.mount(Attributes::NO_SUID.and(Attributes::NO_EXEC))?;
+        let shm = tmpfs("1777", &shm_size.0.to_string())?.mount(NO_SUID_DEV_EXEC)?;
+        fill_dev(&dev, ids).map_err(|e| SyscallError::new("mknod", "/dev", e))?;
+        Ok(Self { dev, shm })
     }
 
     /// A path of /dev, looked up below the tmpfs's own fd, where only we have written.
@@ -138,6 +108,49 @@ impl SystemMounts {
         openat(&self.dev, "null", flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
             .map_err(|e| SyscallError::new("open", "/dev/null", e))
     }
+}
+
+impl SystemMounts {
+    /// Makes all of them, as root of the container's namespaces, before the host's tree is left.
+    pub(crate) fn make(own_network: bool) -> Result<Self, StepError> {
+        let proc = FilesystemContext::open("proc")?.mount(NO_SUID_DEV_EXEC)?;
+        let magic = statfs_magic(&proc)?;
+        if magic != PROC_MAGIC {
+            return Err(StepError::NotProc(magic));
+        }
+        let sys = match own_network {
+            true => Some(FilesystemContext::open("sysfs")?.mount(NO_SUID_DEV_EXEC)?),
+            false => None,
+        };
+        let pts = FilesystemContext::open("devpts")?
+            .string("mode", "0620")?
+            .string("ptmxmode", "0666")?
+            .string("gid", "5")?
+            .mount(Attributes::NO_SUID.and(Attributes::NO_EXEC))?;
+        let mqueue = FilesystemContext::open("mqueue")?.mount(NO_SUID_DEV_EXEC)?;
+        Ok(Self { proc, sys, pts, mqueue })
+    }
+
+    /// Attaches all of them in the new root.
+    pub(crate) fn attach_all<Fd: AsFd>(&self, tree: &Tree<Fd>, devices: &Devices) -> Result<(), StepError> {
+        attach(&self.proc, tree.top_directory("proc", 0o555)?)?;
+        if let Some(sys) = &self.sys {
+            attach(sys, tree.top_directory("sys", 0o555)?)?;
+        }
+        attach(&devices.dev, tree.top_directory("dev", 0o755)?)?;
+        attach(&self.pts, devices.place("pts", OFlags::DIRECTORY)?)?;
+        attach(&devices.shm, devices.place("shm", OFlags::DIRECTORY)?)?;
+        attach(&self.mqueue, devices.place("mqueue", OFlags::DIRECTORY)?)?;
+        Ok(())
+    }
+
+    /// The container's own cgroup (v2) at /sys/fs/cgroup, read-only. To be called in its cgroup namespace.
+    pub(crate) fn attach_cgroups(&self) -> SyscallResult<()> {
+        let Some(sys) = &self.sys else { return Ok(()) };
+        let Some(place) = below(sys, "fs/cgroup")? else { return Ok(()) };
+        let cgroups = FilesystemContext::open("cgroup2")?.mount(NO_SUID_DEV_EXEC.and(Attributes::READ_ONLY))?;
+        attach(cgroups, place)
+    }
 
     /// A new pseudo-terminal of the container: its master.
     pub(crate) fn new_terminal(&self) -> SyscallResult<OwnedFd> {
@@ -154,12 +167,12 @@ impl SystemMounts {
     }
 
     /// Hides and protects what docker's list has.
-    pub(crate) fn mask(&self) -> Result<(), StepError> {
+    pub(crate) fn mask(&self, devices: &Devices) -> Result<(), StepError> {
         let empty = FilesystemContext::open("tmpfs")?
             .string("size", "4k")?
             .string("mode", "0555")?
             .mount(NO_SUID_DEV_EXEC.and(Attributes::READ_ONLY))?;
-        let null = self.null(OFlags::PATH)?;
+        let null = devices.null(OFlags::PATH)?;
         for name in MASKED_PROC {
             cover(&self.proc, name, &empty, &null)?;
         }
@@ -199,35 +212,23 @@ fn cover(filesystem: &OwnedFd, name: &str, empty: &OwnedFd, null: &OwnedFd) -> S
     attach(cover, place)
 }
 
-/// A detached copy of a device of the host, checked to be that device.
-fn host_device(&(path, _, want_major, want_minor): &(&'static str, &str, u32, u32)) -> Result<OwnedFd, StepError> {
-    let mount = clone_tree(Path::new(path), false)?;
-    let stat = fstat(&mount).map_err(|e| SyscallError::new("fstat", path, e))?;
-    let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
-    if is_device && major(stat.st_rdev) == want_major && minor(stat.st_rdev) == want_minor {
-        Ok(mount)
-    } else {
-        Err(StepError::NotThatDevice { path, major: want_major, minor: want_minor })
-    }
-}
-
-/// Directories, mount points and links of the fresh /dev.
-fn fill_dev(dev: &OwnedFd) -> Result<(), Errno> {
+/// Nodes, mount points and links of a fresh /dev, all the container's root's.
+fn fill_dev(dev: &OwnedFd, ids: IdRange) -> Result<(), Errno> {
+    let owner = (Some(Uid::from_raw(ids.first)), Some(Gid::from_raw(ids.first)));
+    let own = |name: &str| chownat(dev, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW);
     for directory in ["pts", "shm", "mqueue"] {
         mkdirat(dev, directory, Mode::from_raw_mode(0o755))?;
+        own(directory)?;
     }
-    for (_, name, ..) in DEVICES {
-        make_file(dev, name)?;
+    for (name, major, minor) in DEVICES {
+        mknodat(dev, name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor))?;
+        // The launcher's umask has no say in it.
+        chmodat(dev, name, Mode::from_raw_mode(0o666), AtFlags::empty())?;
+        own(name)?;
     }
-    for (target, link) in [
-        ("/proc/self/fd", "fd"),
-        ("/proc/self/fd/0", "stdin"),
-        ("/proc/self/fd/1", "stdout"),
-        ("/proc/self/fd/2", "stderr"),
-        ("pts/ptmx", "ptmx"),
-        ("/proc/kcore", "core"),
-    ] {
+    for (target, link) in LINKS {
         symlinkat(target, dev, link)?;
+        own(link)?;
     }
     Ok(())
 }

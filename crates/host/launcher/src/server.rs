@@ -441,9 +441,9 @@ impl Server {
         let target =
             coppice_container::Target { pidfd: first.pidfd.as_fd(), ids: container.ids, cgroup: join.as_ref() };
         let started = coppice_container::exec(&self.host, &target, config, child);
-        let mut starting = started.map_err(|failure| match ended(&first.pidfd) {
-            true => LaunchError::NotRunning(id.clone()),
-            false => failure.into(),
+        let mut starting = started.map_err(|failure| match failure {
+            StartFailure::Ended => LaunchError::NotRunning(id.clone()),
+            failure => failure.into(),
         })?;
         let words = std::mem::take(&mut starting.words);
         let process = Process {
@@ -903,12 +903,6 @@ fn interest(process: &Process, peer: &Peer) -> EventFlags {
     flags
 }
 
-/// Has the process behind a pidfd ended?
-fn ended(pidfd: &OwnedFd) -> bool {
-    let mut ready = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
-    rustix::event::poll(&mut ready, Some(&rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1)
-}
-
 fn setup(step: &str, why: impl ToString) -> LaunchError {
     LaunchError::Setup { step: step.to_owned(), why: why.to_string() }
 }
@@ -983,6 +977,7 @@ impl From<StartFailure> for LaunchError {
             StartFailure::NotFound(program) => Self::NotFound(program),
             StartFailure::NotExecutable { program, why } => Self::NotExecutable { program, why },
             StartFailure::Setup { step, why } => Self::Setup { step, why },
+            StartFailure::Ended => Self::Refused(failure.to_string()),
         }
     }
 }

@@ -77,13 +77,15 @@ fn an_exec_on_a_terminal_has_its_size_and_can_be_resized_and_interrupted() {
     let mut terminal = process(&[
         "/bin/sh",
         "-c",
-        "stty size; tty; trap 'stty size' WINCH; echo ready; read x; echo got $x; sleep 100",
+        "stty size; tty; trap 'stty size' WINCH; echo ready; until test -n \"$x\"; do read x; done; echo got $x; sleep 100",
     ]);
     terminal.terminal = Some(TerminalSize { rows: 30, columns: 100 });
     let mut attached = exec(&mut daemon, &id, 1, terminal).expect("exec");
     attached.wait_stdout("ready");
     assert!(String::from_utf8_lossy(&attached.stdout).starts_with("30 100\r\n/dev/pts/0\r\n"));
     attached.send(StreamKind::Resize, &[40, 0, 120, 0]);
+    // The signal of it interrupts `read`, so it comes before the input.
+    attached.wait_stdout("40 120");
     attached.send(StreamKind::Stdin, b"hello\n");
     attached.wait_stdout("got hello");
     let resized = Request::Resize { id: id.clone(), exec: Some(1), size: TerminalSize { rows: 50, columns: 60 } };
