@@ -1,7 +1,8 @@
 //! How long a container takes from request to reported end, through the launcher's socket.
 //!
 //! `start_exit [COUNT]` starts `/bin/true` of a busybox root that often, one after the other, and prints the median and
-//! where the time goes; `start_exit COUNT burst` asks for all at once.
+//! where the time goes; `start_exit COUNT burst` asks for all at once; `start_exit COUNT idle` keeps that many sleeping
+//! and prints the launcher's memory.
 
 #[path = "../tests/rig/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
@@ -39,6 +40,15 @@ fn main() {
         }
         let rate = count as f64 / begun.elapsed().as_secs_f64();
         println!("{count} containers at once: {rate:.0} per second");
+        return;
+    }
+    if std::env::args().nth(2).as_deref() == Some("idle") {
+        for _ in 0..count {
+            daemon.start(&rig.config(&["/bin/sleep", "1000"]));
+        }
+        let status = std::fs::read_to_string(format!("/proc/{}/status", rig.launcher_pid())).expect("status");
+        let resident = status.lines().find(|line| line.starts_with("VmRSS")).expect("VmRSS");
+        println!("{count} idle containers: launcher {resident}");
         return;
     }
     let (mut starts, mut totals) = (Vec::new(), Vec::new());
