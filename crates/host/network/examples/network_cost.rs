@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let port = [Published { key, backends: vec![Backend { ip: address.ip, port: 80 }] }];
 
     for (name, detach) in [("removed by us", true), ("removed with the namespace", false)] {
-        let mut spent_us = [0u128; 7];
+        let mut spent_us = [0u128; 8];
         for run in 0..TIMES {
             let mut clock = Instant::now();
             let mut lap = |slot: usize| {
@@ -50,6 +50,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             lap(3);
             move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Network))?;
             lap(6);
+            attacher.settle(&link, Duration::ZERO)?;
+            lap(7);
             bridge.unpublish(&[key])?;
             lap(4);
             if detach {
@@ -58,10 +60,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             drop(inside);
             lap(5);
         }
-        let [netns, attach, publish, inside, unpublish, end, _] = spent_us.map(|us| us / u128::from(TIMES));
+        let [netns, attach, publish, inside, unpublish, end, _, settle] = spent_us.map(|us| us / u128::from(TIMES));
         println!(
             "{name}: new namespace {netns} us, attach {attach} us, publish {publish} us, configure inside {inside} us, \
-             unpublish {unpublish} us, end {end} us"
+             settle {settle} us, unpublish {unpublish} us, end {end} us"
         );
     }
     Ok(())

@@ -5,11 +5,11 @@
 //! node    Bridge::ensure ── publish, unpublish ── assert_rules when Bridge::watch hears a change
 //! launch  Attacher::attach(netns, host_link(id), address)     one message: both ends made, up, enslaved
 //! child   configure_inside(address)                           one batch: loopback, address, default route
-//! launch  Attacher::is_online                                 before exec, so that a first packet is seldom lost
+//! launch  Attacher::settle(host_link(id))                     before exec: no first packet is lost
 //! ```
 //!
 //! Starting a container waits for this crate: no helper program, no thread, no dump of tables, two system calls to
-//! attach and four to configure. Netlink messages are built by hand because the crates that do it are large, async
+//! attach, four to configure, four to settle. Netlink messages are built by hand because the crates that do it are large, async
 //! or copyleft.
 //!
 //! Rules are one table of our own; no other program's is read or changed, and where another flushes ours it is

@@ -32,6 +32,7 @@ const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_PID: u16 = 19;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_EXT_MASK: u16 = 29;
 const IFLA_NUM_TX_QUEUES: u16 = 31;
 const IFLA_NUM_RX_QUEUES: u16 = 32;
 const IFLA_INFO_KIND: u16 = 1;
@@ -51,6 +52,7 @@ const RTA_GATEWAY: u16 = 5;
 const IFF_UP: u32 = 1;
 /// `IF_OPER_UP` of RFC 2863's states.
 const OPERSTATE_UP: u8 = 6;
+const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 const RTMGRP_LINK: u32 = 1;
 const RT_TABLE_MAIN: u8 = 254;
 const RTPROT_BOOT: u8 = 3;
@@ -159,12 +161,26 @@ impl Attacher {
         self.socket.exchange(&mut batch).map_err(cannot("make a container's network link"))
     }
 
-    /// Whether the host's end of a container's link is up for the bridge. To be asked when [`configure_inside`] is
-    /// done: the kernel connects a link a moment after both ends are up, and what is sent before is lost and sent
-    /// again only after a second. Makes such a loss rare, not impossible: the container's end is connected apart.
-    pub fn is_online(&mut self, host_end: &LinkName) -> Result<bool, NetworkError> {
-        let link = find(&mut self.socket, host_end.as_str()).map_err(cannot("look at a container's network link"))?;
-        Ok(link.is_some_and(|link| link.state == OPERSTATE_UP))
+    /// Makes a link pass packets, once [`configure_inside`] is done. Without it what is sent in the first moments may
+    /// be lost, and is sent again only after a second.
+    ///
+    /// When both ends are up, the kernel connects them to their queues, the host's end to the bridge, and the bridge
+    /// itself (when this is its first link) only in its background. Since Linux 6.8, asking for a link does that
+    /// link's share at once, so this asks for the host's end, which makes the bridge's share due, and then for the
+    /// bridge: one system call to ask. Older kernels are waited for, for at most `wait`; false when that was too short,
+    /// or the bridge or the container's end is not up.
+    pub fn settle(&mut self, host_end: &LinkName, wait: Duration) -> Result<bool, NetworkError> {
+        let (socket, bridge) = (&mut self.socket, self.bridge);
+        let looked = match settled(socket, host_end, bridge) {
+            Ok(false) => retry_on_link_changes(wait, || settled(socket, host_end, bridge)),
+            done => done,
+        };
+        let looked = match looked {
+            // The container has ended meanwhile.
+            Err(Errno::NODEV) => Ok(false),
+            looked => looked,
+        };
+        looked.map_err(cannot("look at a container's network link"))
     }
 
     /// Removes a container's link, both ends. One that is gone is fine. The end of the namespace does it too, but
@@ -201,6 +217,20 @@ pub fn configure_inside(address: Option<&Address>, wait: Duration) -> Result<(),
         true => Ok(()),
         false => Err(NetworkError::NoLink(wait)),
     }
+}
+
+/// Whether a container's link and the bridge it is on pass packets.
+fn settled(socket: &mut Socket, host_end: &LinkName, bridge: u32) -> Result<bool, Errno> {
+    let mut batch = Batch::new();
+    let without_counters = RTEXT_FILTER_SKIP_STATS;
+    batch.message(RTM_GETLINK, 0, &link_header(0, 0, 0)).text(IFLA_IFNAME, host_end.as_str());
+    batch.u32(IFLA_EXT_MASK, without_counters);
+    batch.message(RTM_GETLINK, ACK, &link_header(bridge, 0, 0)).u32(IFLA_EXT_MASK, without_counters);
+    let mut up = 0;
+    socket.exchange_with(&mut batch, |Answer { body, .. }| {
+        up += usize::from(Link::read(body).is_some_and(|link| link.state == OPERSTATE_UP));
+    })?;
+    Ok(up == 2)
 }
 
 /// Tries until `attempt` gives true, again at every change of a link, for at most `wait`.

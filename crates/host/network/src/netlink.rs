@@ -188,13 +188,27 @@ impl Socket {
     /// Sends `batch`, whose message `last` must ask for an [`ACK`], and waits until that came. The first failure
     /// is returned. Messages after it may have been carried out (rtnetlink does, nftables does not).
     pub(crate) fn exchange_until(&mut self, batch: &mut Batch, last: usize) -> Result<()> {
+        self.converse(batch, last, |_| {})
+    }
+
+    /// [`Self::exchange`], giving every answer to `each`.
+    pub(crate) fn exchange_with(&mut self, batch: &mut Batch, each: impl FnMut(Answer<'_>)) -> Result<()> {
+        let last = batch.starts.len().saturating_sub(1);
+        self.converse(batch, last, each)
+    }
+
+    fn converse(&mut self, batch: &mut Batch, last: usize, mut each: impl FnMut(Answer<'_>)) -> Result<()> {
         let first = self.send(batch)?;
         let last = first + last as u32;
         let mut failure: Option<Errno> = None;
         loop {
             let read = self.receive()?;
             for (kind, sequence, body) in messages(&self.buffer[..read]) {
-                if kind != TYPE_ERROR || !(first..=last).contains(&sequence) {
+                if !(first..=last).contains(&sequence) {
+                    continue;
+                }
+                if kind != TYPE_ERROR {
+                    each(Answer { kind, body });
                     continue;
                 }
                 let code = body.get(..4).and_then(|b| b.try_into().ok()).map_or(0, i32::from_ne_bytes);

@@ -3,3 +3,4 @@
 mod bridge;
 mod netspace;
 mod ports;
+mod settle;

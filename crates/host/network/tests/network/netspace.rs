@@ -198,7 +198,7 @@ impl Machine {
         let link = host_link(&format!("{:016x}", u64::from(self.count) << 32));
         self.attacher.attach(Netns::Fd(space.fd()), &link, &address).unwrap();
         space.run(move || configure_inside(Some(&address), ANSWER).unwrap());
-        wait_until("the link's coming up", || self.attacher.is_online(&link).unwrap());
+        assert!(self.attacher.settle(&link, ANSWER).unwrap(), "the link does not come up");
         (space, address)
     }
 }
