@@ -7,6 +7,7 @@ mod bench;
 mod demo;
 mod gate;
 mod install;
+mod release;
 mod shell;
 mod tidy;
 mod vmtest;
@@ -18,6 +19,7 @@ const HELP: &str = "\
 usage: ./x <task> [options]        (or: cargo xtask <task>)
 
   demo     build, start the example app, kill an instance and watch it return   [--keep | --stop]
+  build    the binary as it is shipped: optimized, static
   test     set up and run every test
   verify   formatting, lints, tidy and the quick tests; writes nothing
   fix      format, and apply the lints' own fixes
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
     };
     let result = match task {
         "demo" => demo::run(rest),
+        "build" => release::run(rest),
         "test" => gate::test(rest),
         "verify" => gate::verify(rest),
         "fix" => gate::fix(rest),

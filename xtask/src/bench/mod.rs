@@ -22,6 +22,7 @@ use anyhow::{Context, Result, bail};
 
 use self::contenders::Arena;
 use self::figures::Report;
+use crate::release;
 use crate::workspace::{self, cargo};
 use crate::{gate, install, shell};
 
@@ -78,12 +79,7 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     install::packages()?;
     shell::run(cargo().args(["build", "--quiet", "--release", "-p", "coppice-floor"]))?;
-    if let Err(error) = shell::run(cargo().args(["build", "--quiet", "--release", "-p", "coppice"])) {
-        eprintln!("coppice does not build, so the peers run alone: {error:#}");
-        // An older build would be measured as if it were this one.
-        let _ =
-            fs::remove_file(workspace::Metadata::read(&workspace::root())?.target_directory.join("release/coppice"));
-    }
+    release::build()?;
     let this = std::env::current_exe().context("cannot find this program")?;
     let mut unshared = Command::new("unshare");
     unshared.args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);

@@ -44,6 +44,9 @@ use crate::journal::Journal;
 use crate::poll::{Poller, Source};
 use crate::server::Server;
 
+/// Version of the program. A daemon of another one asks the launcher to upgrade itself.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Where a launcher works.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LauncherOptions {

@@ -272,7 +272,7 @@ impl Server {
         if let Some(connection) = self.connections.get_mut(&connection) {
             connection.events = events;
         }
-        let version = env!("CARGO_PKG_VERSION").to_owned();
+        let version = crate::VERSION.to_owned();
         Ok(Reply::Hello { protocol: PROTOCOL, pid: std::process::id(), version, since: self.since })
     }
 

@@ -18,10 +18,13 @@ use coppice_launcher::protocol::{
     Call, ContainerStatus, Event, FRAME_MAX, LaunchError, Message, PROTOCOL, Reply, Request,
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-use tokio::io::{AsyncReadExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{mpsc, oneshot, watch};
+
+/// The version that a launcher of this binary says.
+const VERSION: &str = coppice_launcher::VERSION;
 
 /// How long a launcher may take from exec to its first answer.
 const START_LIMIT: Duration = Duration::from_secs(10);
@@ -89,18 +92,47 @@ impl Launcher {
         command: &LauncherCommand,
         events: mpsc::UnboundedSender<Event>,
     ) -> Result<Self, LauncherError> {
-        if let Ok(stream) = UnixStream::connect(socket).await {
-            return Self::greet(stream, events).await;
+        let Ok(stream) = UnixStream::connect(socket).await else {
+            spawn(command)?;
+            return Self::greet(connect(socket, command).await?, events).await;
+        };
+        let outdated = match Self::greet(stream, events.clone()).await {
+            Ok(launcher) if launcher.identity.version == VERSION => return Ok(launcher),
+            Err(LauncherError::Refused(LaunchError::Protocol { .. })) => None,
+            Ok(launcher) => Some(launcher),
+            Err(error) => return Err(error),
+        };
+        // A launcher of another version takes this one's place in its own process, with all its containers.
+        match Self::upgrade(socket, command).await {
+            Ok(()) => Self::greet(connect(socket, command).await?, events).await,
+            Err(error) => match outdated {
+                Some(launcher) => {
+                    tracing::warn!(%error, version = %launcher.identity.version, "the launcher stays at its version");
+                    Ok(launcher)
+                }
+                None => Err(error),
+            },
         }
-        spawn(command)?;
-        let deadline = Instant::now() + START_LIMIT;
-        loop {
-            match UnixStream::connect(socket).await {
-                Ok(stream) => return Self::greet(stream, events).await,
-                Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(2)).await,
-                Err(_) => return Err(LauncherError::Silent { log: command.log.clone() }),
-            }
+    }
+
+    /// Asks the launcher to re-execute itself from this daemon's binary. It speaks with a connection of its own, since
+    /// that one ends.
+    async fn upgrade(socket: &Path, command: &LauncherCommand) -> Result<(), LauncherError> {
+        // Not /proc/self/exe: that would be the launcher's own.
+        let binary = std::fs::read_link(&command.binary).unwrap_or_else(|_| command.binary.clone());
+        tracing::info!(binary = %binary.display(), "upgrading the launcher");
+        let mut stream = UnixStream::connect(socket).await?;
+        stream.write_all(&frame(&Call { seq: 0, request: Request::Upgrade { binary } })).await?;
+        let (mut read, _write) = stream.into_split();
+        match read_message(&mut read, &mut Vec::new()).await {
+            Ok(Message::Reply { reply: Reply::Error { error }, .. }) => return Err(error.into()),
+            Ok(_) => {}
+            // It may be gone before its answer is.
+            Err(_) => return Ok(()),
         }
+        // The connection ends when the new one is in place.
+        while read_message(&mut read, &mut Vec::new()).await.is_ok() {}
+        Ok(())
     }
 
     async fn greet(stream: UnixStream, events: mpsc::UnboundedSender<Event>) -> Result<Self, LauncherError> {
@@ -217,6 +249,18 @@ impl Shared {
             fd = None; // went with the first byte
         }
         Ok(())
+    }
+}
+
+/// Connects to a launcher that is about to listen.
+async fn connect(socket: &Path, command: &LauncherCommand) -> Result<UnixStream, LauncherError> {
+    let deadline = Instant::now() + START_LIMIT;
+    loop {
+        match UnixStream::connect(socket).await {
+            Ok(stream) => return Ok(stream),
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(2)).await,
+            Err(_) => return Err(LauncherError::Silent { log: command.log.clone() }),
+        }
     }
 }
 

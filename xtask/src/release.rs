@@ -1,0 +1,32 @@
+//! `build`: the binary as it is shipped: optimized, and linked statically.
+//!
+//! Static, so that one file runs on every distribution, and because a process that loads no library and relocates
+//! nothing starts in half the time, which every `coppice run` pays. The flags go to the last crate alone: what a
+//! library is linked with is decided there, and proc macros could not be built with them.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::shell;
+use crate::workspace::{self, cargo};
+
+/// Builds it and returns where it is.
+pub(crate) fn build() -> Result<PathBuf> {
+    shell::run(cargo().args(["rustc", "--quiet", "--release", "-p", "coppice", "--bin", "coppice", "--"]).args([
+        "-C",
+        "target-feature=+crt-static",
+        "-C",
+        "relocation-model=static",
+    ]))?;
+    Ok(workspace::Metadata::read(&workspace::root())?.target_directory.join("release/coppice"))
+}
+
+/// `./x build`.
+pub(crate) fn run(args: &[String]) -> Result<()> {
+    if let Some(unknown) = args.first() {
+        bail!("build takes no options, got {unknown:?}");
+    }
+    println!("{}", build()?.display());
+    Ok(())
+}
