@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Starting a container waits for this crate: no helper program, no thread, no dump of tables, two system calls to
-//! attach, four to configure, four to settle. Netlink messages are built by hand because the crates that do it are large, async
-//! or copyleft.
+//! attach, four to configure, four to settle. Netlink messages are built by hand because the crates that do it are
+//! large, async or copyleft.
 //!
 //! Rules are one table of our own; no other program's is read or changed, and where another flushes ours it is
 //! restored. A container cannot reach what listens on the host's loopback, send with an address outside its subnet,

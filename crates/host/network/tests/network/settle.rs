@@ -1,6 +1,6 @@
 //! No first packet of a container is lost: one that is takes a second to be sent again.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::netspace::{Machine, Netspace};
@@ -33,8 +33,8 @@ fn a_container_is_reached_by_the_host_as_soon_as_it_is_configured() {
     let mut machine = Machine::new();
     for _ in 0..100 {
         let (inside, address) = machine.container();
-        inside.serve(ALL, 9, "inside");
-        promptly(|| machine.host.tcp(address.ip, 9));
+        let _listener = inside.run(|| TcpListener::bind((ALL, 9)).unwrap());
+        promptly(|| machine.host.run(move || TcpStream::connect((address.ip, 9)).unwrap()));
     }
 }
 
