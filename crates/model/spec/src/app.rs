@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{HealthSpec, PortSpec, RestartPolicy, SuperviseSpec, WorkloadSpec};
 
+/// Most services and workers of one app. A machine runs out of sense before; it bounds what a hostile spec costs.
+pub const WORKLOADS_MAX: usize = 1000;
+
 /// One app as a user wants it. Services and workers share one name space (dependencies name either).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppSpec {
@@ -81,15 +84,25 @@ impl AppSpec {
     /// reports the same rules with positions; this is the last gate, at the API and before the log.
     pub fn check(&self) -> Vec<String> {
         let mut broken = Vec::new();
+        if self.services.len() + self.workers.len() > WORKLOADS_MAX {
+            // Nothing else is looked at: the checks below are for apps of a sensible size.
+            return vec![format!("the app has more than {WORKLOADS_MAX} services and workers")];
+        }
+        for (name, worker) in &self.workers {
+            if worker.restart == RestartPolicy::Always {
+                broken.push(format!("worker {name} cannot restart always: it runs to completion"));
+            }
+        }
         for name in self.services.keys().filter(|name| self.workers.contains_key(name.as_str())) {
             broken.push(format!("{name} is both a service and a worker"));
         }
-        let mut host_ports = BTreeSet::new();
+        let mut host_ports: Vec<PortSpec> = Vec::new();
         for (name, service) in &self.services {
             for port in &service.ports {
-                if port.host != 0 && !host_ports.insert((port.host_ip, port.host, port.protocol)) {
+                if port.host != 0 && host_ports.iter().any(|other| other.clashes_with(port)) {
                     broken.push(format!("service {name}: host port {} is published twice", port.host));
                 }
+                host_ports.push(*port);
             }
         }
         for (name, workload) in self.workloads() {
@@ -172,5 +185,67 @@ impl AppSpec {
                 order.push(name.clone());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::{Condition, Dependency, Protocol};
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn app(services: &[(&str, &[&str])]) -> AppSpec {
+        let service = |needs: &[&str]| ServiceSpec {
+            workload: WorkloadSpec {
+                depends_on: needs
+                    .iter()
+                    .map(|need| Dependency { name: name(need), condition: Condition::Started })
+                    .collect(),
+                ..WorkloadSpec::of("image")
+            },
+            replicas: 1,
+            ports: Vec::new(),
+            restart: RestartPolicy::Always,
+            health: None,
+        };
+        AppSpec {
+            name: name("app"),
+            labels: BTreeMap::new(),
+            supervise: SuperviseSpec::default(),
+            groups: BTreeMap::new(),
+            services: services.iter().map(|(service_name, needs)| (name(service_name), service(needs))).collect(),
+            workers: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_start_order_puts_dependencies_first() {
+        let order = app(&[("a", &["c"]), ("b", &[]), ("c", &["b"])]).start_order();
+        assert_eq!(order, ["b", "c", "a"].map(name));
+    }
+
+    #[test]
+    fn circles_and_unknown_names_are_told() {
+        assert!(app(&[("a", &["b"]), ("b", &["a"])]).check()[0].contains("a -> b -> a"));
+        assert!(app(&[("a", &["x"])]).check()[0].contains("x, which is not defined"));
+        assert_eq!(app(&[("a", &[]), ("b", &["a"])]).check(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_port_on_all_addresses_clashes_with_the_same_port_on_one() {
+        let mut app = app(&[("a", &[]), ("b", &[])]);
+        let port = |host_ip| PortSpec { host_ip, host: 80, container: 80, protocol: Protocol::Tcp };
+        let loopback = Some(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        app.services.get_mut("a").unwrap().ports = vec![port(loopback)];
+        app.services.get_mut("b").unwrap().ports = vec![port(Some(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1))))];
+        assert_eq!(app.check(), Vec::<String>::new());
+        app.services.get_mut("b").unwrap().ports = vec![port(None)];
+        assert!(app.check()[0].contains("published twice"));
     }
 }

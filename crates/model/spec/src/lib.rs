@@ -11,7 +11,7 @@ mod run;
 mod supervise;
 mod workload;
 
-pub use app::{AppSpec, GroupSpec, ServiceSpec, VolumeSpec, WorkerSpec};
+pub use app::{AppSpec, GroupSpec, ServiceSpec, VolumeSpec, WORKLOADS_MAX, WorkerSpec};
 pub use health::{HealthProbe, HealthSpec};
 pub use run::RunSpec;
 pub use supervise::{Backoff, RestartPolicy, Strategy, SuperviseSpec};

@@ -165,6 +165,14 @@ pub struct PortSpec {
     pub protocol: Protocol,
 }
 
+impl PortSpec {
+    /// Whether both cannot be published at once: no address means all addresses.
+    pub fn clashes_with(&self, other: &PortSpec) -> bool {
+        let same_address = self.host_ip.is_none() || other.host_ip.is_none() || self.host_ip == other.host_ip;
+        self.host == other.host && self.protocol == other.protocol && same_address
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
