@@ -87,8 +87,9 @@ fn app() -> impl Strategy<Value = AppSpec> {
         )
     };
     let services = (prop::option::of(service(0)), prop::option::of(service(1)), prop::option::of(service(2)));
+    let worker_policy = || prop::sample::select(vec![RestartPolicy::OnFailure, RestartPolicy::Never]);
     let worker =
-        move |rank| (workload(rank), policy()).prop_map(|(workload, restart)| WorkerSpec { workload, restart });
+        move |rank| (workload(rank), worker_policy()).prop_map(|(workload, restart)| WorkerSpec { workload, restart });
     let workers = (prop::option::of(worker(2)), prop::option::of(worker(3)));
     let volumes = prop::array::uniform2(prop::option::of(prop::option::of(prop::sample::select(vec!["/srv", "/mnt"]))));
     let group = prop::option::of((0..3u32, any::<bool>()));
