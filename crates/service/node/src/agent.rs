@@ -1,95 +1,134 @@
 //! The part that makes what runs here follow the log: one [`App`] for each app of the state.
 //!
-//! It takes no hints: whatever changed, it compares the whole state with the apps it has.
+//! It takes no hints: whatever changed, it compares the whole state with the apps it has. An app that is leaving keeps
+//! its name until nothing is left of it; one that is wanted anew meanwhile is opened then. A removal that a daemon
+//! before this one did not finish is finished first, from what it left: containers of, and directories for, apps that
+//! the state no longer knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use coppice_base::Name;
 use coppice_state::State;
 use tokio::sync::watch;
 
-use crate::app::App;
+use crate::app::{self, App};
+use crate::container::Container;
 use crate::containers::Containers;
 
 /// The apps of this node.
 pub(crate) struct Agent {
     containers: Arc<Containers>,
-    apps: Mutex<BTreeMap<Name, Arc<App>>>,
+    apps: Mutex<Apps>,
+    /// What the log says; read anew by each reconciliation, so that none works from what another has overtaken.
+    states: watch::Receiver<Arc<State>>,
     /// Counts reconciliations and retirements, so that a caller can wait for one.
     turns: watch::Sender<u64>,
 }
 
+#[derive(Default)]
+struct Apps {
+    here: BTreeMap<Name, Arc<App>>,
+    /// Apps of which an earlier daemon left something that is being cleared.
+    remains: BTreeSet<Name>,
+}
+
 impl Agent {
-    pub(crate) fn new(containers: Arc<Containers>) -> Arc<Self> {
-        Arc::new(Self { containers, apps: Mutex::default(), turns: watch::Sender::new(0) })
+    pub(crate) fn new(containers: Arc<Containers>, states: watch::Receiver<Arc<State>>) -> Arc<Self> {
+        Arc::new(Self { containers, apps: Mutex::default(), states, turns: watch::Sender::new(0) })
     }
 
     /// Follows the state until the log is closed.
-    pub(crate) async fn run(self: Arc<Self>, mut states: watch::Receiver<Arc<State>>) {
-        loop {
-            let state = states.borrow_and_update().clone();
-            self.reconcile(&state);
-            if states.changed().await.is_err() {
-                return;
-            }
+    pub(crate) async fn run(self: Arc<Self>) {
+        let mut states = self.states.clone();
+        while states.changed().await.is_ok() {
+            self.reconcile();
         }
     }
 
-    fn apps(&self) -> std::sync::MutexGuard<'_, BTreeMap<Name, Arc<App>>> {
+    fn apps(&self) -> std::sync::MutexGuard<'_, Apps> {
         self.apps.lock().expect("no panic holds this lock")
     }
 
-    pub(crate) fn reconcile(self: &Arc<Self>, state: &State) {
+    /// Once, before the first [`reconcile`](Self::reconcile): begins to clear what is left of apps that are removed.
+    pub(crate) fn clear_remains(self: &Arc<Self>) {
+        let state = self.states.borrow().clone();
+        let mut remains: BTreeMap<Name, Vec<Arc<Container>>> = BTreeMap::new();
+        let dirs = std::fs::read_dir(self.containers.root.apps()).into_iter().flatten().flatten();
+        for name in dirs.filter_map(|dir| Name::new(dir.file_name().to_str()?).ok()) {
+            remains.insert(name, Vec::new());
+        }
+        for container in self.containers.table.all() {
+            if let Some(app) = container.owner.app() {
+                remains.entry(app.clone()).or_default().push(container.clone());
+            }
+        }
+        remains.retain(|name, _| state.app(name.as_str()).is_none());
+        for (name, containers) in remains {
+            tracing::info!(app = %name, containers = containers.len(), "finishing its removal");
+            self.apps().remains.insert(name.clone());
+            let agent = self.clone();
+            tokio::spawn(async move {
+                app::clear(&agent.containers, &name, containers).await;
+                agent.apps().remains.remove(&name);
+                agent.reconcile();
+            });
+        }
+    }
+
+    pub(crate) fn reconcile(self: &Arc<Self>) {
+        let mut apps = self.apps();
+        let state = self.states.borrow().clone();
         let digests = state.apps().flat_map(|(_, app)| app.releases.iter()).flat_map(|release| release.images.values());
         *self.containers.release_images.lock().expect("no panic holds this lock") =
             digests.map(|digest| digest.as_str().to_owned()).collect();
-        let mut apps = self.apps();
         for (name, wanted) in state.apps() {
             let wanted = wanted.clone();
-            match apps.get(name.as_str()) {
+            match apps.here.get(name.as_str()) {
+                // It is opened anew when it is gone.
+                Some(app) if app.is_retiring() => {}
+                None if apps.remains.contains(name) => {}
                 Some(app) => app.update(wanted),
                 None => match App::open(self.containers.clone(), name.clone(), wanted) {
                     Ok(app) => {
-                        apps.insert(name.clone(), app);
+                        apps.here.insert(name.clone(), app);
                     }
                     Err(error) => tracing::error!(app = %name, %error, "cannot run this app"),
                 },
             }
         }
-        let gone: Vec<Arc<App>> = apps.values().filter(|app| state.app(app.name.as_str()).is_none()).cloned().collect();
+        let gone = apps.here.values().filter(|app| state.app(app.name.as_str()).is_none() && app.begin_retiring());
+        let gone: Vec<Arc<App>> = gone.cloned().collect();
         drop(apps);
         for app in gone {
             let agent = self.clone();
             tokio::spawn(async move {
-                if !app.begin_retiring() {
-                    return;
-                }
                 app.retire().await;
-                agent.apps().remove(app.name.as_str());
-                agent.turns.send_modify(|turn| *turn += 1);
+                agent.apps().here.remove(app.name.as_str());
+                agent.reconcile();
             });
         }
         self.turns.send_modify(|turn| *turn += 1);
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<Arc<App>> {
-        self.apps().get(name).cloned()
+        self.apps().here.get(name).cloned()
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<App>> {
-        self.apps().values().cloned().collect()
+        self.apps().here.values().cloned().collect()
     }
 
-    /// Resolves when `done` holds of the app (`None`: it is not here).
-    pub(crate) async fn when(&self, name: &str, mut done: impl FnMut(Option<&Arc<App>>) -> bool) {
+    /// Resolves when nothing of this name is on its way out any more: what is there then is wanted.
+    pub(crate) async fn when_settled(&self, name: &str) {
         let mut turns = self.turns.subscribe();
         loop {
             turns.borrow_and_update();
-            if done(self.get(name).as_ref()) {
-                return;
-            }
-            if turns.changed().await.is_err() {
+            let leaving = {
+                let apps = self.apps();
+                apps.remains.contains(name) || apps.here.get(name).is_some_and(|app| app.is_retiring())
+            };
+            if !leaving || turns.changed().await.is_err() {
                 return;
             }
         }

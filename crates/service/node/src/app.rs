@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use coppice_base::Name;
+use coppice_base::{Name, Timestamp};
 use coppice_spec::{AppSpec, MountSource, PortSpec, PullPolicy, RestartPolicy, RunSpec, ServiceSpec, WorkloadSpec};
 use coppice_supervise::{Action, Adopted, ChildSpec, Event, MemberSpec, Need, Overall, SupervisorSpec};
 use sha2::{Digest as _, Sha256};
@@ -21,8 +21,11 @@ use crate::events::About;
 use crate::images;
 use crate::instance::{self, Readiness};
 use crate::network::Names;
-use crate::root::{make, replace_file};
+use crate::root::{Root, make, replace_file};
 use crate::supervisor::{self, Supervisor};
+
+/// In an app's directory while it is removed together with its volumes.
+const VOLUMES_GO: &str = "volumes-go";
 
 /// What the log says about an app.
 pub(crate) type AppState = coppice_state::App;
@@ -82,6 +85,9 @@ impl App {
         let dir = containers.root.app(name.as_str());
         make(&dir, 0o700)
             .map_err(|error| NodeError::disk(format!("cannot make {}", dir.display()), std::io::Error::other(error)))?;
+        // The app is wanted: a removal that was asked for did not come to be.
+        mark_volumes(&containers.root, name.as_str(), false)
+            .map_err(|source| NodeError::disk(format!("cannot prepare {}", dir.display()), source))?;
         let ports = std::fs::read(dir.join("ports.json"))
             .ok()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok())
@@ -116,6 +122,13 @@ impl App {
             })
             .cloned()
             .collect();
+        let starting: BTreeMap<String, Timestamp> = known
+            .iter()
+            .filter_map(|key| machine.status_of(key))
+            .filter(|status| status.state == coppice_supervise::ChildState::Starting)
+            .map(|status| (status.key, status.since))
+            .collect();
+        let starting_since = |key: &String| starting.get(key).copied();
         let weak = Arc::downgrade(&app);
         let clock = app.containers.clock.clone();
         let supervisor = Supervisor::spawn(
@@ -139,7 +152,10 @@ impl App {
                         app.spawn_watch(key.clone(), ready);
                         Adopted::Running { ready }
                     }
-                    Some(phase @ Phase::Exited { .. }) => Adopted::Exited(instance::reason(phase.exit(), &phase)),
+                    // An end from before the start that was decided last: that start is still to come.
+                    Some(phase @ Phase::Exited { .. }) if starting_since(&key) < phase.exit().map(|exit| exit.at) => {
+                        Adopted::Exited(instance::reason(phase.exit(), &phase))
+                    }
                     _ => Adopted::Absent,
                 };
                 supervisor.tell(Event::Adopt(key, found));
@@ -185,6 +201,9 @@ impl App {
         if Arc::ptr_eq(&before, &wanted) || *before == *wanted {
             return;
         }
+        if let Err(error) = mark_volumes(&self.containers.root, self.name.as_str(), false) {
+            tracing::warn!(app = %self.name, %error, "a mark of a removal that did not come to be stays");
+        }
         let tree = self.tree(&wanted);
         if self.tree(&before) != tree {
             self.claim_ports(&wanted);
@@ -199,7 +218,10 @@ impl App {
             self.supervisor().tell(Event::Restart(again));
         }
         let app = self.clone();
-        tokio::spawn(async move { app.refresh_network().await });
+        tokio::spawn(async move {
+            app.refresh_network().await;
+            app.sweep().await;
+        });
     }
 
     /// `start`: what is wanted up is told so (again), which also retries what failed for good.
@@ -260,23 +282,41 @@ impl App {
         !self.retiring.swap(true, std::sync::atomic::Ordering::Relaxed)
     }
 
+    pub(crate) fn is_retiring(&self) -> bool {
+        self.retiring.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Stops everything and returns when it is down and its containers are gone.
     pub(crate) async fn retire(self: &Arc<Self>) {
         let supervisor = self.supervisor();
         supervisor.tell(Event::Stop);
         supervisor.when(|status| status.overall == Overall::Stopped && status.leaving.is_empty()).await;
-        let containers: Vec<_> = self.slots().values().filter_map(|slot| slot.container.clone()).collect();
-        for container in containers {
-            if let Err(error) = self.containers.remove(&container, true, true).await {
-                tracing::warn!(container = %container.name, %error, "cannot remove it");
-            }
-        }
+        let containers = self.slots().values().filter_map(|slot| slot.container.clone()).collect();
         for service in self.wanted().spec().services.keys() {
             self.containers.network.release_ports(&self.port_owner(service));
         }
-        let dir = self.containers.root.app(self.name.as_str());
-        if let Err(error) = std::fs::remove_dir_all(&dir) {
-            tracing::warn!(dir = %dir.display(), %error, "cannot remove an app's directory");
+        clear(&self.containers, &self.name, containers).await;
+    }
+
+    /// Removes the containers of instances that the app no longer has.
+    async fn sweep(&self) {
+        let wanted = self.wanted();
+        let known: BTreeSet<String> =
+            wanted.spec().workloads().flat_map(|(name, _)| instances_of(&wanted, name)).collect();
+        let gone: Vec<(String, Arc<Container>)> = (self.slots().iter())
+            .filter(|(key, _)| !known.contains(*key))
+            .filter_map(|(key, slot)| Some((key.clone(), slot.container.clone()?)))
+            .filter(|(_, container)| !container.phase().is_running())
+            .collect();
+        for (key, container) in gone {
+            if let Err(error) = self.containers.remove(&container, false, true).await {
+                tracing::warn!(container = %container.name, %error, "cannot remove it");
+                continue;
+            }
+            let mut slots = self.slots();
+            if slots.get(&key).and_then(|slot| slot.container.as_ref()).is_some_and(|c| Arc::ptr_eq(c, &container)) {
+                slots.remove(&key);
+            }
         }
     }
 
@@ -352,18 +392,19 @@ impl App {
             }
             Action::Stop { key, cause } => {
                 let container = {
-                    let slots = self.slots();
-                    let slot = slots.get(&key);
-                    if let Some(stop) = slot.and_then(|slot| slot.stop.as_ref()) {
-                        stop.send_replace(true);
-                    }
-                    slot.and_then(|slot| slot.container.clone())
+                    let mut slots = self.slots();
+                    let slot = slots.entry(key.clone()).or_default();
+                    slot.stop.get_or_insert_with(|| watch::Sender::new(true)).send_replace(true);
+                    slot.ready = false;
+                    slot.container.clone()
                 };
                 tracing::debug!(app = %self.name, %key, %cause, "stopping");
-                let containers = self.containers.clone();
+                let app = self.clone();
                 tokio::spawn(async move {
+                    // New connections go elsewhere while it finishes those it has.
+                    app.refresh_network().await;
                     if let Some(container) = container
-                        && let Err(error) = containers.stop(&container, None, None).await
+                        && let Err(error) = app.containers.stop(&container, None, None).await
                     {
                         tracing::warn!(container = %container.name, %error, "cannot stop it");
                     }
@@ -399,6 +440,7 @@ impl App {
             }
             Err(error) => supervisor.tell(Event::StartFailed(key, error.to_string())),
         }
+        self.sweep().await;
     }
 
     fn spawn_watch(self: &Arc<Self>, key: String, ready: bool) {
@@ -407,11 +449,12 @@ impl App {
         tokio::spawn(async move {
             let supervisor = app.supervisor().clone();
             app.watch(supervisor, key, container, ready).await;
+            app.sweep().await;
         });
     }
 
-    async fn watch(self: Arc<Self>, supervisor: Supervisor, key: String, container: Arc<Container>, ready: bool) {
-        let readiness = SlotReadiness { app: &self, key: &key };
+    async fn watch(self: &Arc<Self>, supervisor: Supervisor, key: String, container: Arc<Container>, ready: bool) {
+        let readiness = SlotReadiness { app: self, key: &key };
         instance::watch_over(&self.containers, &container, &supervisor, &key, ready, &readiness).await;
     }
 
@@ -574,7 +617,7 @@ struct SlotReadiness<'a> {
 impl Readiness for SlotReadiness<'_> {
     async fn changed(&self, ready: bool) {
         if let Some(slot) = self.app.slots().get_mut(self.key) {
-            slot.ready = ready;
+            slot.ready = ready && !slot.stop.as_ref().is_some_and(|stop| *stop.borrow());
         }
         self.app.refresh_network().await;
     }
@@ -590,6 +633,45 @@ fn with_known_ports(asked: &[PortSpec], known: Option<&Vec<PortSpec>>) -> Vec<Po
         PortSpec { host: if port.host == 0 { before.unwrap_or(0) } else { port.host }, ..*port }
     };
     asked.iter().map(fill).collect()
+}
+
+/// Asks for the app's volumes to go with it, should this daemon not live to see the end of its removal.
+pub(crate) fn mark_volumes(root: &Root, app: &str, go: bool) -> std::io::Result<()> {
+    let mark = root.app(app).join(VOLUMES_GO);
+    if go {
+        return std::fs::write(mark, "");
+    }
+    match std::fs::remove_file(mark) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes what there is of an app that is not to be any more: its containers, its directory, and its volumes where
+/// that was asked for.
+pub(crate) async fn clear(containers: &Containers, app: &Name, left: Vec<Arc<Container>>) {
+    let stopping = left.iter().filter(|container| container.phase().is_running());
+    for stopped in futures_util::future::join_all(stopping.map(|c| containers.stop(c, None, None))).await {
+        if let Err(error) = stopped {
+            tracing::warn!(%app, %error, "cannot stop a container of a removed app");
+        }
+    }
+    for container in left {
+        if let Err(error) = containers.remove(&container, true, true).await {
+            tracing::warn!(container = %container.name, %error, "cannot remove it");
+        }
+    }
+    let dir = containers.root.app(app.as_str());
+    if dir.join(VOLUMES_GO).exists()
+        && let Err(error) = crate::volume::remove_of_app(&containers.root, app.as_str())
+    {
+        tracing::warn!(%app, %error, "cannot remove its volumes");
+    }
+    if let Err(error) = std::fs::remove_dir_all(&dir)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(dir = %dir.display(), %error, "cannot remove an app's directory");
+    }
 }
 
 /// What an instance is made from, as one fingerprint: its definition, its health check and its image.

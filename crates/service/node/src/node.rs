@@ -125,9 +125,10 @@ impl Node {
         containers.adopt().await?;
         let adhoc = AdHoc::new(containers.clone());
         adhoc.resume();
-        let agent = Agent::new(containers.clone());
-        agent.reconcile(&log.read());
-        tokio::spawn(agent.clone().run(log.watch()));
+        let agent = Agent::new(containers.clone(), log.watch());
+        agent.clear_remains();
+        agent.reconcile();
+        tokio::spawn(agent.clone().run());
         let exits = containers.clone();
         tokio::spawn(async move {
             while let Some(event) = heard.recv().await {
@@ -527,7 +528,8 @@ impl Node {
         };
         // Its own turn, so that a status asked for right after this answer is of the new release; and one that
         // failed for good is tried again even when nothing changed.
-        self.agent.reconcile(&self.log.read());
+        self.agent.reconcile();
+        self.agent.when_settled(app.as_str()).await;
         if let Some(app) = self.agent.get(app.as_str()) {
             app.retry();
         }
@@ -571,12 +573,22 @@ impl Node {
     /// Stops an app and forgets it; resolves when nothing of it is left but (without `volumes`) its volumes.
     pub async fn down(&self, uid: u32, name: &str, volumes: bool) -> Result<(), NodeError> {
         let app = Name::new(name).map_err(|error| NodeError::Invalid(error.to_string()))?;
-        self.propose(uid, Body::Remove { app, remove_volumes: volumes }).await?;
-        self.agent.reconcile(&self.log.read());
-        self.agent.when(name, |app| app.is_none()).await;
-        if volumes {
-            volume::remove_of_app(&self.root, name)
-                .map_err(|source| NodeError::disk(format!("cannot remove the volumes of {name}"), source))?;
+        self.agent.when_settled(name).await;
+        let cannot = |source| NodeError::disk(format!("cannot remove the volumes of {name}"), source);
+        if volumes && self.agent.get(name).is_some() {
+            crate::app::mark_volumes(&self.root, name, true).map_err(cannot)?;
+        }
+        if let Err(error) = self.propose(uid, Body::Remove { app, remove_volumes: volumes }).await {
+            if volumes {
+                crate::app::mark_volumes(&self.root, name, false).map_err(cannot)?;
+            }
+            return Err(error);
+        }
+        self.agent.reconcile();
+        self.agent.when_settled(name).await;
+        if volumes && self.agent.get(name).is_none() {
+            // Gone already, unless it cannot be: then this says why.
+            volume::remove_of_app(&self.root, name).map_err(cannot)?;
         }
         self.containers.events.emit("app", "remove", name, About { app: Some(name), ..About::default() });
         Ok(())
@@ -613,7 +625,7 @@ impl Node {
                 _ => Body::Restart { app: app_name, workloads: workloads.clone() },
             };
             self.propose(uid, body).await?;
-            self.agent.reconcile(&self.log.read());
+            self.agent.reconcile();
         }
         Ok(())
     }

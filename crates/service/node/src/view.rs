@@ -118,11 +118,16 @@ pub(crate) fn app_status(app: &App) -> AppStatus {
         (None, [], Overall::Ready | Overall::Stopped) => None,
         (None, [], _) => first_trouble(&tree.root),
     };
+    // A worker that runs may still fail.
+    let working = members(&tree.root).into_iter().any(|child| {
+        matches!(child.state, ChildState::Running { .. }) && wanted.spec().workers.contains_key(child.key.as_str())
+    });
     let settled = match tree.overall {
-        Overall::Ready | Overall::Stopped | Overall::Failed => true,
+        Overall::Ready => !working,
+        Overall::Stopped | Overall::Failed => true,
         Overall::Starting | Overall::Stopping => false,
         // All that can still get up has: what is left will not.
-        Overall::Degraded => !stuck.is_empty() && !is_moving(&tree.root),
+        Overall::Degraded => !stuck.is_empty() && !working && !is_moving(&tree.root),
     } && tree.leaving.is_empty();
     let mut root = supervisor_status(app, &tree.root);
     root.name = app.name.to_string();
