@@ -103,6 +103,9 @@ pub(crate) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
 
 /// Attaches to a running container's first process.
 pub(crate) async fn attach(containers: &Containers, container: Arc<Container>) -> Result<Attached, NodeError> {
+    if !container.phase().is_running() {
+        return Err(NodeError::NotRunning(container.name.clone()));
+    }
     let (stream, theirs) = pair().map_err(|source| NodeError::disk("cannot make a stream", source))?;
     containers.launcher().attach(&container.id, theirs).await?;
     Ok(Attached { stream, container, is_first: true })
@@ -114,8 +117,11 @@ pub(crate) async fn exec(
     container: Arc<Container>,
     request: ExecRequest,
 ) -> Result<Attached, NodeError> {
-    if !matches!(container.phase(), Phase::Running { .. }) {
-        return Err(NodeError::NotRunning(container.name.clone()));
+    match container.phase() {
+        Phase::Running { paused: false, .. } => {}
+        // The new process would be frozen with the others before its first step.
+        Phase::Running { paused: true, .. } => return Err(NodeError::Paused(container.name.clone())),
+        _ => return Err(NodeError::NotRunning(container.name.clone())),
     }
     if request.command.is_empty() {
         return Err(NodeError::Invalid("exec needs a command".to_owned()));

@@ -28,8 +28,10 @@ pub enum NodeError {
     Network(Box<NetworkError>),
     #[error("container {0} is running")]
     Running(String),
-    #[error("container {0} is not running")]
+    #[error("container {0} is not running: `coppice start {0}` starts it")]
     NotRunning(String),
+    #[error("container {0} is paused: `coppice unpause {0}` first")]
+    Paused(String),
     #[error("container {0} is running: stop it first, or remove it with --force")]
     RemoveRunning(String),
     #[error(
@@ -84,6 +86,7 @@ impl NodeError {
             Self::Claim(_)
             | Self::Running(_)
             | Self::NotRunning(_)
+            | Self::Paused(_)
             | Self::RemoveRunning(_)
             | Self::OfApp { .. }
             | Self::ImageInUse(..)
