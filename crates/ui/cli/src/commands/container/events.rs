@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use coppice_api::Event;
+use coppice_base::Timestamp;
 
 use crate::args::EventsArgs;
 use crate::daemon;
@@ -12,7 +13,9 @@ use crate::settings::Settings;
 
 pub(crate) async fn run(settings: &Settings, args: EventsArgs) -> CommandResult {
     let client = daemon::client(settings).await?;
-    let mut events = client.events(args.since, !args.no_follow, args.app.as_deref()).await?;
+    // Without a moment to begin at, what has happened so far is all that the node remembers.
+    let since = args.since.or(args.no_follow.then_some(Timestamp::ZERO));
+    let mut events = client.events(since, !args.no_follow, args.app.as_deref()).await?;
     while let Some(event) = events.next().await? {
         if settings.json {
             settings.print_json_line(&event)?;
@@ -50,7 +53,6 @@ fn line(event: &Event, style: &Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use coppice_base::Timestamp;
 
     #[test]
     fn an_event_is_one_line_whatever_is_in_it() {
