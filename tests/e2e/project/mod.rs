@@ -1,6 +1,7 @@
 //! A directory with a `coppice.toml`, and what a test does with its app: bring it up, look at it, end parts of it.
 #![allow(dead_code, unreachable_pub)] // each test target uses its part
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -198,13 +199,19 @@ pub fn names(dir: &Path) -> Vec<String> {
 /// What is left of containers on the machine: their directories, cgroups and network devices. Empty when all are gone.
 pub fn leftovers(node: &Node) -> Vec<String> {
     let mut left: Vec<String> = names(&node.root().join("containers"));
-    // The node's own directory in each hierarchy stays while it runs, and the rules in it that all containers share.
-    let of_a_container = |dir: &&PathBuf| {
-        dir.file_name().is_some_and(|name| !name.to_string_lossy().starts_with('.') && *name != *node.cgroup())
-    };
-    left.extend(node.cgroup_dirs().iter().filter(of_a_container).map(|dir| dir.display().to_string()));
+    left.extend(container_cgroups(node).into_iter().map(|id| format!("cgroup {id}")));
     left.extend(devices(node));
     left
+}
+
+/// Ids of the containers that have a cgroup in any hierarchy.
+pub fn container_cgroups(node: &Node) -> BTreeSet<String> {
+    let dirs = node.cgroup_dirs();
+    let parents = dirs.iter().filter(|dir| dir.file_name().is_some_and(|name| *name == *node.cgroup()));
+    let below = parents.flat_map(|parent| std::fs::read_dir(parent).into_iter().flatten().flatten());
+    let dirs = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    // A name with a dot is the node's own, of rules that containers share.
+    dirs.map(|entry| entry.file_name().to_string_lossy().into_owned()).filter(|name| !name.starts_with('.')).collect()
 }
 
 /// Waits until nothing is left of any container.
