@@ -453,19 +453,40 @@ impl Containers {
             container.change(|old| *old = record);
             self.tell(&container, "exit", exit_text(&exit, lost));
         }
-        if !lost && let Err(error) = self.launcher().forget(id).await {
+        if let Err(error) = self.launcher().forget(id).await {
             tracing::debug!(%id, %error, "the launcher did not forget");
         }
     }
 
-    /// The launcher is gone and every container with it.
+    /// The launcher is gone and every container with it; the one that came after it knows of the ends that were seen.
     pub(crate) async fn on_launcher_lost(&self) {
+        let listed = match self.launcher().list().await {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::warn!(%error, "the new launcher does not say what it knows");
+                Vec::new()
+            }
+        };
+        let seen: BTreeMap<ContainerId, Exit> =
+            listed.into_iter().filter_map(|status| Some((status.id, status.exit?))).collect();
         for container in self.table.all() {
             // A start in flight fails by itself.
             if matches!(container.phase(), Phase::Running { .. }) {
-                self.on_exit(&container.id, self.lost_exit(), true).await;
+                match seen.get(&container.id) {
+                    Some(exit) => self.on_exit(&container.id, *exit, self.is_lost(exit)).await,
+                    None => self.on_exit(&container.id, self.lost_exit(), true).await,
+                }
             }
         }
+        for id in seen.keys() {
+            // Also of starts that were in flight: the name would be taken for the next one. Forgotten twice is fine.
+            let _ = self.launcher().forget(id).await;
+        }
+    }
+
+    /// A launcher writes ends that nobody saw down as it starts, with that moment.
+    fn is_lost(&self, exit: &Exit) -> bool {
+        exit.at == self.launcher().identity.since
     }
 
     fn lost_exit(&self) -> Exit {
@@ -571,7 +592,7 @@ impl Containers {
         let container = Arc::new(Container::new(record));
         self.table.insert(container.clone());
         match status {
-            Some(ContainerStatus { exit: Some(exit), .. }) => self.on_exit(&id, exit, false).await,
+            Some(ContainerStatus { exit: Some(exit), .. }) => self.on_exit(&id, exit, self.is_lost(&exit)).await,
             Some(_) => {
                 if let (true, (ports, Some(address))) = (ad_hoc && !ports.0.is_empty(), ports)
                     && let Err(error) = self
