@@ -1,471 +1,279 @@
-//! The daemon and the launcher die in every way, and containers go on.
+//! Apps through the death of everything around them: the daemon, the command line, the launcher, in every moment.
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::process::Stdio;
+mod node;
+mod project;
 
-use crate::node::{Node, Output, PATIENCE, is_alive, kill, kill_and_wait, wait_until};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-const SERVE: &str = "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www";
+use coppice_api::ContainerState;
+use node::{Node, is_alive, kill, kill_and_wait};
+use project::{Project, assert_nothing_left, child, children, devices, get, names, wait_until};
 
-fn pid(node: &Node, name: &str) -> u32 {
-    u32::try_from(node.inspect(name)["pid"].as_u64().unwrap_or_else(|| panic!("{name} runs"))).unwrap()
+const SHOP: &str = r#"
+[service.db]
+image = "box"
+command = ["sh", "-c", "sleep 0.1; hostname > /data/index.html; exec httpd -f -p 5432 -h /data"]
+volumes = ["data:/data"]
+stop_signal = "KILL"
+health = { type = "tcp", port = 5432, interval = "500ms" }
+
+[worker.migrate]
+image = "box"
+command = ["sh", "-c", "echo once >> /data/runs"]
+volumes = ["data:/data"]
+depends_on = { db = "healthy" }
+
+[service.web]
+image = "box"
+command = ["sh", "-c", "mkdir -p /www; hostname > /www/index.html; exec httpd -f -p 80 -h /www"]
+replicas = 2
+ports = ["8080:80"]
+depends_on = { db = "healthy", migrate = "completed" }
+stop_signal = "KILL"
+health = { type = "http", port = 80, interval = "500ms" }
+"#;
+
+fn ready_with(project: &Project<'_>) -> Vec<(String, u32)> {
+    project.wait_status("it is ready", |status| status.state == "ready" && status.settled);
+    project.pids()
 }
 
-/// A daemon that ends by `signal` and the next one: what must hold across both.
-fn daemon_ends_and_returns(signal: &str) {
-    let node = Node::with_busybox();
-    node.ok(["run", "-d", "--name", "web", "-p", "8080:80", "box", "sh", "-c", SERVE]);
-    let talk = "i=0; while :; do i=$((i+1)); echo line $i; usleep 20000; done";
-    node.ok(["run", "-d", "--name", "talks", "--network=none", "box", "sh", "-c", talk]);
-    let brief = "while [ ! -e /data/go ]; do usleep 5000; done; echo last words; exit 42";
-    node.ok(["run", "-d", "--name", "brief", "--network=none", "-v", "signals:/data", "box", "sh", "-c", brief]);
-    node.ok(["run", "-d", "--name", "still", "--network=none", "box", "sleep", "1000"]);
-    node.ok(["pause", "still"]);
-    wait_until("the port answers", PATIENCE, || node.http_get(8080).is_some());
-    let before = node.status();
-    let (daemon, launcher) = (node.daemon_pid(), node.launcher_pid());
-    let pids: Vec<u32> = ["web", "talks", "still"].iter().map(|name| pid(&node, name)).collect();
-    let (brief_pid, started) = (pid(&node, "brief"), node.inspect("web")["started_at"].clone());
-    let address = node.inspect("web")["address"].clone();
-
-    kill_and_wait(daemon, signal);
-
-    assert!(is_alive(launcher) && pids.iter().all(|pid| is_alive(*pid)), "all run on without a daemon");
-    assert_eq!(node.http_get(8080).as_deref(), Some("hello\n"), "the published port answers without a daemon");
-    std::fs::write(node.root().join("volumes/_node/signals/go"), "").unwrap();
-    wait_until("one ends while nobody looks", PATIENCE, || !is_alive(brief_pid));
-    node.coppice(["node", "status"]).ended_with(1).printed_some("no node runs");
-
-    // The next command starts a daemon, which knows them all.
-    assert_eq!(node.ok(["ps", "-q"]).lines().count(), 3);
-    let after = node.status();
-    assert_ne!(after["pid"], before["pid"]);
-    assert_eq!(after["launcher_pid"], before["launcher_pid"]);
-    let again: Vec<u32> = ["web", "talks", "still"].iter().map(|name| pid(&node, name)).collect();
-    assert_eq!(again, pids, "the same processes");
-    assert_eq!(node.inspect("web")["started_at"], started);
-    assert_eq!(node.inspect("web")["address"], address);
-    assert_eq!(node.inspect("still")["state"], "paused");
-    node.ok(["unpause", "still"]);
-    let ended = node.inspect("brief");
-    assert_eq!((&ended["state"], &ended["exit_code"]), (&"exited".into(), &42.into()));
-    node.coppice(["logs", "brief"]).succeeded().printed("last words");
-    // The log has no gap: it was written by the launcher all the time.
-    let lines = node.coppice(["logs", "talks"]).succeeded().stdout;
-    for (n, line) in lines.lines().enumerate() {
-        assert_eq!(line, format!("line {}", n + 1));
-    }
-    // What is adopted can be used as before: exec, new ports, stop.
-    node.coppice(["exec", "web", "cat", "/www/index.html"]).succeeded().printed("hello");
-    assert_eq!(node.http_get(8080).as_deref(), Some("hello\n"));
-    node.coppice(["run", "--rm", "-p", "8080:80", "box", "true"]).ended_with(125).complained("8080");
-    let other = node.coppice(["run", "--rm", "box", "hostname", "-i"]).succeeded();
-    assert!(!other.stdout.contains(address.as_str().unwrap()), "an address in use is given away: {}", other.stdout);
-    node.ok(["rm", "-f", "web"]);
-    assert_eq!(node.http_get(8080), None);
+/// Starts a command whose words nobody needs.
+fn begin(shop: &Project<'_>, words: &[&str]) -> Child {
+    shop.command(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-#[test]
-fn a_killed_daemon_takes_nothing_with_it_and_the_next_one_adopts_all() {
-    daemon_ends_and_returns("KILL");
+/// Waits for a moment in the middle of something.
+fn let_pass(ms: u64) {
+    let moment = Instant::now() + Duration::from_millis(ms);
+    wait_until("the moment has come", || Instant::now() >= moment);
 }
 
-#[test]
-fn a_daemon_told_to_end_takes_nothing_with_it_and_the_next_one_adopts_all() {
-    daemon_ends_and_returns("TERM");
-}
-
-#[test]
-fn a_container_with_a_policy_that_failed_while_the_daemon_was_away_is_started_again() {
-    let node = Node::with_busybox();
-    node.ok(["run", "-d", "--name", "a", "--restart=always", "--network=none", "box", "sleep", "1000"]);
-    let first = pid(&node, "a");
-    kill_and_wait(node.daemon_pid(), "KILL");
-    kill_and_wait(first, "KILL");
-    wait_until("it is back", PATIENCE, || {
-        node.inspect("a")["pid"].as_u64().is_some_and(|pid| pid != u64::from(first) && is_alive(pid as u32))
+/// What runs is what is wanted, once, and the machine has nothing else of this node.
+#[track_caller]
+fn assert_exactly_the_shop(shop: &Project<'_>) {
+    let containers = shop.containers();
+    let mut found: Vec<&str> = containers.iter().map(|container| container.name.as_str()).collect();
+    found.sort_unstable();
+    assert_eq!(found, ["shop.db-1", "shop.migrate", "shop.web-1", "shop.web-2"]);
+    let running = containers.iter().filter(|container| container.state == ContainerState::Running);
+    let running: Vec<String> = running.map(|container| container.id.clone()).collect();
+    assert_eq!(running.len(), 3);
+    wait_until("each container has its directory, and none is left over", || {
+        names(&shop.node.root().join("containers")).len() == 4
     });
+    wait_until("each running container has its end on the bridge, and none is left over", || {
+        devices(shop.node).len() == 3
+    });
+    wait_until("each running container has its cgroups, and none is left over", || {
+        project::container_cgroups(shop.node) == running.iter().cloned().collect()
+    });
+    for (name, pid) in shop.pids() {
+        assert!(is_alive(pid), "{name}");
+    }
 }
 
 #[test]
-fn a_container_that_was_asked_down_stays_down_after_the_daemon_returns() {
+fn an_app_answers_all_the_time_while_its_daemon_is_killed_and_returns() {
     let node = Node::with_busybox();
-    node.ok(["run", "-d", "--name", "a", "--restart=always", "--network=none", "box", "sleep", "1000"]);
-    node.ok(["stop", "-t", "0", "a"]);
-    kill_and_wait(node.daemon_pid(), "KILL");
-    node.ok(["node", "start"]);
-    node.ok(["run", "--rm", "--network=none", "box", "usleep", "500000"]);
-    assert_eq!(node.inspect("a")["state"], "exited");
+    let shop = Project::new(&node, "shop", SHOP);
+    shop.up();
+    kill_and_wait(shop.pid("web-2"), "KILL");
+    shop.wait_child("web-2", "is back", |web| web.ready && web.restarts == 1);
+    let (pids, history) = (shop.pids(), shop.child("web-2").history);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut answers = 0;
+            while !done.load(Ordering::Relaxed) {
+                let answer = get(&node, "127.0.0.1:8080/");
+                assert!(answer.is_ok(), "after {answers} answers: {answer:?}");
+                answers += 1;
+            }
+            answers
+        });
+        for _ in 0..3 {
+            let daemon = node.daemon_pid();
+            kill_and_wait(daemon, "KILL");
+            assert!(node.daemon_pid() != daemon);
+            assert_eq!(ready_with(&shop), pids);
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(asking.join().unwrap() > 10);
+    });
+    let web = shop.child("web-2");
+    assert_eq!((web.restarts, web.ready), (1, true));
+    for entry in &history {
+        assert!(web.history.contains(entry), "{entry:?} is forgotten: {:?}", web.history);
+    }
+    assert_eq!(children(&shop.status().tree).iter().map(|child| child.restarts).sum::<u32>(), 1);
+    assert_exactly_the_shop(&shop);
+    // Still its own to end.
+    shop.ok(&["down"]);
+    assert_nothing_left(&node);
 }
 
 #[test]
-fn a_run_with_rm_that_ended_while_the_daemon_was_away_is_removed_by_the_next() {
+fn a_daemon_killed_anywhere_in_an_up_leaves_nothing_half() {
     let node = Node::with_busybox();
-    node.ok(["run", "-d", "--rm", "--name", "a", "--network=none", "box", "sleep", "1000"]);
-    let first = pid(&node, "a");
-    kill_and_wait(node.daemon_pid(), "KILL");
-    kill_and_wait(first, "KILL");
-    node.ok(["node", "start"]);
-    wait_until("it is gone", PATIENCE, || node.ok(["ps", "-aq"]).is_empty());
-    node.ok(["run", "-d", "--name", "a", "--network=none", "box", "sleep", "1000"]);
+    let shop = Project::new(&node, "shop", SHOP);
+    for round in 0..10 {
+        let daemon = node.daemon_pid();
+        let mut up = begin(&shop, &["up"]);
+        let_pass(5 + 45 * round);
+        kill_and_wait(daemon, "KILL");
+        up.wait().unwrap();
+        // Another daemon, which is told of the app again only if the kill came before the first had taken it on.
+        node.ok(["node", "start"]);
+        if shop.try_status().is_none() {
+            shop.up();
+        }
+        ready_with(&shop);
+        assert_exactly_the_shop(&shop);
+        assert_eq!(get(&node, "127.0.0.1:8080/").map(|_| ()), Ok(()), "round {round}");
+        shop.ok(&["down", "--volumes"]);
+        assert_nothing_left(&node);
+    }
 }
 
 #[test]
-fn a_killed_launcher_is_replaced_and_what_is_to_run_always_comes_back() {
+fn a_daemon_killed_anywhere_in_a_change_ends_with_the_change_made() {
     let node = Node::with_busybox();
-    node.ok(["run", "-d", "--name", "once", "--network=none", "box", "sleep", "1000"]);
-    node.ok([
-        "run",
-        "-d",
-        "--name",
-        "always",
-        "--restart=always",
-        "-p",
-        "8080:80",
-        "box",
-        "sh",
-        "-c",
-        &format!("rm -rf /www; {SERVE}"),
-    ]);
-    wait_until("the port answers", PATIENCE, || node.http_get(8080).is_some());
-    let (once, always) = (pid(&node, "once"), pid(&node, "always"));
-    let launcher = node.launcher_pid();
+    let shop = Project::new(&node, "shop", SHOP);
+    shop.up();
+    for round in 0..5 {
+        let daemon = node.daemon_pid();
+        shop.write(&SHOP.replace("mkdir -p /www;", &format!("mkdir -p /www; echo {round} > /www/round;")));
+        shop.ok(&["up", "--detach"]);
+        let_pass(20 * round);
+        kill_and_wait(daemon, "KILL");
+        node.ok(["node", "start"]);
+        ready_with(&shop);
+        for replica in ["web-1", "web-2"] {
+            assert_eq!(shop.shell(replica, "cat /www/round"), format!("{round}\n"));
+        }
+        assert_exactly_the_shop(&shop);
+    }
+    assert_eq!(std::fs::read_to_string(shop.volume("data").join("runs")).unwrap(), "once\n");
+}
+
+#[test]
+fn a_daemon_killed_anywhere_in_a_down_is_followed_by_one_that_finishes_it() {
+    let node = Node::with_busybox();
+    let shop = Project::new(&node, "shop", &SHOP.replacen("stop_signal = \"KILL\"", "stop_timeout = \"300ms\"", 1));
+    for round in 0..6 {
+        shop.up();
+        let daemon = node.daemon_pid();
+        let volumes = round % 2 == 0;
+        let mut down = begin(&shop, if volumes { &["down", "--volumes"] } else { &["down"] });
+        // When the log has it, it is promised.
+        wait_until("the app is going down", || shop.try_status().is_none_or(|status| status.state == "stopping"));
+        let_pass(60 * round);
+        kill_and_wait(daemon, "KILL");
+        down.wait().unwrap();
+        node.ok(["node", "start"]);
+        assert_nothing_left(&node);
+        wait_until("its directory is gone", || names(&node.root().join("apps")).is_empty());
+        assert_eq!(shop.volume("data").exists(), !volumes, "round {round}");
+        assert_eq!(shop.try_status(), None);
+        assert!(get(&node, "127.0.0.1:8080/").is_err());
+    }
+}
+
+#[test]
+fn a_command_killed_during_up_does_not_keep_the_app_from_getting_ready() {
+    let node = Node::with_busybox();
+    let shop = Project::new(&node, "shop", SHOP);
+    let mut up = begin(&shop, &["up"]);
+    wait_until("the node has taken it on", || shop.try_status().is_some());
+    kill(up.id(), "KILL");
+    up.wait().unwrap();
+    ready_with(&shop);
+    assert_exactly_the_shop(&shop);
+}
+
+#[test]
+fn all_come_back_when_the_launcher_is_killed_and_say_that_they_were_lost() {
+    let node = Node::with_busybox();
+    let shop = Project::new(&node, "shop", SHOP);
+    shop.up();
+    let before = shop.pids();
+    kill_and_wait(node.launcher_pid(), "KILL");
+    wait_until("nobody outlives it", || before.iter().all(|(_, pid)| !is_alive(*pid)));
+    for instance in ["db-1", "web-1", "web-2"] {
+        let back = shop.wait_child(instance, "is back", |child| child.ready && child.restarts == 1);
+        assert!(back.reason.as_deref().is_some_and(|why| why.contains("lost")), "{back:?}");
+    }
+    assert_eq!(child(&shop.status(), "migrate").state, "completed");
+    assert_eq!(std::fs::read_to_string(shop.volume("data").join("runs")).unwrap(), "once\n");
+    assert_exactly_the_shop(&shop);
+    assert!(get(&node, "127.0.0.1:8080/").is_ok());
+}
+
+#[test]
+fn all_come_back_when_launcher_and_daemon_are_killed_together() {
+    let node = Node::with_busybox();
+    let shop = Project::new(&node, "shop", SHOP);
+    shop.up();
+    let (daemon, launcher) = (node.daemon_pid(), node.launcher_pid());
+    kill(daemon, "KILL");
     kill_and_wait(launcher, "KILL");
-    wait_until("its containers die with it", PATIENCE, || !is_alive(once) && !is_alive(always));
-    wait_until("there is a new launcher", PATIENCE, || {
-        node.status()["launcher_pid"].as_u64().is_some_and(|pid| pid != u64::from(launcher) && is_alive(pid as u32))
-    });
-    node.wait_for_state("once", "exited");
-    wait_until("what is to run always is back", PATIENCE, || {
-        node.inspect("always")["pid"].as_u64().is_some_and(|pid| pid != u64::from(always) && is_alive(pid as u32))
-    });
-    wait_until("and answers", PATIENCE, || node.http_get(8080).as_deref() == Some("hello\n"));
-    node.coppice(["run", "--rm", "--network=none", "box", "echo", "works"]).succeeded().printed("works");
+    kill_and_wait(daemon, "KILL");
+    node.ok(["node", "start"]);
+    ready_with(&shop);
+    assert_exactly_the_shop(&shop);
+    assert!(shop.child("db-1").reason.is_some_and(|why| why.contains("lost")));
+    assert!(get(&node, "127.0.0.1:8080/").is_ok());
 }
 
 #[test]
-fn daemon_and_launcher_killed_together_leave_a_node_that_works() {
+fn what_ended_while_the_daemon_was_away_is_known_and_restarted_when_it_returns() {
     let node = Node::with_busybox();
-    node.ok(["run", "-d", "--name", "once", "--network=none", "box", "sleep", "1000"]);
-    node.ok(["run", "-d", "--name", "always", "--restart=always", "--network=none", "box", "sleep", "1000"]);
-    let pids = [node.daemon_pid(), node.launcher_pid(), pid(&node, "once"), pid(&node, "always")];
-    kill(pids[0], "KILL");
-    kill(pids[1], "KILL");
-    wait_until("all are gone", PATIENCE, || pids.iter().all(|pid| !is_alive(*pid)));
-    let lost = node.inspect("once");
-    assert_eq!((&lost["state"], &lost["exit_code"]), (&"exited".into(), &137.into()));
-    wait_until("what is to run always is back", PATIENCE, || node.inspect("always")["state"] == "running");
-    node.ok(["start", "once"]);
-    assert_eq!(node.inspect("once")["state"], "running");
-}
-
-#[test]
-fn a_command_that_waits_on_a_killed_daemon_says_that_the_container_goes_on() {
-    let node = Node::with_busybox();
-    let mut command =
-        node.command(["run", "--name", "on", "--network=none", "box", "sh", "-c", "echo up; exec sleep 1000"]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    node.wait_for_log("on", "up");
+    let slow = "[worker.slow]\nimage = \"box\"\nvolumes = [\"data:/data\"]\n\
+                command = [\"sh\", \"-c\", \"while [ ! -e /data/go ]; do sleep 0.02; done\"]\n";
+    let shop = Project::new(&node, "shop", &format!("{SHOP}{slow}"));
+    shop.ok(&["up", "--detach"]);
+    shop.wait_status("all but the slow worker are ready", |status| status.state == "ready");
+    let (web, db, slow) = (shop.pid("web-1"), shop.pid("db-1"), shop.pid("slow"));
     kill_and_wait(node.daemon_pid(), "KILL");
-    Output::of_child(child).ended_with(125).complained("goes on").complained("coppice attach on");
-    assert_eq!(node.inspect("on")["state"], "running");
-}
-
-// ── the socket ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-#[test]
-fn the_socket_is_its_owners_alone() {
-    let node = Node::new();
+    kill_and_wait(web, "KILL");
+    std::fs::write(shop.volume("data").join("go"), "").unwrap();
+    wait_until("the worker has ended", || !is_alive(slow));
     node.ok(["node", "start"]);
-    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(&node.root().join("run/coppice.sock")), 0o600);
-    assert_eq!(mode(&node.root().join("run/launcher.sock")) & 0o077, 0);
-    as_nobody(&node, &[]).ended_with(1).complained("ermission").helped();
+    let back = shop.wait_child("web-1", "is back", |child| child.ready && child.pid != Some(web));
+    assert_eq!(back.restarts, 1);
+    assert!(back.reason.as_deref().is_some_and(|why| why.contains("signal 9")), "{back:?}");
+    assert_eq!(shop.pid("db-1"), db);
+    let worker = shop.wait_child("slow", "is complete", |child| child.state == "completed");
+    assert_eq!(worker.restarts, 0);
+    shop.wait_status("it has settled", |status| status.settled && status.state == "ready");
 }
 
 #[test]
-fn a_group_may_be_let_in_and_nobody_else() {
-    let node = Node::with_settings("[api]\ngroup = \"games\"\n");
-    node.ok(["node", "start"]);
-    let socket = std::fs::metadata(node.root().join("run/coppice.sock")).unwrap();
-    assert_eq!(socket.permissions().mode() & 0o777, 0o660);
-    // games is group 60 on Debian (base-passwd).
-    assert_eq!(std::os::unix::fs::MetadataExt::gid(&socket), 60);
-    as_nobody(&node, &["--groups", "60"]).succeeded();
-    as_nobody(&node, &["--clear-groups"]).ended_with(1).complained("ermission");
-}
-
-#[test]
-fn another_user_is_refused_even_when_the_sockets_mode_would_let_them_in() {
-    let node = Node::new();
-    node.ok(["node", "start"]);
-    std::fs::set_permissions(node.root().join("run/coppice.sock"), PermissionsExt::from_mode(0o666)).unwrap();
-    let refused = as_nobody(&node, &["--clear-groups"]);
-    assert_ne!(refused.code, 0, "{}", refused.stdout);
-    assert!(!refused.stdout.contains("CONTAINER"), "{}", refused.stdout);
-    node.ok(["ps"]);
-}
-
-/// `coppice ps` as nobody (65534), with setpriv's `flags` for groups.
-fn as_nobody(node: &Node, flags: &[&str]) -> Output {
-    let flags = if flags.is_empty() { &["--clear-groups"] } else { flags };
-    let mut command = node.inside("setpriv");
-    command.args(["--reuid", "65534", "--regid", "65534"]).args(flags);
-    // The folder of the build may be closed to others: a copy they can reach.
-    let copy = node.dir().join("coppice");
-    if !copy.exists() {
-        std::fs::copy(env!("CARGO_BIN_EXE_coppice"), &copy).unwrap();
-    }
-    command.arg(copy).arg("--root").arg(node.root()).arg("ps").stdin(Stdio::null());
-    Output::of(command)
-}
-
-// ── starting, stopping, status ──────────────────────────────────────────────────────────────────────────────────
-
-#[test]
-fn commands_that_start_the_daemon_at_once_make_one_daemon() {
-    let node = Node::new();
-    let start = || node.command(["ps", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let started: Vec<_> = (0..6).map(|_| start()).collect();
-    for child in started {
-        Output::of_child(child).succeeded();
-    }
-    assert_eq!(node.processes().len(), 2, "one daemon and one launcher");
-}
-
-#[test]
-fn status_says_which_processes_which_version_and_for_how_long() {
+fn a_stopped_daemon_leaves_the_app_running_and_a_stopped_node_brings_it_back() {
     let node = Node::with_busybox();
-    node.ok(["run", "-d", "--network=none", "box", "sleep", "1000"]);
-    let status = node.status();
-    let (daemon, launcher) = (node.daemon_pid(), node.launcher_pid());
-    assert!(is_alive(daemon) && is_alive(launcher) && daemon != launcher);
-    let mut processes = node.processes();
-    processes.sort_unstable();
-    let mut named = vec![daemon, launcher];
-    named.sort_unstable();
-    assert_eq!(processes, named);
-    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(status["launcher_version"], env!("CARGO_PKG_VERSION"));
-    let uptime = status["uptime_ms"].as_u64().unwrap();
-    assert!(uptime < 60_000, "{uptime}");
-    wait_until("time passes", PATIENCE, || node.status()["uptime_ms"].as_u64().unwrap() > uptime);
-    assert_eq!(status["root"], node.root().to_str().unwrap());
-    assert_eq!((&status["containers_running"], &status["containers_total"]), (&1.into(), &1.into()));
-    assert_eq!(status["images"], 1);
-    assert!(["v1", "v2", "hybrid"].iter().any(|kind| status["cgroup"] == *kind), "{status}");
-    node.coppice(["node", "status"]).succeeded().printed_some("launcher").printed_some(&daemon.to_string());
-}
-
-#[test]
-fn status_and_stop_do_not_start_a_node() {
-    let node = Node::new();
-    node.coppice(["node", "status"]).ended_with(1).printed_some("no node runs");
-    node.coppice(["node", "stop"]).succeeded().printed_some("no node runs");
-    node.coppice(["node", "stop", "--all"]).ended_with(1).helped();
-    node.coppice(["version"]).succeeded().printed_some("no node runs");
-    assert!(node.processes().is_empty());
-}
-
-#[test]
-fn stop_leaves_the_containers_and_stop_all_leaves_nothing() {
-    let node = Node::with_busybox();
-    node.ok(["run", "-d", "--name", "a", "-p", "8080:80", "box", "sh", "-c", SERVE]);
-    node.ok([
-        "run",
-        "-d",
-        "--name",
-        "b",
-        "--restart=always",
-        "--network=none",
-        "--stop-timeout=0s",
-        "box",
-        "sleep",
-        "1000",
-    ]);
-    let (a, launcher) = (pid(&node, "a"), node.launcher_pid());
-    wait_until("the port answers", PATIENCE, || node.http_get(8080).is_some());
-    node.coppice(["node", "stop"]).succeeded().printed_some("containers go on");
-    assert!(is_alive(a) && is_alive(launcher));
-    assert!(node.http_get(8080).is_some());
+    let shop = Project::new(&node, "shop", SHOP);
+    shop.up();
+    let before = shop.pids();
+    node.ok(["node", "stop"]);
+    assert!(get(&node, "127.0.0.1:8080/").is_ok());
     node.ok(["node", "start"]);
-    assert_eq!(pid(&node, "a"), a);
-    let b = pid(&node, "b");
-    node.coppice(["stop", "-t", "0", "a"]).succeeded();
-    node.coppice(["node", "stop", "--all"]).succeeded();
-    assert!(!is_alive(a) && !is_alive(b) && !is_alive(launcher));
-    assert!(node.processes().is_empty());
-    assert_eq!(node.cgroup_dirs(), Vec::<std::path::PathBuf>::new(), "no cgroup is left");
-    assert_eq!(links(&node), ["lo"]);
-    assert!(!tables(&node).contains("coppice"), "{}", tables(&node));
-    assert_eq!(mounts(&node), 0);
-    // What was there is there again with the next daemon.
-    assert_eq!(node.json(["ps", "-a"]).as_array().unwrap().len(), 2);
-}
+    assert_eq!(ready_with(&shop), before);
 
-#[test]
-fn install_prints_a_unit_that_starts_this_program_and_leaves_containers_alone() {
-    let node = Node::new();
-    let unit = node.coppice(["node", "install", "--print"]).succeeded().stdout;
-    for part in [
-        "[Unit]",
-        "[Service]",
-        "[Install]",
-        "ExecStart=",
-        "node run",
-        "KillMode=process",
-        "Delegate=yes",
-        "WantedBy=multi-user.target",
-    ] {
-        assert!(unit.contains(part), "{part} is not in:\n{unit}");
-    }
-    assert!(unit.contains(node.root().to_str().unwrap()), "{unit}");
-    assert!(node.processes().is_empty());
-}
-
-#[test]
-fn a_wrong_node_toml_is_refused_with_its_place_and_nothing_starts() {
-    let node = Node::with_settings("[logs]\nmax_sice = 1\n");
-    node.coppice(["node", "start"]).ended_with(1).complained("max_sice").complained("line 2").helped();
-    assert!(node.processes().is_empty(), "{:?}", node.processes());
-    node.set("");
+    shop.ok(&["stop", "web"]);
+    shop.wait_child("web-1", "is stopped", |web| web.state == "stopped");
+    node.ok(["node", "stop", "--all"]);
+    assert!(before.iter().all(|(_, pid)| !is_alive(*pid)));
+    wait_until("launcher and daemon are gone", || node.processes().is_empty());
     node.ok(["node", "start"]);
-}
-
-#[test]
-fn an_unusable_root_is_refused_with_a_next_step() {
-    let node = Node::new();
-    node.file("file", "");
-    let at = |root: &str| {
-        let mut command = node.inside(env!("CARGO_BIN_EXE_coppice"));
-        command.args(["--root", root, "ps"]).stdin(Stdio::null());
-        Output::of(command)
-    };
-    at(node.dir().join("file").to_str().unwrap()).ended_with(1).helped();
-    let long = node.dir().join("x".repeat(110));
-    at(long.to_str().unwrap()).ended_with(1).complained("long");
-}
-
-// ── leaks ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-fn links(node: &Node) -> Vec<String> {
-    let mut ip = node.inside("ip");
-    ip.args(["-o", "link"]);
-    let text = Output::of(ip).succeeded().stdout;
-    text.lines().filter_map(|line| Some(line.split(": ").nth(1)?.split('@').next()?.to_owned())).collect()
-}
-
-fn tables(node: &Node) -> String {
-    let mut nft = node.inside("nft");
-    nft.args(["list", "tables"]);
-    Output::of(nft).succeeded().stdout
-}
-
-/// Mounts below the node's root, as its processes see them.
-fn mounts(node: &Node) -> usize {
-    let root = node.root().to_str().unwrap();
-    let mut all = vec![node.see(Path::new("/")).parent().unwrap().join("mountinfo")];
-    all.extend(node.processes().iter().map(|pid| format!("/proc/{pid}/mountinfo").into()));
-    let count = |path: &std::path::PathBuf| {
-        std::fs::read_to_string(path).unwrap_or_default().lines().filter(|line| line.contains(root)).count()
-    };
-    all.iter().map(count).sum()
-}
-
-#[test]
-fn fifty_runs_leave_nothing_behind() {
-    let node = Node::with_busybox();
-    node.ok(["run", "--rm", "-v", "/anonymous", "box", "true"]);
-    let (before_links, before_mounts) = (links(&node), mounts(&node));
-    let fds = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
-    let (daemon, launcher) = (node.daemon_pid(), node.launcher_pid());
-    let before_fds = (fds(daemon), fds(launcher));
-    for _ in 0..50 {
-        node.ok(["run", "--rm", "-v", "/anonymous", "box", "true"]);
-    }
-    let containers = node.root().join("containers");
-    wait_until("the directories are gone", PATIENCE, || std::fs::read_dir(&containers).unwrap().count() == 0);
-    assert_eq!(links(&node), before_links, "links");
-    assert_eq!(mounts(&node), before_mounts, "mounts");
-    assert_eq!(node.processes().len(), 2, "processes");
-    let children = std::fs::read_to_string(format!("/proc/{launcher}/task/{launcher}/children")).unwrap();
-    assert_eq!(children.trim(), "", "children of the launcher");
-    let id_named = |dir: &&std::path::PathBuf| dir.file_name().is_some_and(|name| name.len() == 16);
-    let left: Vec<_> = node.cgroup_dirs().into_iter().filter(|dir| id_named(&dir)).collect();
-    assert!(left.is_empty(), "cgroups: {left:?}");
-    let close = |now: usize, before: usize| now <= before + 4;
-    assert!(close(fds(daemon), before_fds.0) && close(fds(launcher), before_fds.1), "descriptors");
-    assert_eq!(node.json(["ps", "-a"]).as_array().unwrap().len(), 0);
-    assert_eq!(std::fs::read_dir(node.root().join("volumes")).unwrap().count(), 0, "anonymous volumes");
-}
-
-#[test]
-fn failed_starts_leave_nothing_behind() {
-    let node = Node::with_busybox();
-    for _ in 0..10 {
-        node.coppice(["run", "--rm", "box", "nothere"]).ended_with(127);
-        node.coppice(["run", "--rm", "-v", "/nothere/at/all:/x", "box", "true"]).ended_with(125);
-    }
-    let containers = node.root().join("containers");
-    wait_until("the directories are gone", PATIENCE, || std::fs::read_dir(&containers).unwrap().count() == 0);
-    assert_eq!(links(&node).len(), 2, "loopback and the bridge: {:?}", links(&node));
-    let id_named = |dir: &&std::path::PathBuf| dir.file_name().is_some_and(|name| name.len() == 16);
-    let left: Vec<_> = node.cgroup_dirs().into_iter().filter(|dir| id_named(&dir)).collect();
-    assert!(left.is_empty(), "cgroups: {left:?}");
-}
-
-// ── a full disk ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-#[test]
-fn a_full_disk_gives_clear_errors_and_the_node_works_again_when_there_is_room() {
-    let node = Node::on_small_disk(24 << 20);
-    node.busybox_image();
-    node.ok([
-        "run",
-        "-d",
-        "--name",
-        "before",
-        "--network=none",
-        "box",
-        "sh",
-        "-c",
-        "while :; do echo tick; usleep 10000; done",
-    ]);
-    node.wait_for_log("before", "tick");
-    let ballast = node.root().join("ballast");
-    let mut fill = node.inside("dd");
-    fill.args(["if=/dev/zero", "bs=64k", &format!("of={}", ballast.display())]);
-    assert_ne!(Output::of(fill).code, 0, "the disk is full");
-    let mut fill = node.inside("dd");
-    fill.args([
-        "if=/dev/zero",
-        "bs=1",
-        "oflag=append",
-        "conv=notrunc",
-        "count=65536",
-        &format!("of={}", ballast.display()),
-    ]);
-    fill.stderr(Stdio::null());
-    Output::of(fill);
-
-    node.coppice(["run", "--name", "during", "--network=none", "box", "true"])
-        .ended_with(125)
-        .complained("No space left");
-    let tar = crate::node::busybox_tar().to_str().unwrap();
-    node.coppice(["import", "--env", "A=b", tar, "another"]).ended_with(1).complained("o space");
-    assert_eq!(node.json(["images"]).as_array().unwrap().len(), 1);
-    assert_eq!(node.inspect("before")["state"], "running", "what runs goes on");
-    node.coppice(["exec", "before", "echo", "reached"]).succeeded().printed("reached");
-
-    let mut clear = node.inside("rm");
-    clear.arg(&ballast);
-    Output::of(clear).succeeded();
-    node.coppice(["run", "--rm", "--name", "during", "--network=none", "box", "echo", "works"])
-        .succeeded()
-        .printed("works");
-    let lines = || node.coppice(["logs", "before"]).succeeded().stdout.lines().count();
-    let had = lines();
-    wait_until("its log goes on", PATIENCE, || lines() > had);
-    node.ok(["import", "--env", "A=b", tar, "another"]);
+    // What was wanted stopped stays so.
+    ready_with(&shop);
+    assert!(shop.child("db-1").ready);
+    assert_eq!(shop.child("web-1").state, "stopped");
+    shop.ok(&["start", "web"]);
+    shop.wait_child("web-2", "is ready", |web| web.ready);
+    assert!(get(&node, "127.0.0.1:8080/").is_ok());
+    assert_eq!(std::fs::read_to_string(shop.volume("data").join("runs")).unwrap(), "once\n");
 }
