@@ -44,7 +44,7 @@ fn disk(path: &Path, source: impl Into<io::Error>) -> NodeError {
 
 fn tree_error(error: TreeError) -> NodeError {
     match error.errno {
-        Errno::NOENT => NodeError::Invalid(format!("{} does not exist in the container", error.path.display())),
+        Errno::NOENT => NodeError::NoPath(error.path),
         errno => disk(&error.path, errno),
     }
 }

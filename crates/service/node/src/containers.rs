@@ -117,6 +117,15 @@ impl Containers {
         Ok(parent.open(id.as_str())?)
     }
 
+    /// Takes the directories of the node away from every hierarchy (the node stops with all its containers).
+    pub(crate) fn remove_cgroups(&self) {
+        let name = self.root.cgroup();
+        let removed = Hierarchy::detect().and_then(|hierarchy| hierarchy.parent(&name)).and_then(|parent| parent.remove());
+        if let Err(error) = removed {
+            tracing::warn!(%error, "cannot remove the node's cgroups; the next node uses them again");
+        }
+    }
+
     /// The image a spec names, here already.
     pub(crate) fn image(&self, reference: &str) -> Result<Arc<Image>, NodeError> {
         self.images.resolve(reference)?.ok_or_else(|| NodeError::NoImage(reference.to_owned()))

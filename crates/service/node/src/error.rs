@@ -46,6 +46,8 @@ pub enum NodeError {
     Pull { reference: String, source: Box<coppice_image::PullError> },
     #[error("image {0} is in use by container {1}")]
     ImageInUse(String, String),
+    #[error("{0} does not exist in the container")]
+    NoPath(PathBuf),
     #[error("bind source {0} does not exist: make it first, or use a named volume")]
     NoBindSource(PathBuf),
     #[error("{what}: {source}")]
@@ -73,7 +75,7 @@ impl NodeError {
 
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Lookup(LookupError::Unknown(_)) | Self::NoApp(_) | Self::NoWorkload { .. } | Self::NoImage(_) => {
+            Self::Lookup(LookupError::Unknown(_)) | Self::NoApp(_) | Self::NoWorkload { .. } | Self::NoImage(_) | Self::NoPath(_) => {
                 ErrorKind::NotFound
             }
             Self::Lookup(LookupError::Ambiguous { .. })

@@ -45,6 +45,9 @@ const RULES_INTERVAL: Duration = Duration::from_secs(30);
 /// Pause before a lost launcher is started again, so that one that cannot start does not spin.
 const LAUNCHER_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long a launcher that was told to end may take.
+const LAUNCHER_END: Duration = Duration::from_secs(10);
+
 /// How to open a node.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -188,7 +191,11 @@ impl Node {
                 Ok(()) | Err(LauncherError::Lost) => {}
                 Err(error) => return Err(error.into()),
             }
+            // The kernel lets nothing go of what the launcher still holds.
+            let launcher = self.containers.launcher();
+            let _ = tokio::time::timeout(LAUNCHER_END, launcher.lost()).await;
             self.containers.network.remove();
+            self.containers.remove_cgroups();
         }
         self.stop.send_replace(true);
         self.log.shutdown().await;

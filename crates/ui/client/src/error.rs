@@ -46,6 +46,12 @@ impl ClientError {
             Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run it as the user the node runs as (often: with sudo), or join the socket's group".into())
             }
+            // connect(2) is not even asked: sun_path takes 107 bytes (unix(7)).
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::InvalidInput => Some(
+                "the state directory's path is too long for a socket inside it: choose a shorter one with --root or \
+                 COPPICE_ROOT"
+                    .into(),
+            ),
             Self::Connect { .. } => Some(
                 "is the node running? `coppice node start` starts it; --root or COPPICE_ROOT choose another".into(),
             ),

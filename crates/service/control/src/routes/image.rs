@@ -13,7 +13,8 @@ use coppice_api::{
     PushRequest, RegistryLogin, RemoveReply, TagRequest, TransferLine,
 };
 use coppice_image::{
-    ArchiveFormat, Credentials, ImportOptions, Progress, PruneOptions, PushOptions, Reference, silent,
+    ArchiveFormat, Credentials, ImportError, ImportOptions, LayerError, LoadError, Progress, PruneOptions, PushOptions,
+    Reference, StoreError, UnpackError, silent,
 };
 use coppice_node::Node;
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -37,6 +38,32 @@ fn upstream(error: impl std::fmt::Display) -> Failed {
 
 fn invalid(error: impl std::fmt::Display) -> Failed {
     Failed::new(ErrorKind::Invalid, error.to_string())
+}
+
+/// An archive that did not come in: its own fault, or this machine's.
+fn taken_in(error: impl std::fmt::Display, store: Option<&StoreError>, layer: Option<&LayerError>) -> Failed {
+    let kind = match (store, layer) {
+        (Some(StoreError::DiskFull), _) | (_, Some(LayerError::Unpack(UnpackError::DiskFull))) => ErrorKind::NoSpace,
+        (Some(StoreError::Io(_)), _) | (_, Some(LayerError::Unpack(UnpackError::Io(_)))) => ErrorKind::Internal,
+        _ => ErrorKind::Invalid,
+    };
+    Failed::new(kind, error.to_string())
+}
+
+fn not_imported(error: ImportError) -> Failed {
+    match &error {
+        ImportError::Store(store) => taken_in(&error, Some(store), None),
+        ImportError::Layer(layer) => taken_in(&error, None, Some(layer)),
+        ImportError::Config(_) => invalid(error),
+    }
+}
+
+fn not_loaded(error: LoadError) -> Failed {
+    match &error {
+        LoadError::Store(store) => taken_in(&error, Some(store), None),
+        LoadError::Layer(layer) => taken_in(&error, None, Some(layer)),
+        _ => invalid(error),
+    }
 }
 
 fn internal(error: impl std::fmt::Display) -> Failed {
@@ -165,12 +192,12 @@ pub(super) async fn import(State(node): State<Arc<Node>>, query: Query, body: Bo
         user: query.one("user").unwrap_or_default().to_owned(),
         ..ImportOptions::default()
     };
-    let image = node.images().import(body_reader(body), Some(name), options).await.map_err(invalid)?;
+    let image = node.images().import(body_reader(body), Some(name), options).await.map_err(not_imported)?;
     Ok(Json(LoadReply { images: vec![node.image_summary(&image)], words: Vec::new() }))
 }
 
 pub(super) async fn load(State(node): State<Arc<Node>>, body: Body) -> Answer<Json<LoadReply>> {
-    let images = node.images().load(body_reader(body), silent()).await.map_err(invalid)?;
+    let images = node.images().load(body_reader(body), silent()).await.map_err(not_loaded)?;
     let images = images.iter().map(|image| node.image_summary(image)).collect();
     Ok(Json(LoadReply { images, words: Vec::new() }))
 }
