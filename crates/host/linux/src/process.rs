@@ -341,7 +341,7 @@ pub fn make_user_namespace(first: u32, count: u32) -> SyscallResult<OwnedFd> {
         ..RawCloneArgs::default()
     };
     // SAFETY: no CLONE_VM. The child may belong to a threaded process, so it makes two raw system calls and no other:
-    // it waits for the end of the socket and ends.
+    // it waits for a byte, or for our end, and ends.
     let rc = unsafe { libc::syscall(libc::SYS_clone3, &raw const raw, size_of::<RawCloneArgs>()) };
     let pid = check("clone3", "user namespace", rc)?;
     if pid == 0 {
@@ -357,7 +357,8 @@ pub fn make_user_namespace(first: u32, count: u32) -> SyscallResult<OwnedFd> {
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     let made =
         write_id_maps(pid as u32, first, count).and_then(|()| crate::namespace::user_namespace_of(&pidfd, pid as u32));
-    drop(ours);
+    // A byte and not the socket's end: a child that another thread makes at this moment holds copies of both ends.
+    let _ = rustix::io::write(&ours, &[1]);
     // SAFETY: a null status is allowed; the child is ours and is about to end.
     unsafe { libc::waitpid(pid as libc::pid_t, std::ptr::null_mut(), libc::__WALL) };
     made
