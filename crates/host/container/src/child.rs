@@ -84,16 +84,18 @@ fn set_up(
         step("sysctl", system.sysctl("sys/net/ipv4/ping_group_range", &format!("0 {}", config.ids.count - 1)))?;
     }
 
+    if let Network::Bridge { address, prefix, gateway, .. } = &config.network {
+        let address = coppice_network::Address { ip: *address, prefix: *prefix, gateway: *gateway };
+        step("network", hear(channel, Word::Linked))?;
+        coppice_network::configure_inside(Some(&address), Duration::ZERO)
+            .map_err(|e| StartFailure::setup("network", e))?;
+        step("network", say(channel, Word::Connected, &[]))?;
+    }
+
     let mut given = step("root filesystem", hear(channel, Word::Go))?.into_iter();
     let missing = || StartFailure::setup("root filesystem", "no mount came");
     let mut next = || given.next().ok_or_else(missing);
     let (root, devices) = (next()?, Devices { dev: next()?, shm: next()? });
-    if let Network::Bridge { address, prefix, gateway, .. } = &config.network {
-        let address = coppice_network::Address { ip: *address, prefix: *prefix, gateway: *gateway };
-        // The link is there: the launcher made it before it said "go".
-        coppice_network::configure_inside(Some(&address), Duration::ZERO)
-            .map_err(|e| StartFailure::setup("network", e))?;
-    }
     step("cgroup namespace", unshare(NamespaceFlags::CGROUP))?;
     step("enter the root filesystem", pivot_into(&root))?;
     let tree = Tree::new(root);
@@ -135,6 +137,9 @@ fn set_up(
         step("standard streams", place_streams([stdin.as_fd(), streams.stdout.as_fd(), streams.stderr.as_fd()]))?;
     }
     step("working directory", enter(cwd))?;
+    if matches!(config.network, Network::Bridge { .. }) {
+        step("network", hear(channel, Word::Settled))?;
+    }
     Ok(Ready { env: environment(process, &user), user })
 }
 

@@ -4,8 +4,10 @@
 //! launcher                                   child (pid 1 of new namespaces)
 //!   clone3 ──────────────────────────────────▶ close what it inherited; join cgroups
 //!   write uid_map, gid_map ── mapped ────────▶ become root; make /proc, /sys, … detached
-//!   id-map layers, overlay, binds, /dev        (the two run side by side)
-//!   make the network ───────── go ────▶ enter root; attach; mask; settings; identity; exec
+//!   make the network's link ── linked ───────▶ (the two run side by side)
+//!   id-map layers, overlay, binds, /dev ◀─ connected ── configure the network
+//!   back to its loop ───────── go ───────────▶ enter root; attach; mask; settings
+//!   settle the network ─────── settled ──────▶ identity; exec
 //!   back to its loop ◀──────── end of channel, or a failure with the step's name
 //! ```
 //!
@@ -149,10 +151,12 @@ pub struct Starting {
     pub words: Vec<String>,
     /// The terminal's master, once the child has sent it.
     pub terminal: Option<OwnedFd>,
+    /// The child has configured its network and waits, in the end, for [`Starting::settled`].
+    pub connected: bool,
     pub(crate) executing: bool,
 }
 
-/// Gives the new network namespace its interfaces, between clone and go; gets the process's id and pidfd.
+/// Gives the new network namespace its interfaces, between mapped and linked; gets the process's id and pidfd.
 pub type ConnectNetwork<'a> = &'a mut dyn FnMut(u32, BorrowedFd<'_>) -> Result<(), StartFailure>;
 
 /// Starts a container as far as it goes without waiting for the child.
@@ -201,6 +205,12 @@ fn furnish(
 ) -> Result<(), StartFailure> {
     step("id maps", write_id_maps(starting.pid, config.ids.first, config.ids.count))?;
     step("id maps", say(&starting.channel, Word::Mapped, &[]))?;
+    if config.network != Network::Host {
+        connect(starting.pid, starting.pidfd.as_fd())?;
+    }
+    if matches!(config.network, Network::Bridge { .. }) {
+        starting.tell("network", Word::Linked, &[])?;
+    }
     let namespace = step("user namespace", user_namespace_of(&starting.pidfd, starting.pid))?;
     let shift = Shift { namespace: namespace.as_fd(), ids: config.ids };
     let root = step("root filesystem", mount_detached(&config.rootfs, Some(shift), &host.staging))?;
@@ -216,15 +226,8 @@ fn furnish(
         mounts.push(step("mount /sys", host_sys())?);
     }
     starting.words.extend(host.set_limits(starting.pid, &config.process));
-    if config.network != Network::Host {
-        connect(starting.pid, starting.pidfd.as_fd())?;
-    }
     let fds: Vec<BorrowedFd<'_>> = [root.as_fd()].into_iter().chain(mounts.iter().map(AsFd::as_fd)).collect();
-    match say(&starting.channel, Word::Go, &fds) {
-        // The child has failed already; its own words are on the channel.
-        Err(StepError::Syscall(e)) if e.errno == Errno::PIPE || e.errno == Errno::CONNRESET => {}
-        other => step("go", other)?,
-    }
+    starting.tell("go", Word::Go, &fds)?;
     starting.root = Some(root);
     Ok(())
 }
@@ -284,7 +287,21 @@ pub enum Outcome {
 
 impl Starting {
     pub(crate) fn new(pid: u32, pidfd: OwnedFd, channel: OwnedFd) -> Self {
-        Self { pid, pidfd, channel, root: None, words: Vec::new(), terminal: None, executing: false }
+        Self { pid, pidfd, channel, root: None, words: Vec::new(), terminal: None, connected: false, executing: false }
+    }
+
+    /// Says a word that the child waits for.
+    fn tell(&self, name: &str, word: Word, fds: &[BorrowedFd<'_>]) -> Result<(), StartFailure> {
+        match say(&self.channel, word, fds) {
+            // The child has failed already; its own words are on the channel.
+            Err(StepError::Syscall(e)) if e.errno == Errno::PIPE || e.errno == Errno::CONNRESET => Ok(()),
+            other => step(name, other),
+        }
+    }
+
+    /// Lets a child that is [`connected`](Self::connected) go on to its program.
+    pub fn settled(&self) -> Result<(), StartFailure> {
+        self.tell("network", Word::Settled, &[])
     }
 
     /// Reads the channel without blocking.
@@ -298,6 +315,7 @@ impl Starting {
                     return Outcome::Failed(StartFailure::setup("set-up", "the process ended in the middle of it"));
                 }
                 Ok(1) if message[0] == Word::Executing as u8 => self.executing = true,
+                Ok(1) if message[0] == Word::Connected as u8 => self.connected = true,
                 Ok(1) if message[0] == Word::Terminal as u8 => self.terminal = fds.pop(),
                 Ok(len) => {
                     return Outcome::Failed(
@@ -305,7 +323,8 @@ impl Starting {
                             .unwrap_or_else(|_| StartFailure::setup("channel", "the child said something unreadable")),
                     );
                 }
-                Err(Errno::INTR) => {}
+                // A child that failed before it read our last word resets the channel; what it said can still be read.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(Errno::AGAIN) => return Outcome::Waiting,
                 Err(e) => return Outcome::Failed(StartFailure::setup("channel", e)),
             }

@@ -19,8 +19,14 @@ pub(crate) fn step<T>(name: &str, result: Result<T, impl Into<StepError>>) -> Re
 pub(crate) enum Word {
     /// Launcher → child: ids are mapped.
     Mapped = b'm',
-    /// Launcher → child: cgroups and network are there; the root filesystem and the mounts come with it.
+    /// Launcher → child: the network's link is there, to be configured.
+    Linked = b'l',
+    /// Child → launcher: the network is configured, and is to be settled.
+    Connected = b'c',
+    /// Launcher → child: the root filesystem and the mounts, which come with it, are there.
     Go = b'g',
+    /// Launcher → child: the network passes packets; the last word before the program.
+    Settled = b's',
     /// Child → launcher: the terminal's master.
     Terminal = b't',
     /// Child → launcher: execve comes next; the end of the channel means that it worked.

@@ -2,14 +2,18 @@
 //!
 //! `start_exit [COUNT]` starts `/bin/true` of a busybox root that often, one after the other, and prints the median and
 //! where the time goes; `start_exit COUNT burst` asks for all at once; `start_exit COUNT idle` keeps that many sleeping
-//! and prints the launcher's memory.
+//! and prints the launcher's memory; `start_exit COUNT bridge` puts them on a bridge.
 
+#[path = "../tests/rig/bridge.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod bridge;
 #[path = "../tests/rig/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod rig;
 
 use std::time::{Duration, Instant};
 
+use bridge::Bridge;
 use coppice_launcher::protocol::{Event, Message, Reply, Request};
 use rig::Rig;
 
@@ -51,9 +55,13 @@ fn main() {
         println!("{count} idle containers: launcher {resident}");
         return;
     }
+    let bridge = (std::env::args().nth(2).as_deref() == Some("bridge")).then(|| Bridge::new(60));
     let (mut starts, mut totals) = (Vec::new(), Vec::new());
     for _ in 0..count {
-        let config = rig.config(&["/bin/true"]);
+        let mut config = rig.config(&["/bin/true"]);
+        if let Some(bridge) = &bridge {
+            bridge.put(&mut config, 2);
+        }
         let id = config.id.clone();
         let begun = Instant::now();
         daemon.send(Request::Start { config: Box::new(config), attach: false }, None);

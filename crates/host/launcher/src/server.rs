@@ -40,6 +40,8 @@ const REMAINS_MAX: usize = 16;
 const PARTING: Duration = Duration::from_secs(30);
 /// How long remains wait for a quiet moment.
 const QUIET: Duration = Duration::from_millis(20);
+/// How long a start on a kernel before Linux 6.8 holds everything up, at most, for its link to come up.
+const SETTLING: Duration = Duration::from_millis(20);
 
 /// A container: running, or ended and not yet forgotten.
 pub(crate) struct Container {
@@ -60,6 +62,8 @@ struct Pending {
     seq: u64,
     at: Timestamp,
     words: Vec<String>,
+    /// What is settled once the process has configured it; an exec has none of its own.
+    network: Option<Network>,
 }
 
 pub(crate) struct Server {

@@ -20,8 +20,7 @@ impl Server {
         let log = Log::open(config.log.clone())
             .map_err(|e| setup("open the log", format!("{}: {e}", config.log.path.display())))?;
         let (child, ours) = streams(&config.process).map_err(|e| setup("standard streams", e))?;
-        let (cgroup, words) =
-            self.cgroups.parent.create(config.id.as_str(), &limits(config)).map_err(|e| setup("cgroup", e))?;
+        let (cgroup, words) = self.create_cgroup(config).map_err(|e| setup("cgroup", e))?;
         let mut words: Vec<String> = words.into_iter().map(|word| word.0).collect();
         let attachers = &mut self.attachers;
         let mut connect = |pid: u32, _: BorrowedFd<'_>| connect(attachers, &config.network, pid);
@@ -59,7 +58,27 @@ impl Server {
                 memory_limited: config.limits.memory.is_some(),
             },
         );
-        self.expect(key, process, Pending { starting, connection, seq, at, words })
+        let network = Some(config.network.clone());
+        self.expect(key, process, Pending { starting, connection, seq, at, words, network })
+    }
+
+    /// The container's cgroup. One that is started again may find the cgroup of its last run still there, under the
+    /// same name: what waits for a cleaner is removed now, and a cleaner that is at it is waited for.
+    fn create_cgroup(&mut self, config: &ContainerConfig) -> Result<(Cgroup, Vec<coppice_cgroup::Word>), CgroupError> {
+        let id = config.id.as_str();
+        let is_own = |remain: &mut Remains| remain.cgroup.as_ref().is_some_and(|cgroup| cgroup.id() == id);
+        for remain in self.remains.extract_if(.., is_own) {
+            remain.cgroup.as_ref().map_or(Ok(()), Cgroup::remove)?;
+        }
+        let deadline = Instant::now() + CLEANING;
+        loop {
+            match self.cgroups.parent.create(id, &limits(config)) {
+                Err(CgroupError::Exists { .. }) if !self.cleaners.is_empty() && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                other => return other,
+            }
+        }
     }
 
     /// Watches a process that is on its way.
@@ -106,7 +125,8 @@ impl Server {
             ..Process::new(id.clone(), &starting, ours, Some(socket)).map_err(|e| setup("pidfd", e))?
         };
         let key = self.number();
-        self.expect(key, process, Pending { starting, connection, seq, at: SystemClock.now(), words })
+        let at = SystemClock.now();
+        self.expect(key, process, Pending { starting, connection, seq, at, words, network: None })
     }
 
     /// Registers everything of a process.
@@ -127,6 +147,13 @@ impl Server {
     pub(super) fn hear_child(&mut self, key: u64) {
         let Some(pending) = self.pending.get_mut(&key) else { return };
         let outcome = pending.starting.outcome();
+        if std::mem::take(&mut pending.starting.connected) {
+            if let Some(network) = &pending.network {
+                pending.words.extend(settle(&mut self.attachers, network));
+            }
+            // Should it not hear this, its end is what comes next.
+            let _ = pending.starting.settled();
+        }
         if let Some(master) = pending.starting.terminal.take() {
             self.take_terminal(key, master);
         }
@@ -237,6 +264,19 @@ fn connect(attachers: &mut HashMap<String, (u32, Attacher)>, network: &Network, 
     let address = Address { ip: *address, prefix: *prefix, gateway: *gateway };
     let pid = Pid::from_raw(pid.cast_signed()).ok_or_else(|| failed(&"no process"))?;
     attacher.attach(Netns::Pid(pid), &host_end, &address).map_err(|e| failed(&e))
+}
+
+/// Makes a link that its container has configured pass packets, or returns a sentence about that it may not.
+fn settle(attachers: &mut HashMap<String, (u32, Attacher)>, network: &Network) -> Option<String> {
+    let Network::Bridge { bridge, host_device, .. } = network else { return None };
+    let (_, attacher) = attachers.get_mut(bridge)?;
+    let settled = LinkName::new(host_device.clone()).and_then(|host_end| attacher.settle(&host_end, SETTLING));
+    let why = match settled {
+        Ok(true) => return None,
+        Ok(false) => "the kernel has not brought its link up yet".to_owned(),
+        Err(e) => e.to_string(),
+    };
+    Some(format!("the container's first packets may be lost, which costs it a second or so: {why}"))
 }
 
 fn bridge_index(name: &str) -> Result<u32, Errno> {
