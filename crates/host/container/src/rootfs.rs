@@ -39,7 +39,10 @@ pub fn mount_detached(rootfs: &Rootfs, shift: Option<Shift<'_>>, staging: &Path)
     }
     let (work, _) = make_directory(&scratch, &rootfs.scratch, "work", 0o700)?;
     match overlay_of_fds(&layers, &upper, &work) {
-        Err(e) if matches!(e.errno, Errno::INVAL | Errno::BADF) => overlay_of_paths(&layers, &rootfs.scratch, staging),
+        // Before 6.5 overlayfs takes no fd of any option, before 6.13 none of these.
+        Err(e) if matches!(e.errno, Errno::INVAL | Errno::BADF | Errno::OPNOTSUPP) => {
+            overlay_of_paths(&layers, &rootfs.scratch, staging)
+        }
         other => other,
     }
 }
