@@ -1,6 +1,11 @@
 //! Starting containers and processes in them: from request to answer.
 
+use coppice_cgroup::CgroupError;
+
 use super::*;
+
+/// How long a start waits for a cleaner to let go of its cgroup's name.
+const CLEANING: Duration = Duration::from_secs(2);
 
 impl Server {
     pub(super) fn start(
@@ -68,12 +73,15 @@ impl Server {
         let id = config.id.as_str();
         let is_own = |remain: &mut Remains| remain.cgroup.as_ref().is_some_and(|cgroup| cgroup.id() == id);
         for remain in self.remains.extract_if(.., is_own) {
-            remain.cgroup.as_ref().map_or(Ok(()), Cgroup::remove)?;
+            if let Some(cgroup) = &remain.cgroup {
+                cgroup.kill_all()?;
+                cgroup.remove()?;
+            }
         }
         let deadline = Instant::now() + CLEANING;
         loop {
             match self.cgroups.parent.create(id, &limits(config)) {
-                Err(CgroupError::Exists { .. }) if !self.cleaners.is_empty() && Instant::now() < deadline => {
+                Err(CgroupError::Exists(_)) if !self.cleaners.is_empty() && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 other => return other,
