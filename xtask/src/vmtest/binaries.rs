@@ -1,5 +1,6 @@
 //! The test binaries, linked statically so that the machine needs no libraries.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -19,8 +20,22 @@ pub(crate) struct Binary {
     pub(crate) folder: PathBuf,
 }
 
+impl Binary {
+    /// Whether `name` means this one: by itself or by its package.
+    pub(crate) fn is(&self, name: &str) -> bool {
+        self.name == name || self.name.split("::").next() == Some(name)
+    }
+}
+
+/// What was built.
+pub(crate) struct Built {
+    pub(crate) tests: Vec<Binary>,
+    /// Programs of the packages that tests start, which must lie where cargo put them.
+    pub(crate) programs: Vec<PathBuf>,
+}
+
 /// Builds the packages' tests and says where they are.
-pub(crate) fn build(packages: &[&str]) -> Result<Vec<Binary>> {
+pub(crate) fn build(packages: &BTreeSet<&str>) -> Result<Built> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let folder = workspace::Metadata::read(&workspace::root())?.target_directory.join("static");
     let mut command = cargo();
@@ -31,16 +46,17 @@ pub(crate) fn build(packages: &[&str]) -> Result<Vec<Binary>> {
     }
     command.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols").stderr(Stdio::inherit());
     let done = run(&mut command)?;
-    let mut binaries = Vec::new();
+    let (mut tests, mut programs) = (Vec::new(), Vec::new());
     for line in done.lines() {
         let message: Value = serde_json::from_str(line).context("cargo printed a line that is not JSON")?;
-        binaries.extend(binary(&message));
+        tests.extend(binary(&message));
+        programs.extend(program(&message));
     }
-    if binaries.is_empty() {
-        bail!("{} have no tests", packages.join(", "));
+    if tests.is_empty() {
+        bail!("{packages:?} have no tests");
     }
-    binaries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(binaries)
+    tests.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(Built { tests, programs })
 }
 
 fn run(command: &mut Command) -> Result<String> {
@@ -64,12 +80,18 @@ fn binary(message: &Value) -> Option<Binary> {
     Some(Binary { name, file, folder })
 }
 
+/// The program that tests start which a `compiler-artifact` message is about, if it is about one.
+fn program(message: &Value) -> Option<PathBuf> {
+    let plain = message["reason"] == "compiler-artifact" && message["profile"]["test"] == false;
+    message["executable"].as_str().filter(|_| plain).map(PathBuf::from)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_test_artifact_is_a_binary_and_a_library_is_not() {
+    fn an_artifact_is_a_test_or_a_program_that_tests_start() {
         let mut message = serde_json::json!({
             "reason": "compiler-artifact",
             "package_id": "path+file:///w/crates/host/cgroup#coppice-cgroup@0.1.0",
@@ -83,7 +105,9 @@ mod tests {
             (found.name.as_str(), found.folder.to_str()),
             ("coppice-cgroup::limits", Some("/w/crates/host/cgroup"))
         );
+        assert!(program(&message).is_none());
         message["profile"]["test"] = false.into();
         assert!(binary(&message).is_none());
+        assert_eq!(program(&message).as_deref(), Some("/w/target/deps/limits-1".as_ref()));
     }
 }

@@ -12,8 +12,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::binaries::Binary;
+use super::binaries::{Binary, Built};
 use super::kernel::{self, Kernel};
+use super::skips;
 use crate::{shell, workspace};
 
 /// A program that must be seen to fail, and how.
@@ -69,14 +70,14 @@ impl Disk {
 }
 
 /// Makes both from scratch.
-pub(crate) fn make(kernel: &Kernel, binaries: &[Binary]) -> Result<Disk> {
+pub(crate) fn make(kernel: &Kernel, built: &Built) -> Result<Disk> {
     let folder = workspace::Metadata::read(&workspace::root())?.target_directory.join("vmtest");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
     let disk = Disk { initramfs: folder.join("initramfs.cpio"), root: folder.join("root.ext4"), folder };
     initramfs(kernel, &disk)?;
-    root(kernel, binaries, &disk)?;
+    root(kernel, built, &disk)?;
     Ok(disk)
 }
 
@@ -105,7 +106,7 @@ fn initramfs(kernel: &Kernel, disk: &Disk) -> Result<()> {
     Ok(())
 }
 
-fn root(kernel: &Kernel, binaries: &[Binary], disk: &Disk) -> Result<()> {
+fn root(kernel: &Kernel, built: &Built, disk: &Disk) -> Result<()> {
     let tree = disk.folder.join("root");
     skeleton(&tree)?;
     fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")?;
@@ -119,16 +120,12 @@ fn root(kernel: &Kernel, binaries: &[Binary], disk: &Disk) -> Result<()> {
     program(&tree.join("self-fail"), &format!("#!/bin/sh\nexit {MUST_FAIL_CODE}\n"))?;
     program(&tree.join("self-check"), SELF_CHECK)?;
     let _ = writeln!(runs, "run {MUST_FAIL} / /self-fail\nrun {MUST_HOLD} / /self-check");
-    for binary in binaries {
-        place(&binary.file, &tree)?;
-        for data in ["tests", "testdata"].map(|name| binary.folder.join(name)).iter().filter(|data| data.is_dir()) {
-            let to = below(&tree, &binary.folder);
-            fs::create_dir_all(&to)?;
-            shell::output(Command::new("cp").args(["-a"]).arg(data).arg(&to))?;
-        }
-        fs::create_dir_all(below(&tree, &binary.folder))?;
-        let (file, folder) = (binary.file.display(), binary.folder.display());
-        let _ = writeln!(runs, "run {} {folder} {file} --test-threads=2", binary.name);
+    for program in &built.programs {
+        place(program, &tree)?;
+    }
+    probe(&tree)?;
+    for binary in &built.tests {
+        runs.push_str(&test(binary, &tree)?);
     }
     program(&tree.join("init"), &format!("{INIT}{loads}ip link set lo up\n{RUN}{runs}sync\nreboot -f\n"))?;
     let mut format = Command::new("mke2fs");
@@ -138,9 +135,40 @@ fn root(kernel: &Kernel, binaries: &[Binary], disk: &Disk) -> Result<()> {
     Ok(())
 }
 
+/// Puts a test binary and its data into the tree, and says the line that runs it.
+fn test(binary: &Binary, tree: &Path) -> Result<String> {
+    place(&binary.file, tree)?;
+    let to = below(tree, &binary.folder);
+    fs::create_dir_all(&to)?;
+    for data in ["tests", "testdata"].map(|name| binary.folder.join(name)).iter().filter(|data| data.is_dir()) {
+        shell::output(Command::new("cp").args(["-a"]).arg(data).arg(&to))?;
+    }
+    let mut line =
+        format!("run {} {} {} --test-threads=2", binary.name, binary.folder.display(), binary.file.display());
+    let skipped = skips::of(&binary.name);
+    for test in &skipped {
+        let _ = write!(line, " --skip {test}");
+    }
+    if !skipped.is_empty() {
+        line.push_str(" --exact");
+    }
+    line.push('\n');
+    Ok(line)
+}
+
+/// The program that containers of the launcher's tests attack with; the machine has no compiler.
+fn probe(tree: &Path) -> Result<()> {
+    let source = workspace::root().join("crates/host/launcher/tests/probe/probe.c");
+    let mut compile = Command::new("gcc");
+    compile.args(["-static", "-O1", "-o"]).arg(tree.join("probe")).arg(source);
+    shell::output(&mut compile).map(drop)
+}
+
 /// Mounts as a machine with systemd has them: one v2 hierarchy with its controllers handed down.
 const INIT: &str = "#!/bin/sh
 export PATH=/bin HOME=/root TMPDIR=/tmp RUST_BACKTRACE=1
+export COPPICE_TEST_PROBE=/probe COPPICE_TEST_SLOW=5
+mount --make-rshared /
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
@@ -156,7 +184,7 @@ mount -t tracefs tracefs /sys/kernel/tracing 2>/dev/null
 const RUN: &str = "run() {
   name=$1; cd \"$2\"; shift 2
   echo \"@vmtest begin $name\"
-  timeout -s KILL 120 \"$@\" </dev/null 2>&1
+  timeout -s KILL 600 \"$@\" </dev/null 2>&1
   code=$?
   echo; echo \"@vmtest end $name $code\"
 }

@@ -237,22 +237,25 @@ mod tests {
 
     #[test]
     fn a_stopped_containers_root_can_be_mounted_again() {
-        let directory = tempfile::tempdir().expect("tempdir");
-        let at = |name: &str| directory.path().join(name);
-        std::fs::create_dir(at("lower")).expect("mkdir");
-        std::fs::create_dir(at("scratch")).expect("mkdir");
-        std::fs::write(at("lower").join("file"), "text").expect("write");
-        let ids = IdRange::nth(78);
-        let namespace = make_user_namespace(ids.first, ids.count).expect("user namespace");
-        let rootfs = Rootfs { layers: vec![at("lower")], scratch: at("scratch"), read_only: false };
-        for _ in 0..2 {
-            let shift = Shift { namespace: namespace.as_fd(), ids };
-            let root = mount_detached(&rootfs, Some(shift), &at("staging")).expect("overlay");
-            assert_eq!(stat(&root, "/file").st_uid, ids.first);
-            assert_eq!(stat(&root, "/").st_uid, ids.first);
-        }
-        let missing = Rootfs { layers: vec![at("none")], ..rootfs };
-        let error = mount_detached(&missing, None, &at("staging")).expect_err("no layer");
-        assert!(error.to_string().contains("none"), "{error}");
+        in_own_mount_namespace(|| {
+            let directory = tempfile::tempdir().expect("tempdir");
+            let at = |name: &str| directory.path().join(name);
+            for name in ["lower", "scratch", "staging"] {
+                std::fs::create_dir(at(name)).expect("mkdir");
+            }
+            std::fs::write(at("lower").join("file"), "text").expect("write");
+            let ids = IdRange::nth(78);
+            let namespace = make_user_namespace(ids.first, ids.count).expect("user namespace");
+            let rootfs = Rootfs { layers: vec![at("lower")], scratch: at("scratch"), read_only: false };
+            for _ in 0..2 {
+                let shift = Shift { namespace: namespace.as_fd(), ids };
+                let root = mount_detached(&rootfs, Some(shift), &at("staging")).expect("overlay");
+                assert_eq!(stat(&root, "/file").st_uid, ids.first);
+                assert_eq!(stat(&root, "/").st_uid, ids.first);
+            }
+            let missing = Rootfs { layers: vec![at("none")], ..rootfs };
+            let error = mount_detached(&missing, None, &at("staging")).expect_err("no layer");
+            assert!(error.to_string().contains("none"), "{error}");
+        });
     }
 }

@@ -168,17 +168,13 @@ impl SystemMounts {
 
     /// Hides and protects what docker's list has.
     pub(crate) fn mask(&self, devices: &Devices) -> Result<(), StepError> {
-        let empty = FilesystemContext::open("tmpfs")?
-            .string("size", "4k")?
-            .string("mode", "0555")?
-            .mount(NO_SUID_DEV_EXEC.and(Attributes::READ_ONLY))?;
-        let null = devices.null(OFlags::PATH)?;
+        let mut cover = Cover::make(devices)?;
         for name in MASKED_PROC {
-            cover(&self.proc, name, &empty, &null)?;
+            cover.put(&self.proc, name)?;
         }
         if let Some(sys) = &self.sys {
             for name in MASKED_SYS {
-                cover(sys, name, &empty, &null)?;
+                cover.put(sys, name)?;
             }
             set_attributes(sys, Attributes::READ_ONLY, false)?;
         }
@@ -202,14 +198,33 @@ fn below(filesystem: &OwnedFd, name: &str) -> SyscallResult<Option<OwnedFd>> {
     }
 }
 
-fn cover(filesystem: &OwnedFd, name: &str, empty: &OwnedFd, null: &OwnedFd) -> SyscallResult<()> {
-    let Some(place) = below(filesystem, name)? else { return Ok(()) };
-    let stat = fstat(&place).map_err(|e| SyscallError::new("fstat", name, e))?;
-    let cover = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => clone_mount(empty)?,
-        _ => clone_mount(null)?,
-    };
-    attach(cover, place)
+/// What hides: an empty directory, and the container's own /dev/null over files.
+struct Cover {
+    empty: OwnedFd,
+    null: OwnedFd,
+    /// Kernels before 6.15 copy no mount that is attached nowhere: the first directory gets the original.
+    attached: bool,
+}
+
+impl Cover {
+    fn make(devices: &Devices) -> SyscallResult<Self> {
+        let empty = FilesystemContext::open("tmpfs")?.string("size", "4k")?.string("mode", "0555")?;
+        let empty = empty.mount(NO_SUID_DEV_EXEC.and(Attributes::READ_ONLY))?;
+        Ok(Self { empty, null: devices.null(OFlags::PATH)?, attached: false })
+    }
+
+    fn put(&mut self, filesystem: &OwnedFd, name: &str) -> SyscallResult<()> {
+        let Some(place) = below(filesystem, name)? else { return Ok(()) };
+        let stat = fstat(&place).map_err(|e| SyscallError::new("fstat", name, e))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+            return attach(clone_mount(&self.null)?, place);
+        }
+        if self.attached {
+            return attach(clone_mount(&self.empty)?, place);
+        }
+        self.attached = true;
+        attach(&self.empty, place)
+    }
 }
 
 /// Nodes, mount points and links of a fresh /dev, all the container's root's.

@@ -14,8 +14,11 @@ use coppice_container::{
 };
 use coppice_launcher::protocol::{Call, Event, Exit, LaunchError, Message, PROTOCOL, Reply, Request, StreamKind};
 
-/// How long anything may take before the test fails.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+/// How long anything may take before the test fails; `COPPICE_TEST_SLOW` times as long where a machine is that slow.
+pub fn deadline() -> Duration {
+    let slow = std::env::var("COPPICE_TEST_SLOW").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    Duration::from_secs(30) * slow
+}
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -71,7 +74,7 @@ impl Rig {
 
     pub fn connect(&self, events: bool) -> Daemon {
         let stream = UnixStream::connect(self.path().join("run/launcher.sock")).expect("connect");
-        stream.set_read_timeout(Some(DEADLINE)).expect("timeout");
+        stream.set_read_timeout(Some(deadline())).expect("timeout");
         let mut daemon = Daemon { stream, seq: 0, waiting: Vec::new() };
         let reply = daemon.ask(Request::Hello { protocol: PROTOCOL, events });
         assert!(matches!(reply, Reply::Hello { .. }), "{reply:?}");
@@ -283,7 +286,7 @@ impl Attached {
     /// Our end, and the one to pass.
     pub fn pair() -> (Self, OwnedFd) {
         let (ours, theirs) = UnixStream::pair().expect("socketpair");
-        ours.set_read_timeout(Some(DEADLINE)).expect("timeout");
+        ours.set_read_timeout(Some(deadline())).expect("timeout");
         (Self { stream: ours, stdout: Vec::new(), stderr: Vec::new() }, theirs.into())
     }
 
@@ -349,11 +352,11 @@ fn beside_this() -> PathBuf {
     own.ancestors().nth(2).expect("target folder").join("coppice-launcher-alone")
 }
 
-/// Polls until `condition` holds, at most [`DEADLINE`].
+/// Polls until `condition` holds, at most [`deadline`].
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = Instant::now();
+    let (begun, deadline) = (Instant::now(), deadline());
     while !condition() {
-        assert!(begun.elapsed() < DEADLINE, "waited {DEADLINE:?} for {what}");
+        assert!(begun.elapsed() < deadline, "waited {deadline:?} for {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
