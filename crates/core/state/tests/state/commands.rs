@@ -1,3 +1,5 @@
+//! Each command, applied by hand: what it does, and how it is refused.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_spec::{Condition, Dependency};

@@ -1,3 +1,5 @@
+//! Random commands: replicas agree to the byte, rejections change nothing, snapshots lose nothing.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::Name;
