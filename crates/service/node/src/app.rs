@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use coppice_base::{Name, Timestamp};
+use coppice_base::Name;
 use coppice_spec::{AppSpec, MountSource, PortSpec, PullPolicy, RestartPolicy, RunSpec, ServiceSpec, WorkloadSpec};
 use coppice_supervise::{Action, Adopted, ChildSpec, Event, MemberSpec, Need, Overall, SupervisorSpec};
 use sha2::{Digest as _, Sha256};
@@ -114,21 +114,8 @@ impl App {
         let (machine, restored) =
             supervisor::machine(&snapshot, tree.clone()).map_err(|error| NodeError::Invalid(error.to_string()))?;
         let known: Vec<String> = machine.keys().cloned().collect();
-        let was_ready: BTreeSet<String> = known
-            .iter()
-            .filter(|key| {
-                use coppice_supervise::ChildState;
-                matches!(machine.status_of(key).map(|s| s.state), Some(ChildState::Running { ready: true, .. }))
-            })
-            .cloned()
-            .collect();
-        let starting: BTreeMap<String, Timestamp> = known
-            .iter()
-            .filter_map(|key| machine.status_of(key))
-            .filter(|status| status.state == coppice_supervise::ChildState::Starting)
-            .map(|status| (status.key, status.since))
-            .collect();
-        let starting_since = |key: &String| starting.get(key).copied();
+        let remembered: BTreeMap<String, _> =
+            known.iter().filter_map(|key| Some((key.clone(), machine.status_of(key)?))).collect();
         let weak = Arc::downgrade(&app);
         let clock = app.containers.clock.clone();
         let supervisor = Supervisor::spawn(
@@ -144,26 +131,48 @@ impl App {
         let supervisor = app.supervisor.get_or_init(|| supervisor);
         app.claim_ports(&wanted);
         if restored || !app.slots().is_empty() {
-            for key in known {
-                let container = app.slots().get(&key).and_then(|slot| slot.container.clone());
-                let found = match container.as_ref().map(|container| container.phase()) {
-                    Some(Phase::Running { .. } | Phase::Starting) => {
-                        let ready = was_ready.contains(&key);
-                        app.spawn_watch(key.clone(), ready);
-                        Adopted::Running { ready }
-                    }
-                    // An end from before the start that was decided last: that start is still to come.
-                    Some(phase @ Phase::Exited { .. }) if starting_since(&key) < phase.exit().map(|exit| exit.at) => {
-                        Adopted::Exited(instance::reason(phase.exit(), &phase))
-                    }
-                    _ => Adopted::Absent,
-                };
-                supervisor.tell(Event::Adopt(key, found));
-            }
+            app.adopt(supervisor, &known, &remembered);
             supervisor.tell(Event::Reconfigure(tree));
         }
         app.apply_stops(&wanted, true);
         Ok(app)
+    }
+
+    /// Tells a supervisor that remembers these children what has become of them. First of those that run, so that
+    /// nothing starts for want of them; then of those that ran or were about to, in start order. A child that was
+    /// down is not spoken of: what starts it may be an earlier one's adoption, and it must not be taken for lost then.
+    fn adopt(
+        self: &Arc<Self>,
+        supervisor: &Supervisor,
+        known: &[String],
+        remembered: &BTreeMap<String, coppice_supervise::ChildStatus<String>>,
+    ) {
+        use coppice_supervise::ChildState;
+        let phase = |key: &String| self.slots().get(key)?.container.as_ref().map(|container| container.phase());
+        let (running, down): (Vec<&String>, Vec<&String>) =
+            known.iter().partition(|key| phase(key).is_some_and(|phase| phase.is_running()));
+        for key in running {
+            let ready = matches!(remembered[key].state, ChildState::Running { ready: true, .. });
+            supervisor.tell(Event::Adopt(key.clone(), Adopted::Running { ready }));
+            // Only now: what it tells of this run is to be heard after the adoption.
+            self.spawn_watch(key.clone(), ready);
+        }
+        for key in down {
+            let status = &remembered[key];
+            let started = match status.state {
+                // An end from before the start that was decided last: that start is still to come.
+                ChildState::Starting => Some(status.since),
+                ChildState::Running { .. } | ChildState::Stopping => None,
+                _ => continue,
+            };
+            let found = match phase(key) {
+                Some(phase @ Phase::Exited { .. }) if started < phase.exit().map(|exit| exit.at) => {
+                    Adopted::Exited(instance::reason(phase.exit(), &phase))
+                }
+                _ => Adopted::Absent,
+            };
+            supervisor.tell(Event::Adopt(key.clone(), found));
+        }
     }
 
     fn slots(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Slot>> {
@@ -244,6 +253,18 @@ impl App {
             if !idle.is_empty() {
                 self.supervisor().tell(Event::StartChildren(idle));
             }
+        }
+    }
+
+    /// `start` of workloads that nobody had stopped: those in backoff or failed need not wait.
+    pub(crate) fn hurry(&self, workloads: &BTreeSet<Name>) {
+        let wanted = self.wanted();
+        let named = wanted.spec().workloads().map(|(name, _)| name);
+        let named = named.filter(|name| workloads.is_empty() || workloads.contains(name.as_str()));
+        let keys = named.flat_map(|name| instances_of(&wanted, name));
+        let idle: Vec<String> = keys.filter(|key| self.is_idle(key)).collect();
+        if !idle.is_empty() {
+            self.supervisor().tell(Event::StartChildren(idle));
         }
     }
 
@@ -484,10 +505,10 @@ impl App {
                 self.create_instance(&wanted, key, &workload, revision).await?
             }
         };
+        self.slots().entry(key.to_owned()).or_default().container = Some(container.clone());
         if *stopped.borrow() {
             return Err(NodeError::Invalid("stopped before it started".to_owned()));
         }
-        self.slots().entry(key.to_owned()).or_default().container = Some(container.clone());
         let names = self.names.lock().await.clone();
         self.containers.start(&container, None, None, &names).await?;
         self.refresh_network().await;

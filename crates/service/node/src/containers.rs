@@ -120,7 +120,8 @@ impl Containers {
     /// Takes the directories of the node away from every hierarchy (the node stops with all its containers).
     pub(crate) fn remove_cgroups(&self) {
         let name = self.root.cgroup();
-        let removed = Hierarchy::detect().and_then(|hierarchy| hierarchy.parent(&name)).and_then(|parent| parent.remove());
+        let removed =
+            Hierarchy::detect().and_then(|hierarchy| hierarchy.parent(&name)).and_then(|parent| parent.remove());
         if let Err(error) = removed {
             tracing::warn!(%error, "cannot remove the node's cgroups; the next node uses them again");
         }

@@ -44,8 +44,8 @@ pub enum NodeError {
     Image(Box<coppice_image::ResolveError>),
     #[error("cannot pull {reference}: {source}")]
     Pull { reference: String, source: Box<coppice_image::PullError> },
-    #[error("image {0} is in use by container {1}")]
-    ImageInUse(String, String),
+    #[error("image {image} is in use by {}: remove that first (`coppice rm`)", users.join(", "))]
+    ImageInUse { image: String, users: Vec<String> },
     #[error("{0} does not exist in the container")]
     NoPath(PathBuf),
     #[error("bind source {0} does not exist: make it first, or use a named volume")]
@@ -75,9 +75,11 @@ impl NodeError {
 
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Lookup(LookupError::Unknown(_)) | Self::NoApp(_) | Self::NoWorkload { .. } | Self::NoImage(_) | Self::NoPath(_) => {
-                ErrorKind::NotFound
-            }
+            Self::Lookup(LookupError::Unknown(_))
+            | Self::NoApp(_)
+            | Self::NoWorkload { .. }
+            | Self::NoImage(_)
+            | Self::NoPath(_) => ErrorKind::NotFound,
             Self::Lookup(LookupError::Ambiguous { .. })
             | Self::Prepare(_)
             | Self::Signal(_)
@@ -91,7 +93,7 @@ impl NodeError {
             | Self::Paused(_)
             | Self::RemoveRunning(_)
             | Self::OfApp { .. }
-            | Self::ImageInUse(..)
+            | Self::ImageInUse { .. }
             | Self::Rejected(_) => ErrorKind::Conflict,
             Self::Network(error) => error.kind(),
             Self::Launcher(LauncherError::Refused(refused)) => match refused {

@@ -59,6 +59,10 @@ pub struct NodeOptions {
 /// Why a node does not open.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    #[error(
+        "a node needs root, to make namespaces, mounts and networks: use sudo, or let root start it and give your group the socket (api.group in node.toml)"
+    )]
+    NotRoot,
     #[error(transparent)]
     Root(#[from] RootError),
     #[error(transparent)]
@@ -94,6 +98,9 @@ pub struct Node {
 impl Node {
     /// Opens the node: takes its lock, finds or starts its launcher, adopts what runs, and follows its log.
     pub async fn open(options: NodeOptions) -> Result<Arc<Self>, OpenError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(OpenError::NotRoot);
+        }
         let root = Root::prepare(&options.root)?;
         let lock = lock(&root.node_lock())?;
         let settings = Settings::read(&root.settings())?;
@@ -633,6 +640,9 @@ impl Node {
             };
             self.propose(uid, body).await?;
             self.agent.reconcile();
+            if action == "start" {
+                app.hurry(&workloads);
+            }
         }
         Ok(())
     }
@@ -674,6 +684,15 @@ impl Node {
     /// Images that nothing may remove.
     pub fn pinned_images(&self) -> BTreeSet<coppice_image::Digest> {
         images::pinned(&self.containers)
+    }
+
+    /// Says which containers, running or not, use an image; `None` when none does.
+    pub fn image_in_use(&self, text: &str) -> Option<NodeError> {
+        let id = self.containers.image(text).ok()?.id.to_string();
+        let uses = |container: &Arc<Container>| container.read(|record| record.image_id == id);
+        let all = self.containers.table.all();
+        let users: Vec<String> = all.iter().filter(|c| uses(c)).map(|c| c.name.clone()).collect();
+        (!users.is_empty()).then(|| NodeError::ImageInUse { image: text.to_owned(), users })
     }
 
     pub async fn pull(

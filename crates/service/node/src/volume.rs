@@ -7,6 +7,7 @@
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use coppice_base::ContainerId;
 use coppice_image::Image;
@@ -41,6 +42,9 @@ pub(crate) fn source(root: &Root, record: &Record, image: &Image, mount: &Volume
 /// Makes the directory if it is missing, filled from the image. A crash half-way leaves no half-filled volume: it
 /// is filled aside and renamed.
 fn prepare(path: &Path, layers: &[PathBuf], target: &str) -> io::Result<()> {
+    // Instances that share a volume start side by side: the first fills it.
+    static FILLING: Mutex<()> = Mutex::new(());
+    let _filling = FILLING.lock().expect("no panic holds this lock");
     if path.exists() {
         return Ok(());
     }
