@@ -202,9 +202,9 @@ impl Node {
 
     /// The body of any URL, as the node's machine sees it.
     pub fn http(&self, url: &str) -> Option<String> {
-        let mut wget = self.inside("/bin/busybox");
-        wget.args(["wget", "-q", "-T", "2", "-O", "-", url]).stdin(Stdio::null());
-        let output = Output::of(wget);
+        let mut curl = self.inside("curl");
+        curl.args(["--silent", "--fail", "--noproxy", "*", "--max-time", "2", url]).stdin(Stdio::null());
+        let output = Output::of(curl);
         (output.code == 0).then_some(output.stdout)
     }
 
@@ -287,18 +287,8 @@ impl Node {
         }
     }
 
+    /// Everything is killed: a node that stops in order would wait for commands that do not listen.
     fn clear(&mut self) {
-        if !self.processes().is_empty() {
-            let stop = self.command(["node", "stop", "--all"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-            if let Ok(mut stop) = stop {
-                let deadline = Instant::now() + PATIENCE;
-                while matches!(stop.try_wait(), Ok(None)) && Instant::now() < deadline {
-                    std::thread::sleep(PAUSE);
-                }
-                let _ = stop.kill();
-                let _ = stop.wait();
-            }
-        }
         let deadline = Instant::now() + PATIENCE;
         loop {
             for pid in self.processes() {

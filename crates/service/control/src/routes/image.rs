@@ -17,7 +17,7 @@ use coppice_image::{
     Reference, StoreError, UnpackError, silent,
 };
 use coppice_node::Node;
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt};
 use http::StatusCode;
 use tokio::io::AsyncRead;
 use tokio::sync::mpsc;
@@ -95,9 +95,13 @@ pub(super) async fn remove(State(node): State<Arc<Node>>, query: Query) -> Answe
     let (name, force) = (query.required("name")?.to_owned(), query.flag("force")?);
     let pinned = node.pinned_images();
     let store = node.images().clone();
-    let removed = tokio::task::spawn_blocking(move || store.remove(&name, &pinned, force)).await.map_err(internal)?;
+    let text = name.clone();
+    let removed = tokio::task::spawn_blocking(move || store.remove(&text, &pinned, force)).await.map_err(internal)?;
     let removed = removed.map_err(|error| {
         use coppice_image::RemoveError;
+        if let (RemoveError::InUse(_), Some(in_use)) = (&error, node.image_in_use(&name)) {
+            return in_use.into();
+        }
         let kind = match &error {
             RemoveError::NotFound(_) => ErrorKind::NotFound,
             RemoveError::InUse(_) | RemoveError::SeveralNames { .. } => ErrorKind::Conflict,
@@ -255,9 +259,22 @@ pub(super) async fn prune(
     }))
 }
 
-/// A request's body as a reader.
+/// A request's body as a reader. What the reader leaves unread is read and dropped: a client that is cut off in the
+/// middle of its body would never hear why it was refused.
 pub(super) fn body_reader(body: Body) -> impl AsyncRead + Send + Unpin + 'static {
-    tokio_util::io::StreamReader::new(Box::pin(body.into_data_stream().map_err(io::Error::other)))
+    let (sender, receiver) = mpsc::channel(PARTS_AHEAD);
+    tokio::spawn(async move {
+        let mut parts = body.into_data_stream();
+        while let Some(part) = parts.next().await {
+            let failed = part.is_err();
+            // An error means that nobody reads any more.
+            let _ = sender.send(part.map_err(io::Error::other)).await;
+            if failed {
+                break;
+            }
+        }
+    });
+    tokio_util::io::StreamReader::new(ReceiverStream::new(receiver))
 }
 
 /// A writer for blocking code, and what it writes as a stream.

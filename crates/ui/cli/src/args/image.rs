@@ -93,7 +93,7 @@ pub(crate) struct TagArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct RmiArgs {
-    /// Also when containers that have stopped use it
+    /// Named by its id: remove it with all its names, however many. One that a container has is never removed
     #[arg(short, long)]
     pub(crate) force: bool,
     #[command(flatten)]
