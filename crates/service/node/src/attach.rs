@@ -19,6 +19,7 @@ use crate::container::{Container, Phase};
 use crate::containers::Containers;
 use crate::error::NodeError;
 use crate::prepare;
+use crate::signal::KILL;
 
 /// Bytes copied at a time towards the client.
 const CHUNK: usize = 64 << 10;
@@ -169,7 +170,22 @@ pub(crate) async fn exec(
     Ok(Attached { stream, container, is_first: false })
 }
 
-/// Runs a command in a container for its exit code, keeping the beginning of what it says.
+/// Kills a process whose end nobody waits for any more, so that a probe that hangs does not pile up.
+struct KillOnDrop(Option<UnixStream>);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.0 {
+            let mut frame = stream::header(stream::SIGNAL, 4).to_vec();
+            frame.extend_from_slice(&KILL.to_le_bytes());
+            // The launcher reads these nine bytes at once; if it does not, it is gone, and the process with it.
+            let _ = stream.try_write(&frame);
+        }
+    }
+}
+
+/// Runs a command in a container for its exit code, keeping the beginning of what it says. Dropped before it has
+/// ended, it kills the command.
 pub(crate) async fn exec_quietly(
     containers: &Containers,
     container: &Arc<Container>,
@@ -185,29 +201,32 @@ pub(crate) async fn exec_quietly(
         size: None,
         privileged: false,
     };
-    let mut attached = exec(containers, container.clone(), request).await?;
+    let attached = exec(containers, container.clone(), request).await?;
+    let mut process = KillOnDrop(Some(attached.stream));
     let lost = |source| NodeError::disk("lost the stream of an exec", source);
     let mut said = Vec::new();
     let mut payload = Vec::new();
-    loop {
+    while let Some(stream) = &mut process.0 {
         let mut header = [0; stream::HEADER_LEN];
-        attached.stream.read_exact(&mut header).await.map_err(lost)?;
+        stream.read_exact(&mut header).await.map_err(lost)?;
         let (kind, len) = stream::parse_header(header);
         if len as usize > stream::PAYLOAD_MAX {
             return Err(lost(io::Error::new(io::ErrorKind::InvalidData, "frame too long")));
         }
         payload.resize(len as usize, 0);
-        attached.stream.read_exact(&mut payload).await.map_err(lost)?;
+        stream.read_exact(&mut payload).await.map_err(lost)?;
         match kind {
             stream::STDOUT | stream::STDERR => {
                 let room = QUIET_MAX.saturating_sub(said.len());
                 said.extend_from_slice(&payload[..payload.len().min(room)]);
             }
             stream::EXIT => {
+                process.0 = None;
                 let exit = serde_json::from_slice(&payload).map_err(|e| lost(io::Error::other(e)))?;
                 return Ok((exit, String::from_utf8_lossy(&said).into_owned()));
             }
             _ => {}
         }
     }
+    Err(lost(io::ErrorKind::UnexpectedEof.into()))
 }

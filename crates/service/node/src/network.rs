@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, OnceLock};
 
 use coppice_api::ErrorKind;
-use coppice_base::ContainerId;
+use coppice_base::{ContainerId, Random, SystemRandom};
 use coppice_container::Network;
 use coppice_network::{
     Asserted, Backend, Bridge, BridgeConfig, Ipam, PortKey, Published, RulesWatch, Subnet4, hold_port, resolv_conf,
@@ -309,9 +309,10 @@ fn watch_rules() -> Result<(AsyncFd<OwnedFd>, Mutex<RulesWatch>), NetworkError> 
     Ok((fd, Mutex::new(watch)))
 }
 
-/// 15 characters at most (IFNAMSIZ less its NUL): `cp` and 12 digits of the id.
+/// 15 characters at most (IFNAMSIZ less its NUL): `cp`, 8 digits of the id, and 4 of this run. The kernel takes the link
+/// of a run that has ended away when it comes to it, so a quick restart may meet it there.
 fn host_device(id: &ContainerId) -> String {
-    format!("cp{}", id.short())
+    format!("cp{:.8}{:04x}", id.short(), SystemRandom.below(1 << 16))
 }
 
 fn port_key(port: &PortSpec) -> PortKey {
