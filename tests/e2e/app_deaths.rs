@@ -51,6 +51,11 @@ fn let_pass(ms: u64) {
     wait_until("the moment has come", || Instant::now() >= moment);
 }
 
+/// Starts another daemon after one was killed, whose socket may be open for as long as its threads end.
+fn restart(node: &Node) {
+    wait_until("another daemon runs", || node.coppice(["node", "start"]).code == 0);
+}
+
 /// What runs is what is wanted, once, and the machine has nothing else of this node.
 #[track_caller]
 fn assert_exactly_the_shop(shop: &Project<'_>) {
@@ -97,6 +102,7 @@ fn an_app_answers_all_the_time_while_its_daemon_is_killed_and_returns() {
         for _ in 0..3 {
             let daemon = node.daemon_pid();
             kill_and_wait(daemon, "KILL");
+            restart(&node);
             assert!(node.daemon_pid() != daemon);
             assert_eq!(ready_with(&shop), pids);
         }
@@ -126,7 +132,7 @@ fn a_daemon_killed_anywhere_in_an_up_leaves_nothing_half() {
         kill_and_wait(daemon, "KILL");
         up.wait().unwrap();
         // Another daemon, which is told of the app again only if the kill came before the first had taken it on.
-        node.ok(["node", "start"]);
+        restart(&node);
         if shop.try_status().is_none() {
             shop.up();
         }
@@ -149,7 +155,7 @@ fn a_daemon_killed_anywhere_in_a_change_ends_with_the_change_made() {
         shop.ok(&["up", "--detach"]);
         let_pass(20 * round);
         kill_and_wait(daemon, "KILL");
-        node.ok(["node", "start"]);
+        restart(&node);
         ready_with(&shop);
         for replica in ["web-1", "web-2"] {
             assert_eq!(shop.shell(replica, "cat /www/round"), format!("{round}\n"));
@@ -173,7 +179,7 @@ fn a_daemon_killed_anywhere_in_a_down_is_followed_by_one_that_finishes_it() {
         let_pass(60 * round);
         kill_and_wait(daemon, "KILL");
         down.wait().unwrap();
-        node.ok(["node", "start"]);
+        restart(&node);
         assert_nothing_left(&node);
         wait_until("its directory is gone", || names(&node.root().join("apps")).is_empty());
         assert_eq!(shop.volume("data").exists(), !volumes, "round {round}");
@@ -221,7 +227,7 @@ fn all_come_back_when_launcher_and_daemon_are_killed_together() {
     kill(daemon, "KILL");
     kill_and_wait(launcher, "KILL");
     kill_and_wait(daemon, "KILL");
-    node.ok(["node", "start"]);
+    restart(&node);
     ready_with(&shop);
     assert_exactly_the_shop(&shop);
     assert!(shop.child("db-1").reason.is_some_and(|why| why.contains("lost")));
@@ -241,7 +247,7 @@ fn what_ended_while_the_daemon_was_away_is_known_and_restarted_when_it_returns()
     kill_and_wait(web, "KILL");
     std::fs::write(shop.volume("data").join("go"), "").unwrap();
     wait_until("the worker has ended", || !is_alive(slow));
-    node.ok(["node", "start"]);
+    restart(&node);
     let back = shop.wait_child("web-1", "is back", |child| child.ready && child.pid != Some(web));
     assert_eq!(back.restarts, 1);
     assert!(back.reason.as_deref().is_some_and(|why| why.contains("signal 9")), "{back:?}");

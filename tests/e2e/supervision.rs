@@ -192,7 +192,7 @@ fn a_failed_worker_keeps_its_dependents_down_and_up_says_so() {
              [service.web]\n{RUNS}\ndepends_on = [\"load\"]\n"
         ),
     );
-    shop.coppice(&["up"]).ended_with(1).complained("load is failed: exited with code 4").complained("web-1 is waiting");
+    shop.coppice(&["up"]).ended_with(1).complained("load: failed, exited with code 4").complained("web-1: waiting");
     let status = shop.status();
     assert_eq!((status.state.as_str(), status.settled), ("degraded", true));
 }
@@ -242,7 +242,7 @@ fn tcp_and_exec_checks_gate_readiness_and_say_what_they_met() {
         "shop",
         &format!(
             "[supervise]\n{QUICK}\n\
-             [service.tcp]\nimage = \"box\"\nstop_signal = \"KILL\"\ncommand = [\"sh\", \"-c\", \"sleep 0.3; exec nc -lk -p 7000 -e cat\"]\n\
+             [service.tcp]\nimage = \"box\"\nstop_signal = \"KILL\"\ncommand = [\"sh\", \"-c\", \"sleep 0.3; exec nc -ll -p 7000 -e cat\"]\n\
              health = {{ type = \"tcp\", port = 7000, interval = \"100ms\", start_period = \"10s\" }}\n\
              [service.exec]\nimage = \"box\"\nstop_signal = \"KILL\"\nvolumes = [\"data:/data\"]\nnetwork = \"none\"\ndepends_on = {{ tcp = \"healthy\" }}\n\
              command = [\"sh\", \"-c\", \"touch /data/well; exec sleep 1000\"]\n\
@@ -338,7 +338,7 @@ fn the_wait_before_the_next_try_is_shown() {
     assert!(text.contains("backoff") && text.contains("next try in "), "{text}");
     // A person need not wait.
     shop.ok(&["start", "web"]);
-    shop.wait_child("web-1", "was tried again", |web| web.since > web.history[0].at && web.history.len() > 2);
+    shop.wait_child("web-1", "was tried again", |web| web.history.len() >= 2);
 }
 
 #[test]
@@ -347,7 +347,7 @@ fn what_runs_out_of_memory_says_so() {
     let shop = Project::new(
         &node,
         "shop",
-        "[supervise]\nmax_restarts = 0\n[service.eats]\nimage = \"box\"\nlimits = { memory = \"16m\" }\n\
+        "[worker.eats]\nimage = \"box\"\nrestart = \"never\"\nlimits = { memory = \"16m\" }\n\
          command = [\"sh\", \"-c\", \"x=0123456789abcdef; while :; do x=$x$x; done\"]\n",
     );
     shop.coppice(&["up"]).ended_with(1).complained("out of memory");
