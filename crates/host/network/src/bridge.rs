@@ -90,6 +90,12 @@ impl Bridge {
     ///
     /// Turns on `net.ipv4.ip_forward` where it is off, and says so.
     pub fn ensure(config: &BridgeConfig) -> Result<(Self, Vec<Word>), NetworkError> {
+        Self::ensure_with(config, &[])
+    }
+
+    /// [`ensure`](Self::ensure), with these ports published from the start: one that was published before by another
+    /// process of the node is not closed for a moment.
+    pub fn ensure_with(config: &BridgeConfig, published: &[Published]) -> Result<(Self, Vec<Word>), NetworkError> {
         check_key(&config.key)?;
         let mut route = Socket::route().map_err(cannot("open a netlink socket"))?;
         let netfilter = Socket::netfilter().map_err(cannot("open a netfilter socket"))?;
@@ -131,7 +137,7 @@ impl Bridge {
             subnet,
             route,
             netfilter,
-            published: BTreeMap::new(),
+            published: published.iter().map(|port| (port.key, port.backends.clone())).collect(),
             rule_count: 0,
             known: None,
         };

@@ -151,8 +151,13 @@ impl App {
         let phase = |key: &String| self.slots().get(key)?.container.as_ref().map(|container| container.phase());
         let (running, down): (Vec<&String>, Vec<&String>) =
             known.iter().partition(|key| phase(key).is_some_and(|phase| phase.is_running()));
+        let was_ready = |key: &String| matches!(remembered[key].state, ChildState::Running { ready: true, .. });
+        for key in &running {
+            // All before any is watched, so that no route leaves one out meanwhile.
+            self.slots().entry((*key).clone()).or_default().ready = was_ready(key);
+        }
         for key in running {
-            let ready = matches!(remembered[key].state, ChildState::Running { ready: true, .. });
+            let ready = was_ready(key);
             supervisor.tell(Event::Adopt(key.clone(), Adopted::Running { ready }));
             // Only now: what it tells of this run is to be heard after the adoption.
             self.spawn_watch(key.clone(), ready);

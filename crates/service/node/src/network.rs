@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
 use coppice_api::ErrorKind;
@@ -18,6 +19,8 @@ use coppice_network::{
 };
 use coppice_spec::{PortSpec, Protocol};
 use tokio::io::unix::AsyncFd;
+
+use crate::root::replace_file;
 
 /// Name → addresses, as containers of one app see them.
 pub(crate) type Names = BTreeMap<String, Vec<Ipv4Addr>>;
@@ -51,6 +54,8 @@ impl NetworkError {
 pub(crate) struct NodeNetwork {
     key: String,
     subnet: Option<String>,
+    /// Where the routes are kept for the next daemon.
+    kept: PathBuf,
     bridge: OnceLock<Joined>,
     /// Making the bridge, once.
     making: Mutex<()>,
@@ -76,10 +81,12 @@ struct Joined {
 }
 
 impl NodeNetwork {
-    pub(crate) fn new(key: &str, subnet: Option<String>) -> Self {
+    /// `kept`: a file for the routes, so that a daemon that returns goes on with them and no port closes meanwhile.
+    pub(crate) fn new(key: &str, subnet: Option<String>, kept: PathBuf) -> Self {
         Self {
             key: key.to_owned(),
             subnet,
+            kept,
             bridge: OnceLock::new(),
             making: Mutex::default(),
             claims: Mutex::default(),
@@ -114,7 +121,13 @@ impl NodeNetwork {
             config.subnet =
                 Some(text.parse().map_err(|e: coppice_network::NetworkError| NetworkError::Subnet(e.to_string()))?);
         }
-        let (bridge, words) = Bridge::ensure(&config)?;
+        let routes = self.kept_routes();
+        let published: Vec<Published> = routes.values().flatten().cloned().collect();
+        let (bridge, words) = Bridge::ensure_with(&config, &published)?;
+        *self.routed.lock().expect("no panic holds this lock") = routes
+            .into_iter()
+            .map(|(owner, ports)| (owner, ports.into_iter().map(|p| (p.key, p.backends)).collect()))
+            .collect();
         let words: Vec<String> = words.into_iter().map(|word| word.to_string()).collect();
         for word in &words {
             tracing::info!("{word}");
@@ -125,6 +138,43 @@ impl NodeNetwork {
             .ok();
         let (bridge, addresses) = (Mutex::new(Some(bridge)), Mutex::new(Ipam::new(subnet)));
         Ok(self.bridge.get_or_init(|| Joined { bridge, subnet, addresses, words, watch }))
+    }
+
+    /// What a daemon before this one had routed.
+    fn kept_routes(&self) -> BTreeMap<String, Vec<Published>> {
+        let kept = std::fs::read(&self.kept).ok();
+        kept.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    fn keep_routes(&self, routed: &BTreeMap<String, Vec<(PortKey, Vec<Backend>)>>) {
+        let published = |ports: &Vec<(PortKey, Vec<Backend>)>| -> Vec<Published> {
+            ports.iter().map(|(key, backends)| Published { key: *key, backends: backends.clone() }).collect()
+        };
+        let routes: BTreeMap<&String, Vec<Published>> = routed
+            .iter()
+            .filter(|(_, ports)| !ports.is_empty())
+            .map(|(owner, ports)| (owner, published(ports)))
+            .collect();
+        let kept = serde_json::to_vec(&routes).map_err(std::io::Error::other);
+        if let Err(error) = kept.and_then(|bytes| replace_file(&self.kept, &bytes)) {
+            tracing::warn!(%error, "cannot keep the routes: ports close for a moment when the daemon starts anew");
+        }
+    }
+
+    /// Closes ports of owners that are no more. Once, when a returning daemon's apps and containers have claimed theirs.
+    pub(crate) fn drop_unclaimed(&self) {
+        if self.kept_routes().is_empty() {
+            return;
+        }
+        if let Err(error) = self.joined() {
+            tracing::warn!(%error, "cannot close ports that nobody has any more");
+            return;
+        }
+        let owners = self.owners.lock().expect("no panic holds this lock").clone();
+        let routed: Vec<String> = self.routed.lock().expect("no panic holds this lock").keys().cloned().collect();
+        for owner in routed.iter().filter(|owner| !owners.contains_key(*owner)) {
+            self.release_ports(owner);
+        }
     }
 
     /// An address and a link for a container.
@@ -231,6 +281,10 @@ impl NodeNetwork {
             };
             ports.iter().map(|port| (port_key(port), backends(port))).collect()
         };
+        if !wanted.is_empty() {
+            // First: it brings what was routed before.
+            self.joined()?;
+        }
         let mut routed = self.routed.lock().expect("no panic holds this lock");
         let before = routed.get(owner).cloned().unwrap_or_default();
         if before == wanted {
@@ -246,6 +300,7 @@ impl NodeNetwork {
             bridge.publish(&published)?;
         }
         routed.insert(owner.to_owned(), wanted);
+        self.keep_routes(&routed);
         Ok(())
     }
 

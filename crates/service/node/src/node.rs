@@ -122,7 +122,7 @@ impl Node {
         let launcher = Launcher::connect_or_start(&root.launcher_socket(), &command, launcher_events.clone()).await?;
         let log = Log::open(&root.state(), NODE).await?;
         let images = store.await.expect("opening the store does not panic")?;
-        let network = NodeNetwork::new(&root.key(), settings.network.subnet.clone());
+        let network = NodeNetwork::new(&root.key(), settings.network.subnet.clone(), root.run().join("routes.json"));
         let containers = Arc::new(Containers::new(
             root.clone(),
             settings.clone(),
@@ -138,6 +138,7 @@ impl Node {
         let agent = Agent::new(containers.clone(), log.watch());
         agent.clear_remains();
         agent.reconcile();
+        containers.network.drop_unclaimed();
         tokio::spawn(agent.clone().run());
         let exits = containers.clone();
         tokio::spawn(async move {
