@@ -233,6 +233,10 @@ fn settled(socket: &mut Socket, host_end: &LinkName, bridge: u32) -> Result<bool
     Ok(up == 2)
 }
 
+/// Between looks that nothing asked for: changes are heard of in the caller's namespace only, and links may be in
+/// another.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Tries until `attempt` gives true, again at every change of a link, for at most `wait`.
 fn retry_on_link_changes(wait: Duration, mut attempt: impl FnMut() -> Result<bool, Errno>) -> Result<bool, Errno> {
     // Listen first, then look: what comes after the look is heard.
@@ -243,14 +247,17 @@ fn retry_on_link_changes(wait: Duration, mut attempt: impl FnMut() -> Result<boo
             return Ok(true);
         }
         let left = wait.saturating_sub(started.elapsed());
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        if left.is_zero() {
+            return Ok(false);
+        }
+        let pause = left.min(LOOK_AGAIN);
+        let timeout = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
         let fd = listener.as_fd();
         match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
-            Ok(0) => return Ok(false),
+            Ok(0) | Err(Errno::INTR) => {}
             Ok(_) => {
                 listener.drain()?;
             }
-            Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
     }

@@ -81,21 +81,26 @@ pub fn hold_port(host_ip: Option<IpAddr>, protocol: Protocol, port: u16) -> Resu
         Protocol::Tcp => SocketType::STREAM,
         Protocol::Udp => SocketType::DGRAM,
     };
-    let bind = || {
+    let bind = |reuse: bool| {
         let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
-        if protocol == Protocol::Tcp {
-            // Connections that ended a moment ago do not keep the port; a listener still does.
+        if reuse {
             rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
         }
         rustix::net::bind(&socket, &SocketAddr::new(host, port))?;
-        if protocol == Protocol::Tcp {
+        if reuse {
             // Without SO_REUSEADDR from here on, another bind is refused although we do not listen.
             rustix::net::sockopt::set_socket_reuseaddr(&socket, false)?;
         }
         let bound = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
         Ok(HeldPort { _socket: socket, port: bound.port() })
     };
-    bind().map_err(|errno| match errno {
+    let held = match bind(false) {
+        // Connections that ended a moment ago do not keep the port; a listener or a holder still does. Not asked for
+        // at once, because kernels up to at least 6.1 remember it and let others that ask for it share the port.
+        Err(Errno::ADDRINUSE) if protocol == Protocol::Tcp => bind(true),
+        other => other,
+    };
+    held.map_err(|errno| match errno {
         Errno::ADDRINUSE => PortError::InUse { host, port },
         Errno::ADDRNOTAVAIL => PortError::NotHere(host),
         errno => PortError::Kernel { host, port, errno },
