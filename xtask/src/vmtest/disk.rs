@@ -38,6 +38,11 @@ const FOR_TESTS: &[&str] = &[
     "nft_nat",
     "nft_masq",
     "nft_fib_inet",
+    "nft_fib_ipv4",
+    "nft_fib_ipv6",
+    "nft_numgen",
+    "nft_compat",
+    "nf_conntrack_netlink",
     "nft_redir",
     "nft_reject_inet",
     "dummy",
@@ -111,6 +116,8 @@ fn root(kernel: &Kernel, built: &Built, disk: &Disk) -> Result<()> {
     skeleton(&tree)?;
     fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")?;
     fs::write(tree.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
+    // nft names protocols by it.
+    fs::write(tree.join("etc/protocols"), "icmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\n")?;
     fs::write(tree.join("etc/hosts"), "127.0.0.1 localhost\n")?;
     for (file, name) in HOST_PROGRAMS {
         host_program(Path::new(file), name, &tree)?;
