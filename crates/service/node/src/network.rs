@@ -19,6 +19,7 @@ use coppice_network::{
 };
 use coppice_spec::{PortSpec, Protocol};
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use crate::root::replace_file;
 
@@ -59,6 +60,8 @@ pub(crate) struct NodeNetwork {
     bridge: OnceLock<Joined>,
     /// Making the bridge, once.
     making: Mutex<()>,
+    /// The bridge is there.
+    made: Notify,
     /// Claimed host ports, and who has them.
     claims: Mutex<BTreeMap<Claim, String>>,
     /// Routed ports of each owner: what is in the kernel now.
@@ -89,6 +92,7 @@ impl NodeNetwork {
             kept,
             bridge: OnceLock::new(),
             making: Mutex::default(),
+            made: Notify::new(),
             claims: Mutex::default(),
             routed: Mutex::default(),
             owners: Mutex::default(),
@@ -137,6 +141,7 @@ impl NodeNetwork {
             .inspect_err(|error| tracing::warn!(%error, "the network's rules are looked at from time to time only"))
             .ok();
         let (bridge, addresses) = (Mutex::new(Some(bridge)), Mutex::new(Ipam::new(subnet)));
+        self.made.notify_one();
         Ok(self.bridge.get_or_init(|| Joined { bridge, subnet, addresses, words, watch }))
     }
 
@@ -322,11 +327,10 @@ impl NodeNetwork {
         }
     }
 
-    /// Resolves when rules were changed by anyone, this node included; never while there is no bridge.
+    /// Resolves when rules were changed by anyone, this node included, or were made in the first place.
     pub(crate) async fn rules_changed(&self) {
-        let Some((fd, watch)) = self.bridge.get().and_then(|joined| joined.watch.as_ref()) else {
-            return std::future::pending().await;
-        };
+        let Some(joined) = self.bridge.get() else { return self.made.notified().await };
+        let Some((fd, watch)) = joined.watch.as_ref() else { return std::future::pending().await };
         loop {
             let Ok(mut ready) = fd.readable().await else { return std::future::pending().await };
             let changed = watch.lock().expect("no panic holds this lock").changed();
