@@ -141,8 +141,9 @@ impl NodeNetwork {
             .inspect_err(|error| tracing::warn!(%error, "the network's rules are looked at from time to time only"))
             .ok();
         let (bridge, addresses) = (Mutex::new(Some(bridge)), Mutex::new(Ipam::new(subnet)));
+        let joined = self.bridge.get_or_init(|| Joined { bridge, subnet, addresses, words, watch });
         self.made.notify_one();
-        Ok(self.bridge.get_or_init(|| Joined { bridge, subnet, addresses, words, watch }))
+        Ok(joined)
     }
 
     /// What a daemon before this one had routed.
