@@ -172,6 +172,131 @@ fn a_command_that_waits_on_a_killed_daemon_says_that_the_container_goes_on() {
     assert_eq!(node.inspect("on")["state"], "running");
 }
 
+/// After deaths in the middle of things: what the node says is what there is.
+#[track_caller]
+fn is_whole(node: &Node) {
+    let containers = node.json(["ps", "-a"]);
+    let containers = containers.as_array().unwrap();
+    let pids: Vec<u32> = containers.iter().filter_map(|container| Some(container["pid"].as_u64()? as u32)).collect();
+    for container in containers {
+        let runs = container["state"] == "running";
+        assert_eq!(runs, container["pid"].as_u64().is_some_and(|pid| is_alive(pid as u32)), "{container}");
+    }
+    wait_until("no process is in a cgroup but the containers'", PATIENCE, || {
+        let procs = |dir: &std::path::PathBuf| std::fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+        let found: Vec<String> = containers_cgroups(node).iter().map(procs).collect();
+        found.iter().flat_map(|text| text.lines()).all(|pid| pids.contains(&pid.parse().unwrap()))
+    });
+    wait_until("there are as many directories as containers", PATIENCE, || {
+        std::fs::read_dir(node.root().join("containers")).unwrap().count() == containers.len()
+    });
+}
+
+#[test]
+fn a_daemon_killed_while_containers_start_leaves_each_whole_or_not_there() {
+    let node = Node::with_busybox();
+    for round in 0..8_u32 {
+        let daemon = node.daemon_pid();
+        let starting: Vec<_> = (0..4)
+            .map(|n| {
+                let name = format!("r{round}n{n}");
+                let mut command =
+                    node.command(["run", "-d", "--name", &name, "--network=none", "box", "sleep", "1000"]);
+                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        // A different moment each time: after so many of them are known.
+        wait_until("some are made", PATIENCE, || {
+            let made = std::fs::read_dir(node.root().join("containers")).unwrap().count();
+            made >= (round % 5) as usize
+        });
+        kill_and_wait(daemon, "KILL");
+        for child in starting {
+            let output = Output::of_child(child);
+            // Who was told that it runs was told the truth.
+            if output.code == 0 {
+                assert_eq!(node.inspect(output.stdout.trim())["state"], "running");
+            }
+        }
+        is_whole(&node);
+        for id in node.ok(["ps", "-aq"]).lines() {
+            node.ok(["rm", "-f", id]);
+        }
+        is_whole(&node);
+    }
+}
+
+#[test]
+fn a_launcher_killed_while_containers_start_leaves_each_whole_or_not_there() {
+    let node = Node::with_busybox();
+    for round in 0..4_u32 {
+        let launcher = node.launcher_pid();
+        let starting: Vec<_> = (0..4)
+            .map(|n| {
+                let name = format!("r{round}n{n}");
+                let mut command =
+                    node.command(["run", "-d", "--name", &name, "--network=none", "box", "sleep", "1000"]);
+                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        wait_until("some are made", PATIENCE, || {
+            std::fs::read_dir(node.root().join("containers")).unwrap().count() >= (round % 4) as usize + 1
+        });
+        kill_and_wait(launcher, "KILL");
+        for child in starting {
+            Output::of_child(child);
+        }
+        wait_until("there is a new launcher", PATIENCE, || {
+            node.status()["launcher_pid"].as_u64().is_some_and(|pid| pid != u64::from(launcher) && is_alive(pid as u32))
+        });
+        wait_until("none that died is said to run", PATIENCE, || {
+            let containers = node.json(["ps"]);
+            containers.as_array().unwrap().iter().all(|one| one["pid"].as_u64().is_some_and(|pid| is_alive(pid as u32)))
+        });
+        is_whole(&node);
+        for id in node.ok(["ps", "-aq"]).lines() {
+            node.ok(["rm", "-f", id]);
+        }
+        is_whole(&node);
+    }
+}
+
+#[test]
+fn thirty_runs_at_once_each_end_with_their_own_output_and_code() {
+    let node = Node::with_busybox();
+    let started: Vec<_> = (0..30)
+        .map(|n| {
+            let line = format!("echo out {n}; echo err {n} >&2; exit {n}");
+            let mut command = node.command(["run", "--rm", "box", "sh", "-c", &line]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for (n, child) in started.into_iter().enumerate() {
+        let output = Output::of_child(child).ended_with(n as i32).printed(&format!("out {n}"));
+        assert_eq!(output.stderr, format!("err {n}\n"));
+    }
+    assert_eq!(node.ok(["ps", "-aq"]), "");
+}
+
+#[test]
+fn a_name_is_free_as_soon_as_its_run_has_ended() {
+    let node = Node::with_busybox();
+    for _ in 0..20 {
+        node.ok(["run", "--rm", "--name", "same", "--network=none", "box", "true"]);
+    }
+}
+
+#[test]
+fn rules_that_another_program_flushed_are_put_back() {
+    let node = Node::with_busybox();
+    node.ok(["run", "-d", "--name", "web", "-p", "8080:80", "box", "sh", "-c", SERVE]);
+    wait_until("the port answers", PATIENCE, || node.http_get(8080).is_some());
+    let mut flush = node.inside("nft");
+    flush.args(["flush", "ruleset"]);
+    Output::of(flush).succeeded();
+    wait_until("the port answers again", PATIENCE, || node.http_get(8080).as_deref() == Some("hello\n"));
+}
+
 // ── the socket ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 #[test]

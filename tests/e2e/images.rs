@@ -210,6 +210,34 @@ fn owners_modes_setuid_and_links_of_the_tar_are_seen_inside() {
         .printed("1000:2000 4750 2\n1000:2000 4750 2\n1777\nowned");
 }
 
+#[test]
+fn an_image_of_another_tool_brings_its_volume_user_signal_and_entry_point() {
+    let node = Node::new();
+    import(&node, "plain");
+    let layout = node.dir().join("layout");
+    std::fs::create_dir(&layout).unwrap();
+    node.ok(["save", "--format", "oci", "-o", "plain.tar", "plain"]);
+    let make = "set -e; tar -C layout -xf plain.tar; cd layout; tag=$(jq -r '.manifests[0].annotations[\"org.opencontainers.image.ref.name\"]' index.json); \
+                skopeo copy -q oci:.:$tag oci:.:made 2>/dev/null || true; \
+                umoci config --image .:made --config.volume /home/app --config.stopsignal SIGUSR1 --config.user app:extra \
+                --config.workingdir /home/app --config.entrypoint sh --config.entrypoint -c --config.cmd 'pwd; id -un; id -gn; stat -c %U .' \
+                --config.env FROM=umoci >&2; rm -rf ../made; mkdir ../made; skopeo copy -q oci:.:made oci-archive:../made.tar:made:1 >&2";
+    let mut sh = node.inside("sh");
+    sh.args(["-c", make]);
+    Output::of(sh).succeeded();
+    node.ok(["load", "-i", "made.tar"]);
+    node.coppice(["run", "--rm", "--network=none", "made:1"]).succeeded().printed("/home/app\napp\nextra\napp");
+    // Its volume is filled from the image, writable for its user, and apart for each container.
+    let line = "echo $FROM > mine; ls; grep -c ' /home/app ' /proc/self/mountinfo";
+    node.coppice(["run", "--rm", "--network=none", "made:1", line]).succeeded().printed("mine\n1");
+    node.coppice(["run", "--rm", "--network=none", "made:1", "ls"]).succeeded().printed("");
+    let patient = "trap 'exit 17' USR1; trap '' TERM; echo ready; while :; do usleep 10000; done";
+    node.ok(["run", "-d", "--name", "u", "--network=none", "made:1", patient]);
+    node.wait_for_log("u", "ready");
+    node.ok(["stop", "u"]);
+    assert_eq!(node.inspect("u")["exit_code"], 17);
+}
+
 // ── a registry ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Debian's docker-registry on port 5000 of the node's machine.
@@ -219,16 +247,24 @@ struct Registry {
 
 impl Registry {
     fn start(node: &Node, storage: &Path) -> Self {
+        Self::start_with(node, storage, "")
+    }
+
+    fn start_with(node: &Node, storage: &Path, more: &str) -> Self {
         let config = format!(
             "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n\
-             http:\n  addr: 127.0.0.1:5000\n  secret: test\n",
+             http:\n  addr: 127.0.0.1:5000\n  secret: test\n{more}",
             storage.display()
         );
         let config = node.file("registry.yml", config);
         let mut command = node.inside("docker-registry");
         command.arg("serve").arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let registry = Self { child: command.spawn().expect("Debian's docker-registry") };
-        wait_until("the registry answers", PATIENCE, || node.http("http://127.0.0.1:5000/v2/").is_some());
+        wait_until("the registry answers", PATIENCE, || {
+            let mut curl = node.inside("curl");
+            curl.args(["--silent", "--noproxy", "*", "--max-time", "2", "http://127.0.0.1:5000/v2/"]);
+            Output::of(curl).code == 0
+        });
         registry
     }
 }
@@ -264,6 +300,27 @@ fn an_image_goes_to_a_registry_and_comes_back() {
     node.coppice(["pull", "127.0.0.1:5000/team/made:nothere"]).ended_with(1).complained("nothere");
     node.coppice(["push", "127.0.0.1:5000/team/nothere"]).ended_with(1).complained("nothere");
     drop(registry);
+}
+
+#[test]
+fn a_registry_that_asks_for_a_name_gets_the_one_of_login_and_no_more_after_logout() {
+    let node = Node::new();
+    // htpasswd -Bbn planter secret
+    let hash = "planter:$2y$05$Wsf/bIRLgD1CYo2oRwHz2ODJgOFcGteQUppI5IdXlNMBPGP9njnQ6\n";
+    let users = node.file("htpasswd", hash);
+    let auth = format!("auth:\n  htpasswd: {{realm: test, path: {}}}\n", users.display());
+    let _registry = Registry::start_with(&node, &storage(&node), &auth);
+    import(&node, "127.0.0.1:5000/made:1");
+    node.coppice(["push", "127.0.0.1:5000/made:1"]).ended_with(1).helped();
+    let login = ["login", "-u", "planter", "--password-stdin", "127.0.0.1:5000"];
+    node.coppice_fed(login, b"wrong\n").succeeded().printed_some("next pull or push");
+    node.coppice(["push", "127.0.0.1:5000/made:1"]).ended_with(1);
+    node.coppice_fed(login, b"secret\n").succeeded();
+    node.coppice(["push", "127.0.0.1:5000/made:1"]).succeeded();
+    node.ok(["rmi", "127.0.0.1:5000/made:1"]);
+    node.coppice(["run", "--rm", "--network=none", "127.0.0.1:5000/made:1"]).succeeded().printed_some("it runs");
+    node.ok(["logout", "127.0.0.1:5000"]);
+    node.coppice(["pull", "127.0.0.1:5000/made:1"]).ended_with(1).helped();
 }
 
 #[test]

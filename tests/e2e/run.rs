@@ -469,6 +469,22 @@ fn a_published_port_answers_on_the_machine() {
 }
 
 #[test]
+fn a_port_published_on_one_address_answers_on_that_one_alone() {
+    let node = Node::with_busybox();
+    let mut address = node.inside("ip");
+    address.args(["address", "add", "192.0.2.1/24", "dev", "lo"]);
+    Output::of(address).succeeded();
+    let serve = "mkdir /www; echo one > /www/index.html; exec httpd -f -p 80 -h /www";
+    node.ok(["run", "-d", "--name", "web", "-p", "192.0.2.1:8080:80", "box", "sh", "-c", serve]);
+    wait_until("the port answers", PATIENCE, || node.http("http://192.0.2.1:8080/").as_deref() == Some("one\n"));
+    assert_eq!(node.http_get(8080), None);
+    // The same port of another address is free.
+    node.ok(["run", "-d", "--name", "two", "-p", "127.0.0.1:8080:80", "box", "sh", "-c", &serve.replace("one", "two")]);
+    wait_until("the other answers", PATIENCE, || node.http_get(8080).as_deref() == Some("two\n"));
+    assert_eq!(node.http("http://192.0.2.1:8080/").as_deref(), Some("one\n"));
+}
+
+#[test]
 fn a_port_without_a_number_gets_a_free_one() {
     let node = Node::with_busybox();
     let serve = "mkdir /www; echo free > /www/index.html; exec httpd -f -p 80 -h /www";

@@ -336,10 +336,11 @@ pub fn kill(pid: u32, signal: &str) {
     }
 }
 
-/// Whether a process is there and not a zombie.
+/// Whether a process is there: not yet a zombie, or one with threads that still hold what it had open.
 pub fn is_alive(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X'])))
+    let is_zombie = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .map_or(true, |stat| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X'])));
+    !is_zombie || std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
 /// Kills a process and waits until it is gone.
