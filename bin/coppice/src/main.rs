@@ -19,7 +19,8 @@ fn main() -> ExitCode {
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("COPPICE_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
     let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    format.with_ansi(false).init();
+    // Its complaint about a log that cannot be written (the disk is full) would go to the same place, and end in a panic.
+    format.with_ansi(false).log_internal_errors(false).init();
 }
 
 fn fail(error: &dyn std::error::Error) -> ExitCode {
