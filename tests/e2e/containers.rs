@@ -7,4 +7,5 @@ mod copying;
 mod daemon;
 mod images;
 mod lifecycle;
+mod remains;
 mod run;

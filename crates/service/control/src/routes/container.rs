@@ -242,8 +242,9 @@ pub(super) async fn copy_in(
     query: Query,
     body: Body,
 ) -> Answer<StatusCode> {
-    let path = std::path::PathBuf::from(query.required("path")?);
+    // First, so that a refusal below reads the body to its end too.
     let reader = tokio_util::io::SyncIoBridge::new(body_reader(body));
+    let path = std::path::PathBuf::from(query.required("path")?);
     tokio::task::spawn_blocking(move || node.copy_in(&container, &path, reader))
         .await
         .map_err(|e| Failed::new(ErrorKind::Internal, e.to_string()))??;

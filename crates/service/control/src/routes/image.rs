@@ -187,6 +187,8 @@ pub(super) async fn push(State(node): State<Arc<Node>>, Json(request): Json<Push
 }
 
 pub(super) async fn import(State(node): State<Arc<Node>>, query: Query, body: Body) -> Answer<Json<LoadReply>> {
+    // First, so that a refusal below reads the body to its end too.
+    let body = body_reader(body);
     let name = reference(query.required("name")?)?;
     let options = ImportOptions {
         entrypoint: query.list("entrypoint")?,
@@ -196,7 +198,7 @@ pub(super) async fn import(State(node): State<Arc<Node>>, query: Query, body: Bo
         user: query.one("user").unwrap_or_default().to_owned(),
         ..ImportOptions::default()
     };
-    let image = node.images().import(body_reader(body), Some(name), options).await.map_err(not_imported)?;
+    let image = node.images().import(body, Some(name), options).await.map_err(not_imported)?;
     Ok(Json(LoadReply { images: vec![node.image_summary(&image)], words: Vec::new() }))
 }
 
