@@ -28,6 +28,7 @@ impl Binary {
 }
 
 /// What was built.
+#[derive(Default)]
 pub(crate) struct Built {
     pub(crate) tests: Vec<Binary>,
     /// Programs of the packages that tests start, which must lie where cargo put them.

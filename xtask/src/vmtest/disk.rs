@@ -23,6 +23,9 @@ pub(crate) const MUST_FAIL_CODE: i32 = 3;
 /// A program that checks the machine.
 pub(crate) const MUST_HOLD: &str = "self-check";
 
+/// The shipped binary, driven by a script.
+pub(crate) const PRODUCT: &str = "product";
+
 /// What the disk and the network of the machine need; the first three before there is a root.
 const FOR_ROOT: &[&str] = &["virtio_mmio", "virtio_blk", "ext4"];
 const FOR_TESTS: &[&str] = &[
@@ -75,14 +78,14 @@ impl Disk {
 }
 
 /// Makes both from scratch.
-pub(crate) fn make(kernel: &Kernel, built: &Built) -> Result<Disk> {
+pub(crate) fn make(kernel: &Kernel, built: &Built, product: Option<&Path>) -> Result<Disk> {
     let folder = workspace::Metadata::read(&workspace::root())?.target_directory.join("vmtest");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
     let disk = Disk { initramfs: folder.join("initramfs.cpio"), root: folder.join("root.ext4"), folder };
     initramfs(kernel, &disk)?;
-    root(kernel, built, &disk)?;
+    root(kernel, built, product, &disk)?;
     Ok(disk)
 }
 
@@ -111,7 +114,7 @@ fn initramfs(kernel: &Kernel, disk: &Disk) -> Result<()> {
     Ok(())
 }
 
-fn root(kernel: &Kernel, built: &Built, disk: &Disk) -> Result<()> {
+fn root(kernel: &Kernel, built: &Built, product: Option<&Path>, disk: &Disk) -> Result<()> {
     let tree = disk.folder.join("root");
     skeleton(&tree)?;
     fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")?;
@@ -133,6 +136,11 @@ fn root(kernel: &Kernel, built: &Built, disk: &Disk) -> Result<()> {
     probe(&tree)?;
     for binary in &built.tests {
         runs.push_str(&test(binary, &tree)?);
+    }
+    if let Some(coppice) = product {
+        fs::copy(coppice, tree.join("bin/coppice")).with_context(|| format!("cannot copy {}", coppice.display()))?;
+        program(&tree.join("product"), include_str!("product.sh"))?;
+        let _ = writeln!(runs, "run {PRODUCT} / /product");
     }
     program(&tree.join("init"), &format!("{INIT}{loads}ip link set lo up\n{RUN}{runs}sync\nreboot -f\n"))?;
     let mut format = Command::new("mke2fs");

@@ -20,8 +20,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use self::binaries::Binary;
-use crate::install;
+use self::binaries::{Binary, Built};
+use crate::{install, release};
 
 /// The packages whose tests run in the machine.
 const PACKAGES: &[&str] =
@@ -37,27 +37,34 @@ const SMOKE: &[&str] = &[
     "coppice-launcher::process",
 ];
 
-/// Runs the tests of the packages or single binaries (`package::target`) named, of the smoke set, or all.
+/// Runs the tests of the packages or single binaries (`package::target`) named, of the smoke set, or all; and, named
+/// `product`, the shipped binary.
 pub(crate) fn run(args: &[String]) -> Result<()> {
-    let wanted: Vec<&str> = match args {
-        [] => PACKAGES.to_vec(),
+    let mut wanted: Vec<&str> = match args {
+        [] => PACKAGES.iter().copied().chain([disk::PRODUCT]).collect(),
         [smoke] if smoke == "--smoke" => SMOKE.to_vec(),
         named => named.iter().map(String::as_str).collect(),
     };
+    let with_product = wanted.contains(&disk::PRODUCT);
+    wanted.retain(|name| *name != disk::PRODUCT);
     let package = |name: &&str| name.split("::").next().and_then(|name| PACKAGES.iter().copied().find(|p| *p == name));
     if let Some(unknown) = wanted.iter().find(|name| package(name).is_none()) {
-        bail!("vmtest knows no package of {unknown:?}; it runs {}, or --smoke", PACKAGES.join(", "));
+        bail!("vmtest knows no package of {unknown:?}; it runs {}, {}, or --smoke", PACKAGES.join(", "), disk::PRODUCT);
     }
     install::packages()?;
     let packages: BTreeSet<&str> = wanted.iter().filter_map(package).collect();
-    let mut built = binaries::build(&packages)?;
+    let mut built = if packages.is_empty() { Built::default() } else { binaries::build(&packages)? };
     built.tests.retain(|binary| wanted.iter().any(|name| binary.is(name)));
     if let Some(unknown) = wanted.iter().find(|name| !built.tests.iter().any(|binary| binary.is(name))) {
         bail!("there is no test binary {unknown:?}");
     }
     let kernel = kernel::fetch(&cache()?)?;
-    let disk = disk::make(&kernel, &built)?;
+    let product = with_product.then(shipped).transpose()?;
+    let disk = disk::make(&kernel, &built, product.as_deref())?;
     let console = machine::boot(&kernel, &disk)?;
+    if let Some(file) = product {
+        built.tests.push(Binary { name: disk::PRODUCT.into(), file, folder: "/".into() });
+    }
     report(&console::read(&console), &built.tests)
         .with_context(|| format!("the whole console is in {}", disk.log().display()))
 }
@@ -98,6 +105,11 @@ fn report(ends: &[console::End], binaries: &[Binary]) -> Result<()> {
         bail!("{failed} failed in the virtual machine");
     }
     Ok(())
+}
+
+/// The static binary that `COPPICE_BINARY` names, or one built now.
+fn shipped() -> Result<PathBuf> {
+    std::env::var_os("COPPICE_BINARY").map_or_else(release::build, |path| Ok(path.into()))
 }
 
 /// Where packages are kept between runs.
