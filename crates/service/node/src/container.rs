@@ -150,6 +150,8 @@ pub struct Container {
     pub(crate) doing: tokio::sync::Mutex<()>,
     /// Set by an explicit stop or kill, so that an ad-hoc restart policy leaves it down.
     pub(crate) asked_down: std::sync::atomic::AtomicBool,
+    /// The launcher still keeps its last exit, since the disk did not take it.
+    pub(crate) exit_unkept: std::sync::atomic::AtomicBool,
 }
 
 impl Container {
@@ -164,6 +166,7 @@ impl Container {
             health: Mutex::new(health),
             doing: tokio::sync::Mutex::default(),
             asked_down: std::sync::atomic::AtomicBool::new(false),
+            exit_unkept: std::sync::atomic::AtomicBool::new(false),
         }
     }
 

@@ -255,6 +255,10 @@ impl Containers {
         let config = self.configure(&record, &image, network, size, names)?;
         self.write_record(&record)
             .map_err(|source| NodeError::disk(format!("cannot record container {}", record.name), source))?;
+        if container.exit_unkept.swap(false, Ordering::Relaxed) {
+            // What was written just now is newer than that exit. One that is unknown by now is forgotten already.
+            let _ = self.launcher().forget(&container.id).await;
+        }
         let started = self.launcher().start(config, attach).await?;
         container.change(|record| {
             record.words = started.words;
@@ -456,6 +460,7 @@ impl Containers {
             if let Err(error) = self.write_record(&record) {
                 // The launcher keeps the exit until it is told to forget: not telling it keeps the truth.
                 tracing::warn!(container = %record.name, %error, "cannot record that it ended");
+                container.exit_unkept.store(true, Ordering::Relaxed);
                 container.change(|old| *old = record);
                 self.tell(&container, "exit", exit_text(&exit, lost));
                 return;
