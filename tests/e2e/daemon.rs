@@ -423,7 +423,8 @@ fn stop_leaves_the_containers_and_stop_all_leaves_nothing() {
     assert!(!is_alive(a) && !is_alive(b) && !is_alive(launcher));
     assert!(node.processes().is_empty());
     assert_eq!(node.cgroup_dirs(), Vec::<std::path::PathBuf>::new(), "no cgroup is left");
-    assert_eq!(links(&node), ["lo"]);
+    // The kernel takes a namespace apart, and its link with it, a moment after its last process.
+    wait_until("only loopback is left", PATIENCE, || links(&node) == ["lo"]);
     assert!(!tables(&node).contains("coppice"), "{}", tables(&node));
     assert_eq!(mounts(&node), 0);
     // What was there is there again with the next daemon.

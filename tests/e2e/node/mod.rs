@@ -287,12 +287,23 @@ impl Node {
         }
     }
 
+    /// Every process in the node's network namespace but its holder. (One that is just starting has no command line
+    /// to be known by, but it has a namespace.)
+    fn inside_now(&self) -> Vec<u32> {
+        let network = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
+        let Some(own) = network(self.holder.id()) else { return self.processes() };
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| *pid != self.holder.id() && network(*pid).as_ref() == Some(&own)).collect()
+    }
+
     /// Everything is killed: a node that stops in order would wait for commands that do not listen.
     fn clear(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            for pid in self.processes() {
-                kill(pid, "KILL");
+            let inside = self.inside_now();
+            for pid in &inside {
+                kill(*pid, "KILL");
             }
             let dirs = self.cgroup_dirs();
             for dir in &dirs {
@@ -301,7 +312,7 @@ impl Node {
                 }
                 let _ = std::fs::remove_dir(dir);
             }
-            if Instant::now() >= deadline || (self.processes().is_empty() && self.cgroup_dirs().is_empty()) {
+            if Instant::now() >= deadline || (inside.is_empty() && self.cgroup_dirs().is_empty()) {
                 break;
             }
             std::thread::sleep(PAUSE);
