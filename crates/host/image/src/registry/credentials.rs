@@ -51,7 +51,7 @@ pub enum CredentialsError {
     Read { path: PathBuf, source: io::Error },
     #[error("{path:?} is not a docker config.json: {source}")]
     Malformed { path: PathBuf, source: serde_json::Error },
-    #[error("{path:?} has a login for {registry} that is not base64 of user:password; run `docker login {registry}`")]
+    #[error("{path:?} has a login for {registry} that is not base64 of user:password; run `coppice login {registry}`")]
     BadLogin { path: PathBuf, registry: String },
     #[error("the credential helper name {0:?} in config.json is not a plain word")]
     HelperName(String),

@@ -27,7 +27,7 @@ pub enum RegistryError {
     BadUrl { host: String, text: String },
     #[error("{host} has no {what}")]
     NotFound { host: String, what: String },
-    #[error("{host} denied access to {what}: check the name, or log in with `docker login {host}`")]
+    #[error("{host} denied access to {what}: check the name, or log in with `coppice login {host}`")]
     Denied { host: String, what: String },
     #[error("{host} answered {status} for {what}{}", .detail.as_ref().map(|d| format!(": {d}")).unwrap_or_default())]
     Status { host: String, what: String, status: u16, detail: Option<String>, retry_after: Option<u64> },
