@@ -298,7 +298,7 @@ impl Node {
     }
 
     /// Everything is killed: a node that stops in order would wait for commands that do not listen.
-    fn clear(&mut self) {
+    fn clear_until_gone(&mut self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let inside = self.inside_now();
@@ -328,7 +328,7 @@ impl Drop for Node {
         if std::thread::panicking() {
             self.say_logs();
         }
-        self.clear();
+        self.clear_until_gone();
     }
 }
 
