@@ -83,6 +83,8 @@ pub(crate) struct Server {
     /// Peers whose process has ended and who have not read everything, and until when they may.
     lingering: HashMap<u64, (Peer, Instant)>,
     attachers: HashMap<String, (u32, Attacher)>,
+    /// Lists that wait for starts which were asked for before them: who asked, and the starts.
+    lists: Vec<(u64, u64, Vec<u64>)>,
     /// An upgrade that waits until no start is under way: who asked, and the binary.
     upgrade: Option<(u64, u64, PathBuf)>,
     own_uid: u32,
@@ -114,6 +116,7 @@ impl Server {
             cleaners: HashMap::new(),
             lingering: HashMap::new(),
             attachers: HashMap::new(),
+            lists: Vec::new(),
             upgrade: None,
             own_uid: rustix::process::getuid().as_raw(),
             shutdown: false,
@@ -134,6 +137,7 @@ impl Server {
                 }
             }
             self.drop_stuck_peers();
+            self.answer_lists();
             if self.pending.is_empty()
                 && let Some((connection, seq, binary)) = self.upgrade.take()
             {
@@ -257,7 +261,17 @@ impl Server {
                 .process_of(&id, exec)
                 .and_then(|process| process.resize(size).map(|()| Reply::Done).map_err(LaunchError::Refused)),
             Request::Attach { id } => self.attach(connection, &id),
-            Request::List => Ok(Reply::Containers { containers: self.list() }),
+            Request::List => {
+                // A daemon that was killed may have asked for starts that are not read yet, or under way: the one
+                // that comes after it must hear of them, or they would run unknown to anybody.
+                let earlier: Vec<u64> = self.connections.keys().copied().filter(|id| *id < connection).collect();
+                for id in earlier {
+                    self.converse(id, EventFlags::IN);
+                }
+                self.lists.push((connection, seq, self.pending.keys().copied().collect()));
+                self.answer_lists();
+                return;
+            }
             Request::Forget { id } => self.forget(&id),
             Request::Upgrade { binary } => {
                 self.upgrade = Some((connection, seq, binary));
@@ -278,6 +292,16 @@ impl Server {
         }
         let version = crate::VERSION.to_owned();
         Ok(Reply::Hello { protocol: PROTOCOL, pid: std::process::id(), version, since: self.since })
+    }
+
+    fn answer_lists(&mut self) {
+        let is_due =
+            |(_, _, starts): &mut (u64, u64, Vec<u64>)| !starts.iter().any(|key| self.pending.contains_key(key));
+        let due: Vec<_> = self.lists.extract_if(.., is_due).collect();
+        for (connection, seq, _) in due {
+            let reply = Reply::Containers { containers: self.list() };
+            self.say(connection, &Message::Reply { seq, reply });
+        }
     }
 
     fn list(&self) -> Vec<ContainerStatus> {

@@ -47,6 +47,20 @@ fn a_container_outlives_the_daemons_connection_and_its_exit_is_kept() {
 }
 
 #[test]
+fn a_daemon_hears_of_starts_that_the_one_before_it_asked_for_and_did_not_live_to_see() {
+    let rig = Rig::new();
+    for _ in 0..20 {
+        let config = rig.config(&["/bin/sleep", "100"]);
+        let mut killed = rig.connect(false);
+        killed.send(Request::Start { config: Box::new(config.clone()), attach: false }, None);
+        // It may not be read yet, or be under way.
+        drop(killed);
+        let mut daemon = rig.connect(false);
+        assert_eq!(status(&mut daemon, &config.id).exit, None);
+    }
+}
+
+#[test]
 fn requests_about_unknown_or_known_containers_are_answered_with_what_is_wrong() {
     let rig = Rig::new();
     let mut daemon = rig.connect(false);
