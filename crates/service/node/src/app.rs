@@ -284,6 +284,7 @@ impl App {
         let supervisor = self.supervisor();
         let keys: Vec<String> = supervisor.read(|machine| machine.keys().cloned().collect());
         supervisor.tell(Event::StopChildren(keys));
+        supervisor.caught_up().await;
         supervisor.when(|status| matches!(status.overall, Overall::Stopped | Overall::Ready | Overall::Failed)).await;
     }
 
@@ -316,6 +317,7 @@ impl App {
     pub(crate) async fn retire(self: &Arc<Self>) {
         let supervisor = self.supervisor();
         supervisor.tell(Event::Stop);
+        supervisor.caught_up().await;
         supervisor.when(|status| status.overall == Overall::Stopped && status.leaving.is_empty()).await;
         let containers = self.slots().values().filter_map(|slot| slot.container.clone()).collect();
         for service in self.wanted().spec().services.keys() {
@@ -516,6 +518,12 @@ impl App {
         }
         let names = self.names.lock().await.clone();
         self.containers.start(&container, None, None, &names).await?;
+        // Without a health check it is ready as soon as it runs: its routes are there before that is said.
+        if container.read(|record| record.spec.health.is_none())
+            && let Some(slot) = self.slots().get_mut(key)
+        {
+            slot.ready = true;
+        }
         self.refresh_network().await;
         Ok(container)
     }

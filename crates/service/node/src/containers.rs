@@ -427,7 +427,11 @@ impl Containers {
         });
         if still.phase.is_running() {
             // Whether it is paused is the one thing a returning daemon cannot ask the launcher.
-            self.write_record(&still).map_err(|source| NodeError::disk("cannot record that it is paused", source))?;
+            match self.write_record(&still) {
+                // It ended, or was removed, the moment it was thawed.
+                Err(_) if !container.phase().is_running() => return Ok(()),
+                written => written.map_err(|source| NodeError::disk("cannot record that it is paused", source))?,
+            }
             self.tell(container, if pause { "pause" } else { "unpause" }, String::new());
         }
         Ok(())

@@ -546,7 +546,9 @@ impl Node {
         self.agent.reconcile();
         self.agent.when_settled(app.as_str()).await;
         if let Some(app) = self.agent.get(app.as_str()) {
+            app.supervisor().caught_up().await;
             app.retry();
+            app.supervisor().caught_up().await;
         }
         self.containers.events.emit(
             "app",
@@ -645,6 +647,7 @@ impl Node {
                 app.hurry(&workloads);
             }
         }
+        app.supervisor().caught_up().await;
         Ok(())
     }
 

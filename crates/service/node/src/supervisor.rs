@@ -11,17 +11,24 @@ use std::time::Duration;
 
 use coppice_base::{Clock, SystemRandom};
 use coppice_supervise::{Action, Event, Snapshot, Supervision, SupervisorSpec, TreeStatus};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::root::replace_file;
 
 /// A handle on a running supervisor. Cheap to clone; the task ends when all handles are gone.
 #[derive(Clone)]
 pub(crate) struct Supervisor {
-    inbox: mpsc::UnboundedSender<Event<String>>,
+    inbox: mpsc::UnboundedSender<Told>,
     machine: Arc<Mutex<Supervision<String>>>,
     /// Counts handled events, so that who waits for a state looks again.
     turns: watch::Receiver<u64>,
+}
+
+/// What its task is told.
+enum Told {
+    Event(Event<String>),
+    /// Answer when everything told before is handled.
+    Barrier(oneshot::Sender<()>),
 }
 
 /// What carries actions out. Called from the supervisor's task; must not block.
@@ -67,8 +74,13 @@ impl Supervisor {
                     }
                 };
                 let event = tokio::select! {
-                    event = events.recv() => match event {
-                        Some(event) => event,
+                    told = events.recv() => match told {
+                        Some(Told::Event(event)) => event,
+                        Some(Told::Barrier(passed)) => {
+                            // Who asked may have gone.
+                            let _ = passed.send(());
+                            continue;
+                        }
                         None => return,
                     },
                     () = sleep => Event::Tick,
@@ -98,7 +110,15 @@ impl Supervisor {
     /// Tells it something; it is handled in the order told.
     pub(crate) fn tell(&self, event: Event<String>) {
         // An error means the task is gone, and with it what was supervised.
-        let _ = self.inbox.send(event);
+        let _ = self.inbox.send(Told::Event(event));
+    }
+
+    /// Resolves once everything told so far is handled: a status read then is not of before.
+    pub(crate) async fn caught_up(&self) {
+        let (passed, barrier) = oneshot::channel();
+        let _ = self.inbox.send(Told::Barrier(passed));
+        // An error means the task is gone; there is nothing to wait for.
+        let _ = barrier.await;
     }
 
     pub(crate) fn status(&self) -> TreeStatus<String> {
@@ -109,7 +129,7 @@ impl Supervisor {
         look(&self.machine.lock().expect("no panic holds this lock"))
     }
 
-    /// Resolves once everything told so far is handled and `settled` holds.
+    /// Resolves once `settled` holds.
     pub(crate) async fn when(&self, mut settled: impl FnMut(&TreeStatus<String>) -> bool) {
         let mut turns = self.turns.clone();
         loop {
