@@ -14,7 +14,7 @@ use super::disk::Disk;
 use super::kernel::Kernel;
 
 /// All tests together, under emulation; each program has ten minutes of its own inside.
-const LIMIT: Duration = Duration::from_secs(25 * 60);
+const LIMIT: Duration = Duration::from_secs(10 * 60);
 /// From start to init's first word, with KVM. Where KVM is offered and does not work, nothing comes.
 const KVM_BOOT: Duration = Duration::from_secs(10);
 /// The same under emulation, on a machine that is busy with other things too.
