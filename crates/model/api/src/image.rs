@@ -137,7 +137,6 @@ pub struct PruneRequest {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PruneReply {
     pub images: Vec<String>,
-    pub blobs: u64,
-    pub layers: u64,
+    /// Of blobs and layers.
     pub freed_bytes: u64,
 }

@@ -66,7 +66,7 @@ pub(crate) fn instances_of(app: &AppState, workload: &Name) -> Vec<String> {
     if app.spec().workers.contains_key(workload) {
         return vec![workload.to_string()];
     }
-    (1..=app.replicas(workload.as_str())).map(|n| format!("{workload}-{n}")).collect()
+    (1..=app.replicas(workload.as_str())).map(|n| coppice_plan::instance_name(workload, n)).collect()
 }
 
 /// The workload an instance is of.

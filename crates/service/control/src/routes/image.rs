@@ -255,8 +255,6 @@ pub(super) async fn prune(
     let removed = pruned.await.map_err(internal)?.map_err(internal)?;
     Ok(Json(PruneReply {
         images: removed.images.iter().map(ToString::to_string).collect(),
-        blobs: 0,
-        layers: 0,
         freed_bytes: removed.freed.0,
     }))
 }

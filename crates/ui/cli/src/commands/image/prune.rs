@@ -19,13 +19,7 @@ pub(crate) async fn run(settings: &Settings, args: PruneArgs) -> CommandResult {
         settings.print_json(&reply)?;
     } else {
         let mut text: String = reply.images.iter().map(|image| format!("deleted: {}\n", visible(image))).collect();
-        text.push_str(&format!(
-            "{} images, {} layers and {} blobs removed, {} freed\n",
-            reply.images.len(),
-            reply.layers,
-            reply.blobs,
-            Bytes(reply.freed_bytes)
-        ));
+        text.push_str(&format!("{} images removed, {} freed\n", reply.images.len(), Bytes(reply.freed_bytes)));
         settings.print(&text)?;
     }
     Ok(ExitCode::SUCCESS)
