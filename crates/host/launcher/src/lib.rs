@@ -27,6 +27,7 @@ mod process;
 pub mod protocol;
 mod recover;
 mod server;
+mod shield;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
@@ -91,6 +92,10 @@ pub enum LauncherError {
 pub fn run(options: &LauncherOptions) -> Result<(), LauncherError> {
     if upgrade::is_trial() {
         return Ok(());
+    }
+    // Before anything is opened: it executes this program anew.
+    if let Err(why) = shield::raise() {
+        eprintln!("launcher: containers may execute the launcher's own program, unprivileged: {why}");
     }
     let thread = SingleThread::observe().ok_or(LauncherError::Threads)?;
     // Nothing may look into this process, nor into its children before they exec: they hold host files.

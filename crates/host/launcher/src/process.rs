@@ -42,6 +42,8 @@ pub(crate) struct Process {
     pub outputs: [Option<Output>; 2],
     pub stdin: Option<Stdin>,
     pub terminal: bool,
+    /// The child has yet to send its terminal: what peers say waits in their sockets until it has.
+    pub awaits_terminal: bool,
     pub log: Option<Log>,
     pub peers: BTreeMap<u64, Peer>,
     pub next_peer: u64,
@@ -74,6 +76,7 @@ impl Process {
             outputs: [stdout.map(output(Stream::Stdout)), stderr.map(output(Stream::Stderr))],
             stdin: stdin.map(|fd| Stdin { fd, waiting: VecDeque::new(), closing: false }),
             terminal: false,
+            awaits_terminal: false,
             log: None,
             next_peer: 1,
             peers: peer.into_iter().map(|socket| (0, Peer::new(socket))).collect(),
@@ -122,6 +125,8 @@ impl Process {
             outputs: saved.outputs.map(|o| o.map(output)),
             stdin: saved.stdin.map(stdin),
             terminal: saved.terminal,
+            // An upgrade waits for starts.
+            awaits_terminal: false,
             log: saved.log.map(|log| Log::resume(log.config, log.file.map(adopt), log.dropped)),
             peers: saved.peers.into_iter().map(|peer| (peer.id, Peer::resume(peer))).collect(),
             next_peer: saved.next_peer,

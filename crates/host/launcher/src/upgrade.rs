@@ -139,8 +139,13 @@ pub(crate) fn adopt(fd: RawFd) -> OwnedFd {
 /// Continues as `binary`. Returns only if that was not possible; everything is then as before.
 pub(crate) fn execute(binary: &Path, saved: &Saved) -> String {
     let own: Vec<_> = std::env::args_os().collect();
-    let arguments = || own.iter().skip(1);
-    let tried = Command::new(binary).args(arguments()).env(TRIAL, "1").stdin(Stdio::null()).status();
+    let anew = || {
+        let mut command = Command::new(binary);
+        // The new program has a mount of its own to come to.
+        command.args(own.iter().skip(1)).env_remove(crate::shield::MOUNT);
+        command
+    };
+    let tried = anew().env(TRIAL, "1").stdin(Stdio::null()).status();
     match tried {
         Ok(status) if status.success() => {}
         Ok(status) => return format!("{} does not start ({status}); the launcher is as it was", binary.display()),
@@ -153,9 +158,7 @@ pub(crate) fn execute(binary: &Path, saved: &Saved) -> String {
     let fds = saved.fds();
     set_flags(&fds, FdFlags::empty());
     set_flags(&[memory.as_raw_fd()], FdFlags::empty());
-    let mut command = Command::new(binary);
-    command.args(arguments()).env(STATE, memory.as_raw_fd().to_string());
-    let error = command.exec();
+    let error = anew().env(STATE, memory.as_raw_fd().to_string()).exec();
     set_flags(&fds, FdFlags::CLOEXEC);
     format!("{} cannot be executed ({error}); the launcher is as it was", binary.display())
 }

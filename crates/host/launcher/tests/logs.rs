@@ -198,6 +198,22 @@ fn a_terminal_container_has_a_console_of_its_size() {
 }
 
 #[test]
+fn keys_and_a_window_of_before_the_terminal_is_there_reach_it() {
+    let rig = Rig::new();
+    let mut config = rig.config(&["/bin/sh", "-c", "read x; echo got $x; stty size"]);
+    config.process.terminal = Some(coppice_container::TerminalSize { rows: 33, columns: 111 });
+    let mut daemon = rig.connect(true);
+    let (mut attached, theirs) = Attached::pair();
+    // In the socket before there is a process: a client may type as soon as it has its answer.
+    attached.send(StreamKind::Resize, &[40, 0, 120, 0]);
+    attached.send(StreamKind::Stdin, b"early\n");
+    let reply = daemon.ask_with(Request::Start { config: Box::new(config.clone()), attach: true }, Some(theirs));
+    assert!(matches!(reply, Reply::Started { .. }), "{reply:?}");
+    assert_eq!(attached.finish().code, 0);
+    assert!(String::from_utf8_lossy(&attached.stdout).ends_with("got early\r\n40 120\r\n"), "{:?}", attached.stdout);
+}
+
+#[test]
 fn a_client_that_does_not_read_is_dropped_and_the_container_goes_on() {
     let rig = Rig::new();
     let mut config = rig.config(&["/bin/sh", "-c", "seq 1 300000; echo end"]);

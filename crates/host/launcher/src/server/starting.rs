@@ -46,6 +46,7 @@ impl Server {
         let pid = starting.pid;
         let process = Process {
             terminal: config.process.terminal.is_some(),
+            awaits_terminal: config.process.terminal.is_some(),
             log: Some(log),
             ..Process::new(config.id.clone(), &starting, ours, peer).map_err(|e| setup("pidfd", e))?
         };
@@ -130,6 +131,7 @@ impl Server {
         let process = Process {
             exec: Some(exec),
             terminal: config.terminal.is_some(),
+            awaits_terminal: config.terminal.is_some(),
             ..Process::new(id.clone(), &starting, ours, Some(socket)).map_err(|e| setup("pidfd", e))?
         };
         let key = self.number();
@@ -148,7 +150,7 @@ impl Server {
             }
         }
         for (id, peer) in &process.peers {
-            let _ = self.poller.add(peer.socket(), Source::Peer(key, *id), EventFlags::IN);
+            let _ = self.poller.add(peer.socket(), Source::Peer(key, *id), streams::interest(process, peer));
         }
     }
 
@@ -228,6 +230,8 @@ impl Server {
         }
         let _ = self.poller.add(&master, Source::Output(key, 0), EventFlags::IN);
         process.outputs[0] = Some(Output { fd: master, stream: Stream::Stdout, pending: Vec::new() });
+        process.awaits_terminal = false;
+        self.after_output(key, &[]);
     }
 }
 

@@ -70,9 +70,9 @@ impl Server {
         process.next_peer += 1;
         process.peers.insert(peer, Peer::new(socket));
         let key = self.containers.get(id).and_then(|c| c.process).unwrap_or_default();
-        if let Some(peer_fd) = self.processes.get(&key).and_then(|p| p.peers.get(&peer)) {
+        if let Some((process, watched)) = self.processes.get(&key).and_then(|p| Some((p, p.peers.get(&peer)?))) {
             self.poller
-                .add(peer_fd.socket(), Source::Peer(key, peer), EventFlags::IN)
+                .add(watched.socket(), Source::Peer(key, peer), interest(process, watched))
                 .map_err(|e| LaunchError::Refused(e.to_string()))?;
         }
         Ok(Reply::Done)
@@ -155,10 +155,11 @@ impl Server {
     }
 }
 
-/// What is to be watched of a peer: its input unless the process has enough waiting, its output if some waits.
-fn interest(process: &Process, peer: &Peer) -> EventFlags {
+/// What is to be watched of a peer: its input unless the process has enough waiting or no terminal yet to take it, its
+/// output if some waits.
+pub(super) fn interest(process: &Process, peer: &Peer) -> EventFlags {
     let mut flags = EventFlags::empty();
-    if process.stdin_waits() < STDIN_MAX {
+    if process.stdin_waits() < STDIN_MAX && !process.awaits_terminal {
         flags |= EventFlags::IN;
     }
     if peer.wants_out() {
