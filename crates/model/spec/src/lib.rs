@@ -7,14 +7,23 @@
 
 mod app;
 mod health;
+mod policy;
+mod route;
 mod run;
 mod supervise;
+mod tls;
 mod workload;
 
 pub use app::{AppSpec, GroupSpec, ServiceSpec, VolumeSpec, WORKLOADS_MAX, WorkerSpec};
 pub use health::{HealthProbe, HealthSpec};
+pub use policy::{Pair, PolicySpec, Verdict};
+pub use route::{
+    BackendProtocol, BreakerSpec, Cidr, CidrError, PathMatch, RateLimit, RetrySpec, RouteAction, RouteSpec,
+    RouteTimeouts, Sticky,
+};
 pub use run::RunSpec;
 pub use supervise::{Backoff, RestartPolicy, Strategy, SuperviseSpec};
+pub use tls::{AcmeChallenge, AcmeDirectory, AcmeSpec, DnsProvider, DnsProviderKind, PeerTls, TlsSpec};
 pub use workload::{
     Condition, Dependency, Limits, MountSource, NetworkMode, PortSpec, Protocol, PullPolicy, VolumeMount, WorkloadSpec,
 };

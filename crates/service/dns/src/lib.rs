@@ -1,0 +1,1 @@
+//! The DNS server of a node: names of services and instances, and everything else asked further up.
