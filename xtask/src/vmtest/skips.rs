@@ -10,12 +10,6 @@ pub(crate) struct Skip {
 
 pub(crate) const SKIPS: &[Skip] = &[
     Skip {
-        binary: "coppice-launcher::attacks",
-        test: "the_launchers_binary_cannot_be_reached_through_proc_pid_exe",
-        why: "its last part holds for a dynamic launcher only: a static one can be run by a container as /proc/self/exe, \
-              unprivileged, and not written",
-    },
-    Skip {
         binary: "coppice-launcher::network",
         test: "a_container_is_reached_as_soon_as_it_is_said_to_have_started",
         why: "before Linux 6.8 the kernel settles links in its background; the launcher waits 20 ms for it, which an \

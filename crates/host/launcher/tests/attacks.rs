@@ -76,13 +76,86 @@ fn the_launchers_binary_cannot_be_reached_through_proc_pid_exe() {
     let mut config = rig.config(&["/bin/sh", "-c", script]);
     config.init = true;
     assert_eq!(rig.run(&config).ok(), "/proc/1/exe EACCES\n0\n0\n0\nalive\n");
-    // As the interpreter of the program that is run, the way the attack begins.
-    let evil = rig.path().join("layer/bin/evil");
-    std::fs::write(&evil, "#!/proc/self/exe\n").expect("write");
-    std::fs::set_permissions(&evil, PermissionsExt::from_mode(0o755)).expect("chmod");
-    rig.refused(&rig.config(&["/bin/evil"]));
-    rig.refused(&rig.config(&["/proc/self/exe"]));
+    // The init is the launcher's program, and that is not to be executed either.
+    let mut config = rig.config(&["/bin/sh", "-c", "/proc/1/exe; echo $?"]);
+    config.init = true;
+    let done = rig.run(&config);
+    assert_eq!(done.ok(), "126\n", "{}", done.stderr);
+    nothing_executes_the_launcher(&rig);
     assert!(std::fs::read(Rig::binary()).expect("binary") == before);
+}
+
+/// The ways in which an image names the file that is executing it as what is to be executed.
+fn nothing_executes_the_launcher(rig: &Rig) {
+    let programs: [(&str, &[u8]); 2] =
+        [("script", b"#!/proc/self/exe\n"), ("linked", &program_with_interpreter("/proc/self/exe"))];
+    for (name, content) in programs {
+        let evil = rig.path().join("layer/bin").join(name);
+        std::fs::write(&evil, content).expect("write");
+        std::fs::set_permissions(&evil, PermissionsExt::from_mode(0o755)).expect("chmod");
+    }
+    for program in ["/bin/script", "/bin/linked", "/proc/self/exe"] {
+        // Not because something of the program is missing in the container, as a dynamic launcher's libraries are.
+        match rig.refused(&rig.config(&[program])) {
+            LaunchError::NotExecutable { why, .. } => assert!(why.contains("permission denied"), "{program}: {why}"),
+            other => panic!("{program}: {other:?}"),
+        }
+    }
+}
+
+/// An x86-64 ELF program of headers only, which asks for `interpreter` to run it.
+fn program_with_interpreter(interpreter: &str) -> Vec<u8> {
+    const HEADER: u64 = 64;
+    const SEGMENT: u64 = 56;
+    let path_at = HEADER + 2 * SEGMENT;
+    let path_len = interpreter.len() as u64 + 1;
+    let whole = path_at + path_len;
+    let mut elf = b"\x7fELF\x02\x01\x01".to_vec();
+    elf.resize(16, 0);
+    let half = |elf: &mut Vec<u8>, value: u16| elf.extend(value.to_le_bytes());
+    let word = |elf: &mut Vec<u8>, value: u32| elf.extend(value.to_le_bytes());
+    // ET_EXEC, EM_X86_64, EV_CURRENT; entry, program headers, no sections.
+    half(&mut elf, 2);
+    half(&mut elf, 62);
+    word(&mut elf, 1);
+    elf.extend([0x40_0000 + path_at, HEADER, 0].map(u64::to_le_bytes).as_flattened());
+    word(&mut elf, 0);
+    for value in [HEADER as u16, SEGMENT as u16, 2, 0, 0, 0] {
+        half(&mut elf, value);
+    }
+    // PT_INTERP and PT_LOAD: type, flags, offset, two addresses, two sizes, alignment.
+    for (kind, flags, at, len, align) in [(3, 4, path_at, path_len, 1), (1, 5, 0, whole, 0x1000)] {
+        word(&mut elf, kind);
+        word(&mut elf, flags);
+        elf.extend([at, 0x40_0000 + at, 0x40_0000 + at, len, len, align].map(u64::to_le_bytes).as_flattened());
+    }
+    elf.extend(interpreter.as_bytes());
+    elf.push(0);
+    elf
+}
+
+/// CVE-2019-5736 as it was done: the file is held while it cannot be written, and written when the runtime has ended.
+#[test]
+fn the_launchers_binary_is_neither_executed_nor_written_by_who_holds_it_after_an_upgrade_too() {
+    let rig = Rig::new();
+    // A file of its own: other launchers run the usual one, and a file that runs cannot be written anyway.
+    let binary = rig.path().join("launcher");
+    std::fs::copy(Rig::binary(), &binary).expect("copy");
+    let upgraded = rig.connect(false).ask(Request::Upgrade { binary });
+    assert!(matches!(upgraded, Reply::Done), "{upgraded:?}");
+    nothing_executes_the_launcher(&rig);
+    let process = format!("/proc/{}", rig.launcher_pid());
+    let name = std::fs::read_to_string(format!("{process}/comm")).expect("comm");
+    assert_eq!(name, "coppice-launche\n");
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
+    let held = rustix::fs::open(format!("{process}/exe"), flags, rustix::fs::Mode::empty()).expect("held");
+    rig.kill_launcher();
+    // Of this process, by a thread of it: the file of the number is ours.
+    let held = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&held));
+    let written = std::fs::File::options().write(true).open(&held).expect_err("written");
+    assert_eq!(written.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    let executed = std::process::Command::new(&held).spawn().expect_err("executed");
+    assert_eq!(executed.kind(), std::io::ErrorKind::PermissionDenied);
 }
 
 /// CVE-2019-5736 and CVE-2016-9962: the process that exec adds is watched for while it is still the runtime.

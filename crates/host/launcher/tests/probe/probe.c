@@ -123,7 +123,9 @@ static int hunt(int seconds) {
                 ssize_t len = readlink(path, target, sizeof target - 1);
                 if (len <= 0) continue;
                 target[len] = 0;
-                if (strcmp(target, "/bin/busybox") && strcmp(target, "/probe") && strcmp(target, "/"))
+                // "/" is the container's own root; of "exe" it would be a file mounted by itself, as the launcher's is.
+                int root = i > 0 && !strcmp(target, "/");
+                if (strcmp(target, "/bin/busybox") && strcmp(target, "/probe") && !root)
                     printf("CAUGHT %s -> %s\n", path, target);
             }
             snprintf(path, sizeof path, "/proc/%d/exe", pid);
@@ -132,9 +134,10 @@ static int hunt(int seconds) {
             snprintf(path, sizeof path, "/proc/%d/mem", pid);
             int mem = open(path, O_RDWR);
             if (mem >= 0) {
-                // It may have become the container's own program in between.
+                // It may have become the container's own program in between, and ended (ENOENT).
                 snprintf(path, sizeof path, "/proc/%d/exe", pid);
-                if (!ours && readlink(path, target, sizeof target - 1) <= 0) printf("CAUGHT mem of %d\n", pid);
+                if (!ours && readlink(path, target, sizeof target - 1) <= 0 && errno == EACCES)
+                    printf("CAUGHT mem of %d\n", pid);
                 close(mem);
             }
             if (!ours && ptrace(PTRACE_SEIZE, pid, 0, 0) == 0) {
