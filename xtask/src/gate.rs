@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::workspace::cargo;
-use crate::{demo, install, shell, tidy, vmtest};
+use crate::{bare, demo, install, shell, tidy, vmtest};
 
 /// Everything, in the order in which failing early saves most time; the test runner's closing lines come last but
 /// for the demo and the virtual machine, which need what the runner checked.
@@ -20,6 +20,7 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     if !install::is_root() {
         bail!("the tests clone namespaces, mount and write cgroups for real: run them as root, `sudo ./x test`");
     }
+    let mut skipped = None;
     let mut stages = Stages::default();
     stages.run("packages", install::packages)?;
     stages.run("format", format_check)?;
@@ -29,8 +30,17 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     stages.run("tests", all_tests)?;
     stages.run("documentation tests", || shell::run(cargo().args(["test", "--workspace", "--doc", "--quiet"])))?;
     stages.run("demo", || demo::run(&["--stop".into()]))?;
+    stages.run("bare", || {
+        if let bare::Outcome::Skipped(why) = bare::show(bare::User::Root)? {
+            skipped = Some(why);
+        }
+        Ok(())
+    })?;
     stages.run("vmtest", smoke)?;
     stages.closing();
+    if let Some(why) = skipped {
+        eprintln!("SKIPPED: the demo on a bare machine was not shown: {why}");
+    }
     Ok(())
 }
 

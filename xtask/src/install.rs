@@ -37,6 +37,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "redis-server",
     "runc",
     "skopeo",
+    "slirp4netns",
     "squashfs-tools",
     "strace",
     "uidmap",

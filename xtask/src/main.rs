@@ -3,10 +3,12 @@
 //! One file for each task. The tasks run the tools a person would type (cargo, apt-get, qemu) and print what they
 //! run, so that each step can be repeated by hand. Nothing of the product lives here.
 
+mod bare;
 mod bench;
 mod demo;
 mod gate;
 mod install;
+mod interrupt;
 mod release;
 mod shell;
 mod tidy;
@@ -25,6 +27,7 @@ usage: ./x <task> [options]        (or: cargo xtask <task>)
   fix      format, and apply the lints' own fixes
   tidy     the rules of this repository: layers, names, dead files, links, unsafe
   bench    Coppice beside its peers   [--quick] [--json] [--commit-results] [name…]
+  bare     the demo on a Debian with nothing prepared: no compiler, no Rust   [--sudo]
   vmtest   the kernel tests in a virtual machine with cgroup v2   [--smoke] [package…]
 ";
 
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         "fix" => gate::fix(rest),
         "tidy" => tidy::run(rest),
         "bench" => bench::run(rest),
+        "bare" => bare::run(rest),
         "vmtest" => vmtest::run(rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");

@@ -14,6 +14,13 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
+/// Where tasks keep what is slow to make, between runs and clones: `coppice` in the user's cache directory.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or(home);
+    Ok(base.context("neither XDG_CACHE_HOME nor HOME is set")?.join("coppice"))
+}
+
 /// `cargo`, as the cargo that runs us, in the workspace's root.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

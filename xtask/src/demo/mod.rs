@@ -3,20 +3,28 @@
 //! It builds Coppice and the example, makes an image of the example's one static file (no registry), brings the app
 //! up on a node of its own under `.coppice/demo`, asks it over HTTP, kills an instance, waits until the
 //! supervisor brought it back, and says what to try next. A stage that does not hold ends it with an error.
+//!
+//! It looks at the machine before it builds for minutes, stops what an earlier demo left, and takes its node down when
+//! it is interrupted.
+
+mod build;
+mod machine;
 
 use std::fs;
 use std::io::{IsTerminal, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::workspace::{self, cargo};
-use crate::{install, shell};
+pub(crate) use self::build::static_hello;
+use crate::interrupt::Interrupt;
+use crate::{install, shell, workspace};
 
 /// From `up` to the first answer, and from a kill to the instance's return. Generous: a loaded machine in CI.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -31,9 +39,23 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         [only] if only == "--stop" => false,
         other => bail!("demo takes --keep or --stop, got {}", other.join(" ")),
     };
-    let coppice = build()?;
-    let demo = Demo { coppice, root: workspace::root().join(".coppice/demo"), port: free_port(8080)? };
-    let shown = demo.show();
+    machine::check()?;
+    println!("Building Coppice and the example app; the first time, this takes some minutes.");
+    let hello = static_hello()?;
+    let mut demo = Demo { coppice: build::coppice()?, root: workspace::root().join(".coppice/demo"), port: 0 };
+    if demo.node_runs() {
+        println!("An earlier demo still runs: stopping it first.");
+        demo.stop()?;
+    }
+    demo.port = free_port(8080)?;
+    if demo.port != 8080 {
+        println!("Port 8080 is taken: this demo publishes {}.", demo.port);
+    }
+    let demo = Arc::new(demo);
+    let interrupted = Arc::clone(&demo);
+    let interrupt = Interrupt::undone_by(move || interrupted.stop_early())?;
+    let shown = demo.show(&hello);
+    interrupt.or_park();
     if let Err(error) = &shown {
         eprintln!("\nThe demo does not hold: {error:#}\n");
         demo.say_what_went_on();
@@ -49,27 +71,6 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     shown
 }
 
-/// The program and the example, optimised as dev builds are: the first answer within minutes, not the fastest one.
-fn build() -> Result<PathBuf> {
-    println!("Building Coppice and the example app; the first time, this takes some minutes.");
-    shell::run(cargo().args(["build", "--quiet", "-p", "coppice"]))?;
-    Ok(target_folder()?.join("debug/coppice"))
-}
-
-/// The example as a static file.
-pub(crate) fn static_hello() -> Result<PathBuf> {
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let folder = target_folder()?.join("static");
-    let mut build = cargo();
-    build.args(["build", "--quiet", "--release", "-p", "hello", "--target", &target, "--target-dir"]).arg(&folder);
-    shell::run(build.env("RUSTFLAGS", "-C target-feature=+crt-static"))?;
-    Ok(folder.join(target).join("release/hello"))
-}
-
-fn target_folder() -> Result<PathBuf> {
-    Ok(workspace::Metadata::read(&workspace::root())?.target_directory)
-}
-
 struct Demo {
     coppice: PathBuf,
     root: PathBuf,
@@ -77,8 +78,8 @@ struct Demo {
 }
 
 impl Demo {
-    fn show(&self) -> Result<()> {
-        let image = self.rootfs(&static_hello()?)?;
+    fn show(&self, hello: &Path) -> Result<()> {
+        let image = self.rootfs(hello)?;
         self.step(
             "Making an image of one static file",
             &["image", "import", &image, "hello", "--entrypoint", r#"["/hello"]"#],
@@ -179,17 +180,34 @@ impl Demo {
     }
 
     fn say_what_next(&self) {
-        let coppice = format!("{} --root {}", self.coppice.display(), self.root.display());
+        let sudo = if install::is_root() { "" } else { "sudo " };
+        let coppice = format!("{sudo}{} --root {}", self.coppice.display(), self.root.display());
+        let port = self.port;
         println!(
-            "\nIt runs on, on http://localhost:{}. To try things:\n\n  alias coppice='{coppice}'\n  \
-             coppice status                 # the tree, with the reason of every restart\n  \
-             coppice logs -f web            # both replicas, prefixed\n  \
-             coppice top web-1              # the processes of an instance\n  \
-             coppice kill counter-1         # the counter returns, and counts from one\n  \
-             coppice run --rm -t IMAGE sh   # any image from a registry\n\nTo stop it:\n\n  \
-             coppice down hello && coppice node stop --all",
-            self.port
+            "\nIt runs on, at http://localhost:{port}. In this shell, paste this first:\n\n  \
+             alias coppice='{coppice}'\n\nThen try:\n\n  \
+             curl localhost:{port}                 # both replicas take turns\n  \
+             coppice status                      # the tree, with the reason of every restart\n  \
+             coppice logs -f web                 # both replicas, prefixed; Ctrl-C ends it\n  \
+             coppice top web-1                   # the processes of an instance\n  \
+             coppice kill counter-1              # the counter returns, and counts from one\n  \
+             coppice run --rm -it alpine sh      # an image from Docker Hub\n\nTo stop it:\n\n  \
+             coppice down hello && coppice node stop --all\n\n\
+             The app is examples/hello/coppice.toml; `coppice init` writes one of your own to begin with."
         );
+    }
+
+    fn node_runs(&self) -> bool {
+        self.root.exists() && shell::succeeds(&mut self.command(&["node", "status"]))
+    }
+
+    /// Somebody wants the demo to end, wherever it stands.
+    fn stop_early(&self) {
+        eprintln!("\nInterrupted: stopping the demo's node. Once more, and it is left as it is.");
+        match self.stop() {
+            Ok(()) => eprintln!("Stopped; nothing of the demo runs."),
+            Err(error) => eprintln!("It could not be stopped: {error:#}"),
+        }
     }
 
     /// Takes the app down and the node with it. A node that never started has nothing to stop.
