@@ -123,8 +123,51 @@ fn a_link_of_this_machine_that_is_named_is_followed_as_docker_does() {
 }
 
 #[test]
-fn two_paths_of_this_machine_or_of_containers_are_refused() {
-    let node = node();
+fn two_paths_of_this_machine_are_refused() {
+    let node = Node::new();
     node.coppice(["cp", "a", "b"]).ended_with(2).helped();
-    node.coppice(["cp", "up:/a", "down:/b"]).ended_with(2);
+    node.coppice(["cp", "-", "b"]).ended_with(2).helped();
+    assert!(node.processes().is_empty());
+}
+
+#[test]
+fn files_go_from_one_container_to_another_whether_they_run_or_not() {
+    let node = node();
+    for (from, to) in [("up", "down"), ("down", "up")] {
+        let copied =
+            |source: &str, target: &str| node.coppice(["cp", &format!("{from}:{source}"), &format!("{to}:{target}")]);
+        copied("/made/sub/file", "/tmp/as").succeeded();
+        copied("/made/sub/file", "/tmp").succeeded();
+        copied("/made", "/tmp").succeeded();
+        copied("/made", "/tmp/tree").succeeded();
+        copied("/made/.", "/home").succeeded();
+        for path in ["/tmp/as", "/tmp/file", "/tmp/made/sub/file", "/tmp/tree/sub/file", "/home/sub/file"] {
+            node.ok(["cp", &format!("{to}:{path}"), "back"]);
+            let back = node.dir().join("back");
+            assert_eq!(read(&back), "text\n", "{to}:{path}");
+            assert_eq!(fs::metadata(&back).unwrap().permissions().mode() & 0o777, 0o640);
+            fs::remove_file(back).unwrap();
+        }
+        node.ok(["cp", &format!("{to}:/tmp/tree"), &format!("tree-{to}")]);
+        assert_eq!(fs::read_link(node.dir().join(format!("tree-{to}/link"))).unwrap().to_str(), Some("sub/file"));
+        copied("/made", "/made/sub/file").ended_with(2).complained("is a file");
+        copied("/made/sub/file/", "/tmp").ended_with(2).complained("not a directory");
+        copied("/nothere", "/tmp").ended_with(1).complained("/nothere");
+        copied("/made/sub/file", "/no/such/place").ended_with(1);
+    }
+    node.coppice(["cp", "nobody:/x", "up:/tmp"]).ended_with(1).complained("nobody");
+    node.coppice(["cp", "up:/made", "nobody:/tmp"]).ended_with(1).complained("nobody");
+}
+
+#[test]
+fn a_copy_between_containers_keeps_owners_only_when_asked() {
+    let node = node();
+    let big = "dd if=/dev/urandom of=/tmp/big bs=1M count=8 2>/dev/null; chown app:extra /tmp/big; md5sum < /tmp/big";
+    let sum = node.coppice(["exec", "up", "sh", "-c", big]).succeeded().stdout;
+    node.ok(["run", "-d", "--name", "other", "--network=none", "box", "sleep", "1000"]);
+    for (flags, owner) in [(&["cp"][..], "0:0"), (&["cp", "-a"], "1000:2000")] {
+        node.ok([flags, &["up:/tmp/big", "other:/tmp/big"]].concat());
+        let look = "md5sum < /tmp/big; stat -c %u:%g /tmp/big";
+        node.coppice(["exec", "other", "sh", "-c", look]).succeeded().printed(&format!("{sum}{owner}"));
+    }
 }

@@ -241,12 +241,12 @@ fn an_image_of_another_tool_brings_its_volume_user_signal_and_entry_point() {
 // ── a registry ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 /// Debian's docker-registry on port 5000 of the node's machine.
-struct Registry {
+pub(crate) struct Registry {
     child: Child,
 }
 
 impl Registry {
-    fn start(node: &Node, storage: &Path) -> Self {
+    pub(crate) fn start(node: &Node, storage: &Path) -> Self {
         Self::start_with(node, storage, "")
     }
 

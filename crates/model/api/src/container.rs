@@ -154,6 +154,9 @@ pub struct ExecRequest {
     pub interactive: bool,
     pub size: Option<TerminalSize>,
     pub privileged: bool,
+    /// Answer 204 as soon as it has started, without a stream: nothing is read from it or sent to it.
+    #[serde(default)]
+    pub detach: bool,
 }
 
 /// Query of a log request.

@@ -45,7 +45,7 @@ pub const CONTAINER_PAUSE: &str = "/v1/containers/{container}/pause";
 pub const CONTAINER_UNPAUSE: &str = "/v1/containers/{container}/unpause";
 /// POST → [`ExitReply`](crate::ExitReply) when it has ended.
 pub const CONTAINER_WAIT: &str = "/v1/containers/{container}/wait";
-/// POST [`ExecRequest`](crate::ExecRequest) → 101 and a stream.
+/// POST [`ExecRequest`](crate::ExecRequest) → 101 and a stream; with `detach`, 204.
 pub const CONTAINER_EXEC: &str = "/v1/containers/{container}/exec";
 /// POST → 101 and a stream.
 pub const CONTAINER_ATTACH: &str = "/v1/containers/{container}/attach";

@@ -200,6 +200,7 @@ pub(crate) async fn exec_quietly(
         interactive: false,
         size: None,
         privileged: false,
+        detach: false,
     };
     let attached = exec(containers, container.clone(), request).await?;
     let mut process = KillOnDrop(Some(attached.stream));

@@ -125,10 +125,11 @@ pub(crate) fn health(spec: &RunSpec, image: &ImageConfig) -> Option<HealthSpec> 
     let check = image.healthcheck.as_ref()?;
     let command = match check.test.split_first() {
         Some((kind, command)) if kind == "CMD" && !command.is_empty() => command.to_vec(),
-        Some((kind, [line])) if kind == "CMD-SHELL" => {
+        // One line; buildah writes it as its words.
+        Some((kind, line)) if kind == "CMD-SHELL" && !line.is_empty() => {
             let mut shell =
                 if image.shell.is_empty() { vec!["/bin/sh".into(), "-c".into()] } else { image.shell.clone() };
-            shell.push(line.clone());
+            shell.push(line.join(" "));
             shell
         }
         _ => return None,
@@ -353,6 +354,8 @@ mod tests {
             HealthProbe::Exec { command: vec!["/bin/sh".into(), "-c".into(), "curl -f x".into()] }
         );
         assert_eq!(health.interval.to_string(), "30s");
+        image.healthcheck = Some(check(&["CMD-SHELL", "curl", "-f", "x"]));
+        assert_eq!(super::health(&spec(), &image).unwrap().probe, health.probe, "as buildah writes it");
         image.healthcheck = Some(check(&["NONE"]));
         assert_eq!(super::health(&spec(), &image), None);
     }

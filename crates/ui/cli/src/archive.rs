@@ -282,6 +282,46 @@ fn plain(path: &Path) -> Result<PathBuf, ArchiveError> {
     Ok(out)
 }
 
+/// Writes a container's tar of one file or directory with its first entry called `name`, or, without a name, only what is
+/// inside it: for another container, whose node checks every name again.
+pub(crate) fn rename(
+    tar: impl Read,
+    name: Option<&OsStr>,
+    keep_owners: bool,
+    out: impl Write,
+) -> Result<(), ArchiveError> {
+    let mut archive = Archive::new(tar);
+    let mut renamed = tar::Builder::new(out);
+    let mut top: Option<PathBuf> = None;
+    for entry in archive.entries().map_err(ArchiveError::Tar)? {
+        let mut entry = entry.map_err(ArchiveError::Tar)?;
+        let raw = PathBuf::from(OsString::from_vec(entry.path_bytes().into_owned()));
+        let inside = plain(&raw)?;
+        let top = top.get_or_insert_with(|| inside.clone());
+        let rest = inside.strip_prefix(&*top).map_err(|_| ArchiveError::Outside { path: raw.clone() })?;
+        let place = if rest.as_os_str().is_empty() {
+            name.map(PathBuf::from).unwrap_or_default()
+        } else {
+            Path::new(name.unwrap_or_default()).join(rest)
+        };
+        if place.as_os_str().is_empty() {
+            continue; // the directory itself; the one it goes into stays as it is
+        }
+        let mut header = entry.header().clone();
+        if !keep_owners {
+            header.set_uid(0);
+            header.set_gid(0);
+        }
+        let target = entry.link_name_bytes().map(|target| OsString::from_vec(target.into_owned()));
+        let added = match target.filter(|_| header.entry_type().is_symlink()) {
+            Some(target) => renamed.append_link(&mut header, &place, target),
+            None => renamed.append_data(&mut header, &place, &mut entry),
+        };
+        added.map_err(ArchiveError::Tar)?;
+    }
+    renamed.finish().map_err(ArchiveError::Tar)
+}
+
 /// Writes `source` as a tar whose first entry is called `name`, or, without a name, only what is inside it.
 pub(crate) fn pack(
     source: &Path,

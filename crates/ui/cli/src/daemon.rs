@@ -57,13 +57,20 @@ impl DaemonError {
     }
 }
 
-/// The node's client, connected; starts a daemon when nobody listens.
+/// The node's client, connected; starts a daemon when nobody listens, and again when it goes away under a request that
+/// can be sent once more.
 pub(crate) async fn client(settings: &Settings) -> Result<Client, crate::error::CommandError> {
-    match Client::connect(&settings.socket).await {
-        Ok(client) => Ok(client),
-        Err(error) if error.nobody_there() => Ok(start(settings).await?.0),
-        Err(error) => Err(error.into()),
-    }
+    let client = match Client::connect(&settings.socket).await {
+        Ok(client) => client,
+        Err(error) if error.nobody_there() => start(settings).await?.0,
+        Err(error) => return Err(error.into()),
+    };
+    let settings = settings.clone();
+    Ok(client.reviving(Box::new(move || {
+        let settings = settings.clone();
+        // Why there is no node again, the next attempt or the next command says.
+        Box::pin(async move { start(&settings).await.is_ok() })
+    })))
 }
 
 /// The node's client, only if a daemon runs.
@@ -85,6 +92,7 @@ pub(crate) async fn start(settings: &Settings) -> Result<(Client, bool), DaemonE
     if let Ok(client) = Client::connect(&settings.socket).await {
         return Ok((client, false));
     }
+    ended(&run.join("node.lock"), deadline).await;
     let log = log_dir.join("node.log");
     let (mut child, from) = spawn(settings, &log)?;
     loop {
@@ -118,6 +126,17 @@ async fn lock(path: &Path, deadline: Instant) -> Result<File, DaemonError> {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(DaemonError::Locked { lock: path.to_owned() }),
             Err(error) => return Err(failed(error.into())),
         }
+    }
+}
+
+/// Waits for the daemon before: one that is ending no longer listens, but holds the node until it has ended.
+async fn ended(path: &Path, deadline: Instant) {
+    // No such file: there was none. Whatever else is wrong with it, the daemon says.
+    let Ok(file) = OpenOptions::new().append(true).open(path) else { return };
+    while let Err(rustix::io::Errno::WOULDBLOCK) = flock(&file, FlockOperation::NonBlockingLockExclusive)
+        && Instant::now() < deadline
+    {
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

@@ -107,7 +107,7 @@ pub(crate) fn of(
 
 /// Lines of `KEY=VALUE` (taken as they are, quotes and all, as docker does), `KEY` for the caller's value, `#` for a
 /// comment.
-fn read_env_file(
+pub(crate) fn read_env_file(
     path: &Path,
     variable: &impl Fn(&str) -> Option<String>,
     into: &mut BTreeMap<String, String>,

@@ -1,7 +1,13 @@
 //! One request, one connection.
+//!
+//! A node can be killed or restarted at any moment. A client that knows how to get one again ([`Client::reviving`]) sends
+//! reads again, and requests the dead node never had whole. It refuses to repeat anything else: a `run` that may have been
+//! done is the caller's to look at.
 
+use std::future::Future;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Mutex;
 
 use bytes::Bytes;
@@ -26,6 +32,12 @@ const UPLOAD_CHUNK: usize = 256 << 10;
 /// Longest error or single JSON answer that is read whole; a peer that sends more is not a node.
 const ANSWER_MAX: usize = 256 << 20;
 
+/// Times a request is sent again because the node went away under it; a node that dies three times is not just restarted.
+const TRIES_MORE: u32 = 2;
+
+/// What a caller does so that there is a node again; false when there is none.
+pub type Revival = Box<dyn Fn() -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync>;
+
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// A node to talk to. Needs a Tokio runtime with I/O around every call.
@@ -33,12 +45,13 @@ pub struct Client {
     socket: PathBuf,
     /// A connection that is open already, for the first request.
     open: Mutex<Option<UnixStream>>,
+    revival: Option<Revival>,
 }
 
 impl Client {
     /// A client that connects with its first request.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: socket.into(), open: Mutex::new(None) }
+        Self { socket: socket.into(), open: Mutex::new(None), revival: None }
     }
 
     /// Connects now, so that a caller learns at once whether a node is there; the first request uses it.
@@ -47,6 +60,25 @@ impl Client {
         let stream = client.dial().await?;
         *client.open.lock().expect("no code panics with this lock held") = Some(stream);
         Ok(client)
+    }
+
+    /// Sends what it can send again when the node goes away under it, after `revival` has seen to a node: reads, and what
+    /// the node is known not to have read ([`ClientError::Unread`]). Nothing is ever done twice.
+    pub fn reviving(self, revival: Revival) -> Self {
+        Self { revival: Some(revival), ..self }
+    }
+
+    /// Whether to try once more after `error`; there is a node again then.
+    async fn again(&self, error: &ClientError, is_read: bool, tries: &mut u32) -> bool {
+        let may = match error {
+            ClientError::Unread { .. } => true,
+            ClientError::Connect { .. } => error.nobody_there(),
+            ClientError::Lost { .. } => is_read,
+            _ => false,
+        };
+        let Some(revival) = self.revival.as_ref().filter(|_| may && *tries < TRIES_MORE) else { return false };
+        *tries += 1;
+        revival().await
     }
 
     pub fn socket(&self) -> &Path {
@@ -71,7 +103,25 @@ impl Client {
         sender.send_request(request).await.map_err(from_hyper)
     }
 
-    async fn send(&self, method: Method, target: &Target, body: Payload) -> Result<Response<Incoming>, ClientError> {
+    async fn send(
+        &self,
+        method: Method,
+        target: &Target,
+        mut body: Payload,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let mut tries = 0;
+        loop {
+            // An upload's bytes are gone once read.
+            let copy = body.copy();
+            match self.attempt(method.clone(), target, body).await {
+                Err(error) if copy.is_some() && self.again(&error, method == Method::GET, &mut tries).await => {}
+                other => return other,
+            }
+            body = copy.expect("just seen");
+        }
+    }
+
+    async fn attempt(&self, method: Method, target: &Target, body: Payload) -> Result<Response<Incoming>, ClientError> {
         let mut request = Request::builder().method(method).uri(target.as_str()).header(header::HOST, "coppice");
         let body = match body {
             Payload::None => Full::new(Bytes::new()).map_err(|never| match never {}).boxed_unsync(),
@@ -140,8 +190,22 @@ impl Client {
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&self, target: Target) -> Result<T, ClientError> {
-        let response = self.send(Method::GET, &target, Payload::None).await?;
-        self.decode(response, &target).await
+        self.read(Method::GET, target).await
+    }
+
+    /// A request that changes nothing, sent again also when its answer is cut off.
+    async fn read<T: DeserializeOwned>(&self, method: Method, target: Target) -> Result<T, ClientError> {
+        let mut tries = 0;
+        loop {
+            let answer = match self.attempt(method.clone(), &target, Payload::None).await {
+                Ok(response) => self.decode(response, &target).await,
+                Err(error) => Err(error),
+            };
+            match answer {
+                Err(error) if self.again(&error, true, &mut tries).await => {}
+                other => return other,
+            }
+        }
     }
 
     pub(crate) async fn get_lines<T: DeserializeOwned>(&self, target: Target) -> Result<Lines<T>, ClientError> {
@@ -161,10 +225,9 @@ impl Client {
         self.decode(response, &target).await
     }
 
-    /// A POST without a body.
-    pub(crate) async fn ask<T: DeserializeOwned>(&self, target: Target) -> Result<T, ClientError> {
-        let response = self.send(Method::POST, &target, Payload::None).await?;
-        self.decode(response, &target).await
+    /// A POST without a body that only waits for something, so that it can be sent again.
+    pub(crate) async fn wait_for<T: DeserializeOwned>(&self, target: Target) -> Result<T, ClientError> {
+        self.read(Method::POST, target).await
     }
 
     pub(crate) async fn post_lines<T: DeserializeOwned>(
@@ -232,6 +295,18 @@ enum Payload {
     Json(Vec<u8>),
     Upload(Upload),
     Upgrade(Vec<u8>),
+}
+
+impl Payload {
+    /// The same again; `None` for what can be sent only once.
+    fn copy(&self) -> Option<Self> {
+        match self {
+            Self::None => Some(Self::None),
+            Self::Json(json) => Some(Self::Json(json.clone())),
+            Self::Upgrade(json) => Some(Self::Upgrade(json.clone())),
+            Self::Upload(_) => None,
+        }
+    }
 }
 
 /// Bytes to send that are read as the node takes them.
@@ -318,6 +393,17 @@ fn from_hyper(error: hyper::Error) -> ClientError {
         let kind = source.map_or(io::ErrorKind::Other, io::Error::kind);
         let text = source.map_or_else(|| error.to_string(), ToString::to_string);
         return ClientError::Upload(io::Error::new(kind, text));
+    }
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        // A Unix socket is reset when its peer goes away with bytes in it that it has not read (unix(7)), and breaks when
+        // it takes no more: either way the node never had the whole request, and a request of which a part is missing is
+        // not carried out.
+        if matches!(kind, Some(io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)) {
+            return ClientError::Unread { what: error.to_string() };
+        }
+        source = cause.source();
     }
     ClientError::lost(error)
 }

@@ -96,13 +96,19 @@ impl Client {
 
     /// Returns when it has ended.
     pub async fn wait(&self, container: &str) -> Result<ExitReply, ClientError> {
-        self.ask(Target::with(path::CONTAINER_WAIT, container)).await
+        self.wait_for(Target::with(path::CONTAINER_WAIT, container)).await
     }
 
     pub async fn exec(&self, container: &str, request: &ExecRequest) -> Result<Attached, ClientError> {
         let target = Target::with(path::CONTAINER_EXEC, container);
         let (stream, container) = self.upgrade(target, Some(request), CONTAINER_HEADER).await?;
         Ok(Attached { stream, container })
+    }
+
+    /// Returns when it has started; it runs on by itself. `request.detach` is set.
+    pub async fn exec_detached(&self, container: &str, request: &ExecRequest) -> Result<(), ClientError> {
+        let request = ExecRequest { detach: true, ..request.clone() };
+        self.command(Target::with(path::CONTAINER_EXEC, container), Some(&request)).await
     }
 
     pub async fn attach(&self, container: &str) -> Result<Attached, ClientError> {

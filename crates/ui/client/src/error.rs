@@ -17,6 +17,9 @@ pub enum ClientError {
     /// The connection ended before the answer did. Whether the request was carried out is not known.
     #[error("the node went away while it was answering ({what}); what was asked may or may not have been done")]
     Lost { what: String },
+    /// The node went away with the request, or a part of it, unread. Nothing was done.
+    #[error("the node went away before it had read what was asked ({what}); nothing was done")]
+    Unread { what: String },
     /// An answer that is not the API's.
     #[error("the node's answer makes no sense ({what}); is the socket really a Coppice node's?")]
     Garbled { what: String },
@@ -55,7 +58,9 @@ impl ClientError {
             Self::Connect { .. } => Some(
                 "is the node running? `coppice node start` starts it; --root or COPPICE_ROOT choose another".into(),
             ),
-            Self::Lost { .. } => Some("`coppice node status` shows whether the node is back".into()),
+            Self::Lost { .. } | Self::Unread { .. } => {
+                Some("`coppice node status` shows whether the node is back".into())
+            }
             Self::Garbled { .. } | Self::Upload(_) | Self::Api(_) => None,
             Self::Version { .. } => {
                 Some("restart the node with the program you use: `coppice node stop`, then again".into())

@@ -18,7 +18,7 @@ mod node;
 mod stream;
 mod target;
 
-pub use connection::{Client, Download, Upload};
+pub use connection::{Client, Download, Revival, Upload};
 pub use containers::{Attached, LogFilter};
 pub use error::ClientError;
 pub use images::ImportOptions;

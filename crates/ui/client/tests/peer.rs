@@ -288,3 +288,70 @@ async fn an_upload_arrives_whole_and_a_reader_that_fails_is_named() {
     let error = Client::new(&peer_cut.socket).load(Upload::new(Broken)).await.unwrap_err();
     assert!(matches!(&error, ClientError::Upload(why) if why.to_string().contains("the disk is gone")), "{error}");
 }
+
+/// A peer that closes each connection as it comes, `cuts` times, with the request unread or read, and then answers.
+fn dying_peer(
+    cuts: usize,
+    reads: bool,
+    answer: &'static str,
+) -> (Peer, std::sync::Arc<std::sync::atomic::AtomicUsize>) {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (sender, requests) = std::sync::mpsc::channel();
+    let served = std::sync::Arc::new(AtomicUsize::new(0));
+    let count = served.clone();
+    std::thread::spawn(move || {
+        for _ in 0..cuts {
+            let (mut stream, _) = listener.accept().unwrap();
+            if reads {
+                let _ = sender.send(read_request(&mut stream));
+            } else {
+                // Its request has begun to come, and is left where it is.
+                let mut fds = [rustix::event::PollFd::new(&stream, rustix::event::PollFlags::IN)];
+                rustix::event::poll(&mut fds, None).unwrap();
+            }
+        }
+        while let Ok((mut stream, _)) = listener.accept() {
+            let _ = sender.send(read_request(&mut stream));
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    (Peer { _dir: dir, socket, requests }, served)
+}
+
+fn reviving(peer: &Peer) -> Client {
+    Client::new(&peer.socket).reviving(Box::new(|| Box::pin(async { true })))
+}
+
+#[tokio::test]
+async fn a_read_is_sent_again_when_the_node_goes_away_under_it() {
+    for reads in [false, true] {
+        let (peer, served) = dying_peer(2, reads, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]");
+        assert!(reviving(&peer).apps().await.unwrap().is_empty());
+        assert_eq!(served.load(std::sync::atomic::Ordering::SeqCst), 1);
+        // Whoever has no way to a node is told at once.
+        let (peer, _) = dying_peer(1, reads, "");
+        assert!(Client::new(&peer.socket).apps().await.is_err());
+    }
+    let (peer, _) = dying_peer(100, true, "");
+    assert!(matches!(reviving(&peer).apps().await.unwrap_err(), ClientError::Lost { .. }), "it gives up");
+}
+
+#[tokio::test]
+async fn a_run_is_sent_again_only_when_the_node_has_not_read_it() {
+    let answer: &'static str = UPGRADED;
+    let (peer, served) = dying_peer(1, false, answer);
+    assert_eq!(reviving(&peer).run(&run_request()).await.unwrap().container.as_deref(), Some("00ff"));
+    assert_eq!(served.load(std::sync::atomic::Ordering::SeqCst), 1);
+    let (peer, served) = dying_peer(1, true, answer);
+    let error = reviving(&peer).run(&run_request()).await.err().expect("it may have been done");
+    assert!(matches!(error, ClientError::Lost { .. }), "{error}");
+    assert_eq!(served.load(std::sync::atomic::Ordering::SeqCst), 0, "never twice");
+    // Without a way to a node, an unread one is told apart all the same.
+    let (peer, _) = dying_peer(1, false, answer);
+    let error = Client::new(&peer.socket).run(&run_request()).await.err().unwrap();
+    assert!(matches!(error, ClientError::Unread { .. }) && error.to_string().contains("nothing was done"), "{error}");
+}

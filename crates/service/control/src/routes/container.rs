@@ -35,7 +35,8 @@ pub(super) async fn create(State(node): State<Arc<Node>>, Json(request): Json<Ru
 
 pub(super) async fn run(State(node): State<Arc<Node>>, mut request: Request) -> Answer<Response> {
     let upgrade = hyper::upgrade::on(&mut request);
-    let body = request_json::<RunRequest>(request).await?;
+    refuse_without_upgrade(&request)?;
+    let body = json::<RunRequest>(request).await?;
     let (attached, start) = node.run(body).await?;
     let id = attached.container().id.to_string();
     tokio::spawn(async move {
@@ -71,7 +72,14 @@ pub(super) async fn exec(
     mut request: Request,
 ) -> Answer<Response> {
     let upgrade = hyper::upgrade::on(&mut request);
-    let body = request_json::<ExecRequest>(request).await?;
+    let refused = refuse_without_upgrade(&request);
+    let body = json::<ExecRequest>(request).await?;
+    if body.detach {
+        // Its stream ends here; the process goes on.
+        node.exec(&container, body).await?;
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    refused?;
     let attached = node.exec(&container, body).await?;
     Ok(relay(attached, upgrade))
 }
@@ -108,12 +116,16 @@ fn switching(id: &str) -> Response {
     response
 }
 
-async fn request_json<T: serde::de::DeserializeOwned>(request: Request) -> Answer<T> {
+fn refuse_without_upgrade(request: &Request) -> Answer<()> {
     let asked = request.headers().get(header::UPGRADE).map(HeaderValue::as_bytes);
     if asked != Some(stream::PROTOCOL.as_bytes()) {
         let text = format!("this needs `Connection: upgrade` and `Upgrade: {}`", stream::PROTOCOL);
         return Err(Failed::new(ErrorKind::Invalid, text));
     }
+    Ok(())
+}
+
+async fn json<T: serde::de::DeserializeOwned>(request: Request) -> Answer<T> {
     let invalid = |error: String| Failed::new(ErrorKind::Invalid, error);
     let body = axum::body::to_bytes(request.into_body(), BODY_MAX).await.map_err(|e| invalid(e.to_string()))?;
     serde_json::from_slice(&body).map_err(|e| invalid(format!("the request's body: {e}")))

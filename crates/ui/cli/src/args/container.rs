@@ -109,6 +109,9 @@ pub(crate) struct LogsArgs {
 #[derive(Args, Debug)]
 #[command(override_usage = "coppice exec [OPTIONS] CONTAINER COMMAND [ARG]...")]
 pub(crate) struct ExecArgs {
+    /// Return as soon as it has started; it runs on by itself, and what it writes is not kept
+    #[arg(short, long)]
+    pub(crate) detach: bool,
     /// Pass standard input on
     #[arg(short, long)]
     pub(crate) interactive: bool,
@@ -118,6 +121,9 @@ pub(crate) struct ExecArgs {
     /// Environment: KEY=VALUE, or KEY to take this shell's value
     #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = values::env)]
     pub(crate) env: Vec<values::Env>,
+    /// File of KEY=VALUE lines
+    #[arg(long, value_name = "FILE")]
+    pub(crate) env_file: Vec<std::path::PathBuf>,
     /// User: name or id, with or without :group
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
@@ -177,7 +183,7 @@ pub(crate) struct EventsArgs {
     pub(crate) no_follow: bool,
 }
 
-/// One of the two is CONTAINER:PATH, the other a local path or `-` (a tar on standard input or output). Directories as
+/// One of the two is CONTAINER:PATH, the other too, or a local path, or `-` (a tar on standard input or output). Directories as
 /// docker does: into DST when it is a directory, as DST when it is not there; `SRC/.` copies what is inside.
 #[derive(Args, Debug)]
 pub(crate) struct CpArgs {

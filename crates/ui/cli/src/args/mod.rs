@@ -127,7 +127,7 @@ pub(crate) enum Verb {
     Top(AttachOnly),
     /// Print what happens on the node as it happens
     Events(EventsArgs),
-    /// Copy files between a container and this machine
+    /// Copy files between a container and this machine, or another container
     Cp(CpArgs),
 
     // Images

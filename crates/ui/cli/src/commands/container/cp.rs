@@ -1,6 +1,6 @@
-//! `cp`: files between a container and this machine, with docker's rules for names.
+//! `cp`: files between a container and this machine, or between two containers, with docker's rules for names.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -73,10 +73,14 @@ pub(crate) async fn run(settings: &Settings, args: CpArgs) -> CommandResult {
             let client = daemon::client(settings).await?;
             client.write_archive(&name, &path, Upload::new(io::stdin())).await?;
         }
+        (Side::Container { name: from, path: source }, Side::Container { name, path }) => {
+            let client = daemon::client(settings).await?;
+            across(&client, (&from, &source), (&name, &path), args.archive).await?;
+        }
         _ => {
             return Err(CommandError::usage(
-                "exactly one side must be in a container",
-                "write CONTAINER:PATH for it, and a local path or - for the other",
+                "one side must be in a container",
+                "write CONTAINER:PATH for it, and CONTAINER:PATH, a local path or - for the other",
             ));
         }
     }
@@ -244,19 +248,7 @@ async fn into(
     // `.` and `..` have a name, too: the directory's own.
     let own = std::fs::canonicalize(source).ok().and_then(|path| path.file_name().map(OsStr::to_owned));
     let own = source.file_name().map(OsStr::to_owned).or(own).unwrap_or_default();
-    let (target_name, _, target_slash) = ending(path);
-    let (directory, name) = match kind(client, container, path).await? {
-        Some(true) if meta.is_dir() && contents => (path.to_owned(), None),
-        Some(true) => (path.to_owned(), Some(own)),
-        Some(false) if meta.is_dir() => {
-            return Err(ArchiveError::usage(format!("{path} is a file; a directory cannot be copied onto it")).into());
-        }
-        Some(false) => (above(path), Some(target_name.into())),
-        None if !meta.is_dir() && target_slash => {
-            return Err(ArchiveError::usage(format!("there is no directory {path} in {container}")).into());
-        }
-        None => (above(path), Some(target_name.into())),
-    };
+    let (directory, name) = place(client, container, path, &own, contents, meta.is_dir()).await?;
     let (reader, writer) = io::pipe().map_err(CommandError::file("cannot make a pipe"))?;
     let packed = source.to_owned();
     let packing = std::thread::spawn(move || {
@@ -264,6 +256,82 @@ async fn into(
     });
     let upload = Upload::new(Packed { reader, packing: Some(packing) });
     Ok(client.write_archive(container, &directory, upload).await?)
+}
+
+/// The directory of a container that something called `own` is unpacked in to get to `path`, and the name it gets there;
+/// no name when only what is inside it is copied.
+async fn place(
+    client: &Client,
+    container: &str,
+    path: &str,
+    own: &OsStr,
+    contents: bool,
+    is_directory: bool,
+) -> Result<(String, Option<OsString>), CommandError> {
+    let (target_name, _, target_slash) = ending(path);
+    Ok(match kind(client, container, path).await? {
+        Some(true) if is_directory && contents => (path.to_owned(), None),
+        Some(true) => (path.to_owned(), Some(own.to_owned())),
+        Some(false) if is_directory => {
+            return Err(ArchiveError::usage(format!("{path} is a file; a directory cannot be copied onto it")).into());
+        }
+        None if !is_directory && target_slash => {
+            return Err(ArchiveError::usage(format!("there is no directory {path} in {container}")).into());
+        }
+        Some(false) | None => (above(path), Some(target_name.into())),
+    })
+}
+
+/// From one container to another.
+async fn across(
+    client: &Client,
+    (from, source): (&str, &str),
+    (container, path): (&str, &str),
+    keep_owners: bool,
+) -> Result<(), CommandError> {
+    let (own, contents, slash) = ending(source);
+    let inside = if contents { source.strip_suffix("/.").unwrap_or(source) } else { source.trim_end_matches('/') };
+    let inside = if inside.is_empty() { "/" } else { inside };
+    let is_directory = match kind(client, from, inside).await? {
+        Some(false) if slash || contents => {
+            return Err(ArchiveError::usage(format!("{inside} in {from} is not a directory")).into());
+        }
+        Some(is_directory) => is_directory,
+        // The node's own words for what is missing.
+        None => return client.read_archive(from, inside).await.map(drop).map_err(Into::into),
+    };
+    let contents = contents || own.is_empty();
+    let (directory, name) = place(client, container, path, OsStr::new(own), contents, is_directory).await?;
+    let pipe = || io::pipe().map_err(CommandError::file("cannot make a pipe"));
+    let ((tar, download), (reader, writer)) = (pipe()?, pipe()?);
+    // An upload is read on the runtime's thread, so what it waits for has to come from another one's.
+    let fetching = {
+        let (socket, from, inside) = (client.socket().to_owned(), from.to_owned(), inside.to_owned());
+        std::thread::spawn(move || fetch(&socket, &from, &inside, download))
+    };
+    let packing = std::thread::spawn(move || {
+        let out = io::BufWriter::with_capacity(64 << 10, writer);
+        let renamed = archive::rename(io::BufReader::with_capacity(64 << 10, tar), name.as_deref(), keep_owners, out);
+        // Where both fail, the download's words say why.
+        match fetching.join() {
+            Ok(Err(source)) if source.kind() != io::ErrorKind::BrokenPipe => Err(ArchiveError::Tar(source)),
+            _ => renamed,
+        }
+    });
+    let upload = Upload::new(Packed { reader, packing: Some(packing) });
+    Ok(client.write_archive(container, &directory, upload).await?)
+}
+
+/// Writes a container's archive to `out`, on a connection and runtime of its own.
+fn fetch(socket: &Path, container: &str, path: &str, mut out: impl Write) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut download = Client::new(socket).read_archive(container, path).await.map_err(io::Error::other)?;
+        while let Some(bytes) = download.next().await.map_err(io::Error::other)? {
+            out.write_all(&bytes)?;
+        }
+        Ok(())
+    })
 }
 
 /// Whether a path in a container is a directory (links followed); `None` when it is not there.
