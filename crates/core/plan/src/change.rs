@@ -85,7 +85,10 @@ impl Changes {
             let field = format!("{field} {key}");
             match new.get(key) {
                 None => self.push(field, Edit::Removed(text(was))),
-                Some(is) if is != was => self.push(field, Edit::Changed(text(was).zip(text(is)))),
+                Some(is) if is != was => {
+                    // What reads the same and differs in something untold is told as changed, no more.
+                    self.push(field, Edit::Changed(text(was).zip(text(is)).filter(|(was, is)| was != is)));
+                }
                 Some(_) => {}
             }
         }

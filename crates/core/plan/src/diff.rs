@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::Name;
-use coppice_spec::{AppSpec, MountSource, PullPolicy, RestartPolicy, WorkloadSpec};
+use coppice_spec::{AppSpec, MountSource, PolicySpec, PullPolicy, RestartPolicy, ServiceSpec, WorkloadSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, Edit};
@@ -32,6 +32,7 @@ pub fn diff(current: Option<&AppSpec>, desired: &AppSpec, observed: &Observed) -
     steps.extend(gone_ports);
     steps.extend(current.into_iter().flat_map(|current| stops(current, desired)));
     supervision(current, desired, &mut steps);
+    traffic(current, desired, &mut steps);
     steps.extend(runs);
     steps.extend(new_ports);
     for volume in current.into_iter().flat_map(|current| current.volumes.keys()) {
@@ -217,6 +218,25 @@ fn supervision(current: Option<&AppSpec>, desired: &AppSpec, steps: &mut Vec<Ste
         {
             push(Subject::Workload(name.clone()), fields::supervision(old, new));
         }
+    }
+}
+
+/// What changes for the proxy, names and policy without touching what runs.
+fn traffic(current: Option<&AppSpec>, desired: &AppSpec, steps: &mut Vec<Step>) {
+    let nothing = ServiceSpec::of(WorkloadSpec::of(""));
+    let mut services: BTreeSet<&Name> = desired.services.keys().collect();
+    services.extend(current.into_iter().flat_map(|current| current.services.keys()));
+    for name in services {
+        let old = current.and_then(|current| current.services.get(name)).unwrap_or(&nothing);
+        let changes = fields::traffic(old, desired.services.get(name).unwrap_or(&nothing));
+        if !changes.is_empty() {
+            steps.push(Step::ChangeTraffic { service: name.clone(), changes });
+        }
+    }
+    let open = PolicySpec::default();
+    let changes = fields::policy(current.map_or(&open, |current| &current.policy), &desired.policy);
+    if !changes.is_empty() {
+        steps.push(Step::ChangePolicy { changes });
     }
 }
 

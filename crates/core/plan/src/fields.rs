@@ -3,8 +3,9 @@
 
 use coppice_base::DurationText;
 use coppice_spec::{
-    Backoff, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, Limits, MountSource, NetworkMode, PortSpec,
-    Protocol, PullPolicy, RestartPolicy, Strategy, SuperviseSpec, VolumeMount, VolumeSpec, WorkloadSpec,
+    Backoff, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, Limits, MountSource, NetworkMode, Pair,
+    PolicySpec, PortSpec, Protocol, PullPolicy, RestartPolicy, RouteSpec, ServiceSpec, Strategy, SuperviseSpec,
+    Verdict, VolumeMount, VolumeSpec, WorkloadSpec,
 };
 
 use crate::change::{Change, Changes};
@@ -146,6 +147,43 @@ pub(crate) fn group(old: &GroupSpec, new: &GroupSpec) -> Vec<Change> {
     let GroupSpec { supervise: was, members } = old;
     let mut changes = Changes(supervise(was, &new.supervise));
     changes.value("members", members, &new.members, |members| list(members, ToString::to_string));
+    changes.0
+}
+
+/// What the proxy and the name server read of a service.
+pub(crate) fn traffic(old: &ServiceSpec, new: &ServiceSpec) -> Vec<Change> {
+    let mut changes = Changes::default();
+    let routes = |service: &ServiceSpec| -> std::collections::BTreeMap<String, RouteSpec> {
+        service.routes.iter().map(|route| (route.name.to_string(), route.clone())).collect()
+    };
+    changes.table("route", &routes(old), &routes(new), |route| Some(self::route(route)));
+    changes.option("tls", &old.tls, &new.tls, |tls| tls.domains.join(", "));
+    changes.value("headless", &old.headless, &new.headless, bool::to_string);
+    changes.0
+}
+
+/// A route's conditions; what else changed of it is told as a change all the same.
+fn route(route: &RouteSpec) -> String {
+    route.conditions().collect::<Vec<_>>().join(", ")
+}
+
+pub(crate) fn policy(old: &PolicySpec, new: &PolicySpec) -> Vec<Change> {
+    let PolicySpec { default, allow, deny } = old;
+    let mut changes = Changes::default();
+    let verdict = |verdict: &Verdict| {
+        match verdict {
+            Verdict::Allow => "allow",
+            Verdict::Deny => "deny",
+        }
+        .to_owned()
+    };
+    changes.value("policy.default", default, &new.default, verdict);
+    for (field, was, is) in [("policy.allow", allow, &new.allow), ("policy.deny", deny, &new.deny)] {
+        let rules = |pairs: &std::collections::BTreeSet<Pair>| -> std::collections::BTreeMap<String, ()> {
+            pairs.iter().map(|pair| (format!("{} -> {}", pair.from, pair.to), ())).collect()
+        };
+        changes.table(field, &rules(was), &rules(is), |()| None);
+    }
     changes.0
 }
 

@@ -39,29 +39,19 @@ pub fn name_clashes(app: &AppSpec) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use coppice_spec::{RestartPolicy, ServiceSpec, SuperviseSpec, WorkerSpec, WorkloadSpec};
+    use coppice_spec::{RestartPolicy, ServiceSpec, WorkerSpec, WorkloadSpec};
 
     fn name(text: &str) -> Name {
         Name::new(text).unwrap()
     }
 
     fn app(replicas: u32, worker: &str) -> AppSpec {
-        let service = ServiceSpec {
-            workload: WorkloadSpec::of("nginx"),
-            replicas,
-            ports: Vec::new(),
-            restart: RestartPolicy::Always,
-            health: None,
-        };
+        let service = ServiceSpec { replicas, ..ServiceSpec::of(WorkloadSpec::of("nginx")) };
         let job = WorkerSpec { workload: WorkloadSpec::of("busybox"), restart: RestartPolicy::Never };
         AppSpec {
-            name: name("shop"),
-            labels: BTreeMap::new(),
-            supervise: SuperviseSpec::default(),
-            groups: BTreeMap::new(),
             services: BTreeMap::from([(name("web"), service)]),
             workers: BTreeMap::from([(name(worker), job)]),
-            volumes: BTreeMap::new(),
+            ..AppSpec::of(name("shop"))
         }
     }
 

@@ -45,6 +45,15 @@ pub enum Step {
         of: Subject,
         changes: Vec<Change>,
     },
+    /// Its routes, certificates or name; its instances stay as they are.
+    ChangeTraffic {
+        service: Name,
+        changes: Vec<Change>,
+    },
+    /// Who may speak to whom.
+    ChangePolicy {
+        changes: Vec<Change>,
+    },
     StartInstance {
         instance: String,
         workload: Name,
@@ -124,6 +133,8 @@ impl Step {
             | Self::PublishPort { .. } => StepKind::Create,
             Self::ChangeVolume { .. }
             | Self::ChangeSupervision { .. }
+            | Self::ChangeTraffic { .. }
+            | Self::ChangePolicy { .. }
             | Self::ReplaceInstance { .. }
             | Self::LeaveVolume { .. } => StepKind::Change,
             Self::UnpublishPort { .. } | Self::StopInstance { .. } | Self::RemoveVolume { .. } => StepKind::Remove,
@@ -144,6 +155,8 @@ impl Step {
             Self::StopInstance { instance, .. }
             | Self::StartInstance { instance, .. }
             | Self::ReplaceInstance { instance, .. } => format!("instance {instance}"),
+            Self::ChangeTraffic { service, .. } => format!("traffic of {service}"),
+            Self::ChangePolicy { .. } => "policy".to_owned(),
             Self::ChangeSupervision { of: Subject::App(name), .. } => format!("app {name}"),
             Self::ChangeSupervision { of: Subject::Group(name), .. } => format!("group {name}"),
             Self::ChangeSupervision { of: Subject::Workload(name), .. } => format!("supervision of {name}"),
@@ -158,6 +171,8 @@ impl Step {
             }
             Self::ChangeVolume { changes, .. }
             | Self::ChangeSupervision { changes, .. }
+            | Self::ChangeTraffic { changes, .. }
+            | Self::ChangePolicy { changes }
             | Self::ReplaceInstance { changes, .. } => changes.iter().map(Change::to_string).collect(),
             Self::PullImage { reason: PullReason::Always, .. } => vec!["pull = \"always\"".to_owned()],
             Self::PullImage { reason: PullReason::NotHere, .. } => vec!["not on this node".to_owned()],

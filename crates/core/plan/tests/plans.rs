@@ -24,7 +24,7 @@ fn after(workload: &str, condition: Condition) -> Dependency {
 }
 
 fn service(workload: WorkloadSpec, replicas: u32) -> ServiceSpec {
-    ServiceSpec { workload, replicas, ports: Vec::new(), restart: RestartPolicy::Always, health: None }
+    ServiceSpec { replicas, ..ServiceSpec::of(workload) }
 }
 
 /// redis with a volume, a migration worker, three web replicas with a port.
@@ -39,13 +39,10 @@ fn shop() -> AppSpec {
     web.workload.depends_on = vec![after("migrate", Condition::Completed)];
     web.ports = vec![port(8080, 80)];
     AppSpec {
-        name: name("shop"),
-        labels: BTreeMap::new(),
-        supervise: SuperviseSpec::default(),
-        groups: BTreeMap::new(),
         services: BTreeMap::from([(name("db"), db), (name("web"), web)]),
         workers: BTreeMap::from([(name("migrate"), migrate)]),
         volumes: BTreeMap::from([(name("data"), VolumeSpec::default())]),
+        ..AppSpec::of(name("shop"))
     }
 }
 

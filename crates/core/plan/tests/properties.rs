@@ -6,8 +6,9 @@ use std::time::Duration;
 use coppice_base::{Bytes, DurationText, Name};
 use coppice_plan::{Observed, Plan, Step, Subject, diff, instances, teardown};
 use coppice_spec::{
-    AppSpec, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, MountSource, PortSpec, Protocol, PullPolicy,
-    RestartPolicy, ServiceSpec, SuperviseSpec, VolumeMount, VolumeSpec, WorkerSpec, WorkloadSpec,
+    AppSpec, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, MountSource, PolicySpec, PortSpec, Protocol,
+    PullPolicy, RestartPolicy, RouteSpec, ServiceSpec, SuperviseSpec, Verdict, VolumeMount, VolumeSpec, WorkerSpec,
+    WorkloadSpec,
 };
 use proptest::prelude::*;
 
@@ -79,10 +80,13 @@ fn app() -> impl Strategy<Value = AppSpec> {
     }));
     let service = move |rank: usize| {
         let ports = prop::collection::btree_set(0..3u16, 0..2);
-        (workload(rank), 0..4u32, ports, policy(), health.clone()).prop_map(
-            move |(workload, replicas, ports, restart, health)| {
+        let hosts = prop::collection::btree_set(0..3u16, 0..2);
+        (workload(rank), 0..4u32, ports, hosts, policy(), health.clone()).prop_map(
+            move |(workload, replicas, ports, hosts, restart, health)| {
                 let ports = ports.into_iter().map(|p| port(rank as u16 * 10 + p, 80)).collect();
-                ServiceSpec { workload, replicas, ports, restart, health }
+                let route = |n| RouteSpec::of(name(&format!("r{n}")), format!("{n}.example.com"));
+                let routes = hosts.into_iter().map(route).collect();
+                ServiceSpec { replicas, ports, restart, health, routes, ..ServiceSpec::of(workload) }
             },
         )
     };
@@ -108,14 +112,15 @@ fn app() -> impl Strategy<Value = AppSpec> {
             Some((name(n), VolumeSpec { host_path: v?.map(str::to_owned), labels: BTreeMap::new() }))
         });
         let mut app = AppSpec {
-            name: name("app"),
-            labels: BTreeMap::new(),
             supervise: supervise(max),
-            groups: BTreeMap::new(),
             services,
             workers,
             volumes: volumes.collect(),
+            ..AppSpec::of(name("app"))
         };
+        if max == 1 {
+            app.policy.default = Verdict::Deny;
+        }
         if let Some((max, whole)) = group {
             let members: Vec<Name> = app.services.keys().filter(|n| whole || n.as_str() == "a").cloned().collect();
             app.groups.insert(name("g"), GroupSpec { supervise: supervise(max), members });
@@ -141,6 +146,8 @@ struct Model {
     ports: BTreeSet<String>,
     images: BTreeSet<String>,
     supervision: BTreeMap<String, String>,
+    traffic: BTreeMap<Name, String>,
+    policy: PolicySpec,
 }
 
 /// All that an instance is made from, as text: what a container is fixed to, not what supervision reads.
@@ -171,6 +178,12 @@ fn supervised(app: &AppSpec) -> BTreeMap<String, String> {
     all
 }
 
+/// What the proxy and the name server read of a service; none when it has nothing for them.
+fn traffic(service: &ServiceSpec) -> Option<String> {
+    let told = !service.routes.is_empty() || service.tls.is_some() || service.headless;
+    told.then(|| format!("{:?} {:?} {}", service.routes, service.tls, service.headless))
+}
+
 impl Model {
     fn of(app: &AppSpec) -> Self {
         let ports = app.services.iter().flat_map(|(n, s)| s.ports.iter().map(move |p| format!("{n} {p:?}")));
@@ -181,6 +194,8 @@ impl Model {
             ports: ports.collect(),
             images: BTreeSet::new(),
             supervision: supervised(app),
+            traffic: app.services.iter().filter_map(|(n, s)| traffic(s).map(|traffic| (n.clone(), traffic))).collect(),
+            policy: app.policy.clone(),
         }
     }
 
@@ -236,6 +251,14 @@ impl Model {
                     None => self.supervision.remove(&subject),
                 };
             }
+            Step::ChangeTraffic { service, changes } => {
+                assert!(!changes.is_empty(), "{step}: for no reason");
+                match app.services.get(service).and_then(traffic) {
+                    Some(now) => self.traffic.insert(service.clone(), now),
+                    None => self.traffic.remove(service),
+                };
+            }
+            Step::ChangePolicy { .. } => self.policy = app.policy.clone(),
             Step::LeaveVolume { volume } => {
                 self.volumes.remove(volume);
                 self.left.insert(volume.clone());

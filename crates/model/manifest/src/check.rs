@@ -14,7 +14,7 @@ use crate::suggest::nearest;
 use crate::workload::{Read, ReadKind};
 
 /// "did you mean `x`?", or what else to do.
-fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>, otherwise: String) -> String {
+pub(crate) fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>, otherwise: String) -> String {
     nearest(word, known).map_or(otherwise, |near| format!("did you mean `{near}`?"))
 }
 
@@ -126,6 +126,35 @@ pub(crate) fn host_ports(read: &[Read], report: &mut Report<'_>) {
                 report.error(&port.span, message, help);
             }
             same.push((&one.name, port));
+        }
+    }
+}
+
+/// Routes name services that exist, and no two of them take the same requests.
+pub(crate) fn routes(read: &[Read], all: &BTreeMap<&str, &Read>, broken: &BTreeSet<String>, report: &mut Report<'_>) {
+    let mut seen: BTreeMap<String, &Name> = BTreeMap::new();
+    for one in read {
+        let ReadKind::Service { spec, mentioned, .. } = &one.kind else { continue };
+        for service in mentioned {
+            let message = match all.get(service.value.as_str()).map(|found| &found.kind) {
+                Some(ReadKind::Service { .. }) => continue,
+                Some(ReadKind::Worker(_)) => format!("`{}` is a worker, and workers answer no requests", service.value),
+                None if broken.contains(service.value.as_str()) => continue,
+                None => format!("a route of `{}` names `{}`, which is not defined", one.name, service.value),
+            };
+            let known = all.iter().filter(|(_, read)| matches!(read.kind, ReadKind::Service { .. }));
+            let otherwise = format!("define [service.{}]", service.value);
+            let help = did_you_mean(service.value.as_str(), known.map(|(name, _)| *name), otherwise);
+            report.error(&service.span, message, help);
+        }
+        for route in &spec.routes {
+            for condition in route.conditions() {
+                if let Some(owner) = seen.insert(condition.clone(), &one.name) {
+                    let message = format!("a route of `{}` takes the same requests as one of `{owner}`", one.name);
+                    let help = format!("give one of them another host, path, method or header ({condition})");
+                    report.error(&one.key_span, message, help);
+                }
+            }
         }
     }
 }

@@ -86,6 +86,7 @@ pub(crate) static ROOT: Section = Section {
         key("service", Kind::Named(&SERVICE), "Long-running workloads."),
         key("worker", Kind::Named(&WORKER), "One-shot workloads: run to exit 0, then complete."),
         key("volume", Kind::Named(&VOLUME), "Named volumes. A named volume that is not declared is a local one."),
+        key("policy", Kind::Table(&POLICY), "Which services may speak to which."),
     ],
 };
 
@@ -184,6 +185,119 @@ pub(crate) static LIMITS: Section = Section {
     ],
 };
 
+pub(crate) static POLICY: Section = Section {
+    doc: "Which services of the app may open connections to which. `coppice policy` rules win over these.",
+    keys: &[
+        key("default", Kind::Choice(names::POLICY_WORDS), "What holds of pairs that no rule names. Default allow."),
+        key("allow", Kind::Texts, "Pairs, as in \"web -> db\"."),
+        key("deny", Kind::Texts, "Pairs, as in \"web -> db\"; wins over `allow`."),
+    ],
+};
+
+const MILLISECONDS: Kind = Kind::Integer { min: 1, max: u32::MAX as i64 };
+
+pub(crate) static ROUTE: Section = Section {
+    doc: "What the proxy sends to the service. A more special route wins: exact host, longer path, more headers.",
+    keys: &[
+        required("host", Kind::Texts, "Names the route is for, as in \"shop.example.com\" or \"*.example.com\"."),
+        key("path_prefix", Kind::Text, "Whole segments: /api takes /api/x but not /apiary. Default /."),
+        key("path", Kind::Text, "Exactly this path, instead of a prefix."),
+        aliased(
+            "rewrite_prefix",
+            "rewrite",
+            Kind::Text,
+            "Stands in the matched path's place on the way to the service.",
+        ),
+        aliased("match_methods", "methods", Kind::Texts, "Methods the route takes; all when absent."),
+        aliased("match_headers", "headers", Kind::Pairs, "Headers that must have exactly these values."),
+        key("backend_services", Kind::Pairs, "Shares of services in percent, as in { web = 90, next = 10 }."),
+        key("mirror_service", Kind::Text, "A service that gets a copy of each request; its answers are dropped."),
+        key("port", PORT, "The container's port. Default: the first of `ports`, else the image's EXPOSE."),
+        key("protocol", Kind::Choice(names::BACKEND_WORDS), "http1 (default), or h2c for gRPC and other HTTP/2."),
+        key("retries", Kind::Integer { min: 0, max: 5 }, "For GET, HEAD and OPTIONS, on other instances. Default 0."),
+        key("retry_on_5xx", Kind::Boolean, "Retry after a 5xx answer too. Default true."),
+        key("retry_budget", Kind::Integer { min: 1, max: 100 }, "Retries at most, in percent of requests. Default 20."),
+        key("connect_timeout", Kind::Duration, "Default 1s."),
+        key("connect_timeout_ms", MILLISECONDS, "The same, in milliseconds."),
+        key("request_timeout", Kind::Duration, "From the request's end to the answer's head. Default 30s."),
+        key("request_timeout_ms", MILLISECONDS, "The same, in milliseconds."),
+        key("idle_timeout", Kind::Duration, "A connection on which nothing moves is closed. Default 5m."),
+        key("http2_idle_timeout_ms", MILLISECONDS, "The same, in milliseconds."),
+        key("circuit_breaker_threshold", Kind::Integer { min: 1, max: 10 }, "Failures in a row. Default 3."),
+        key("circuit_breaker_timeout", Kind::Duration, "How long an instance that fails gets nothing. Default 30s."),
+        key("circuit_breaker_timeout_ms", MILLISECONDS, "The same, in milliseconds."),
+        key("preserve_host", Kind::Boolean, "Send the client's Host on. Default true."),
+        key(
+            "sticky",
+            Kind::Text,
+            "Keep a client with its instance: \"cookie\", \"cookie:NAME\", \"header:NAME\", \"client\".",
+        ),
+        key("rate_limit", Kind::Table(&RATE_LIMIT), "Requests of one client address."),
+        key("basic_auth", Kind::Pairs, "User = password hash ($argon2…, $2b$… or {SHA256}hex)."),
+        aliased(
+            "allow",
+            "ip_allowlist",
+            Kind::Texts,
+            "Networks that may come in, as in \"10.0.0.0/8\"; others get 403.",
+        ),
+        key("request_headers", Kind::Pairs, "Set on the way to the service; \"\" removes."),
+        key("response_headers", Kind::Pairs, "Set on the way to the client; \"\" removes."),
+        key("max_body", Kind::Size, "Largest request body, as in \"10m\". Default: any."),
+        key("redirect", Kind::TextOrTable(&REDIRECT), "Answer with a redirect instead."),
+        key("maintenance", Kind::Text, "Answer 503 with this HTML instead."),
+    ],
+};
+
+pub(crate) static RATE_LIMIT: Section = Section {
+    doc: "A bucket of tokens for each client address.",
+    keys: &[
+        required("per_second", Kind::Integer { min: 1, max: 1_000_000 }, "Requests a second."),
+        key("burst", Kind::Integer { min: 1, max: 1_000_000 }, "Requests at once. Default: per_second."),
+    ],
+};
+
+pub(crate) static REDIRECT: Section = Section {
+    doc: "A redirect.",
+    keys: &[
+        required("to", Kind::Text, "The address; {host}, {path} and {query} stand for the request's."),
+        key("status", Kind::Integer { min: 301, max: 308 }, "301, 302, 303, 307 or 308. Default 308."),
+    ],
+};
+
+pub(crate) static TLS: Section = Section {
+    doc: "Certificates of the service's names, and encryption between services.",
+    keys: &[
+        aliased("domain", "domains", Kind::Texts, "Names that need a certificate."),
+        key("acme", Kind::Table(&ACME), "Order it. When absent, `coppice cert install` brings it."),
+        key("peer", Kind::Choice(names::PEER_WORDS), "Certificates of services that call this one. Default off."),
+        key("redirect", Kind::Boolean, "Send plain HTTP requests to HTTPS. Default true."),
+    ],
+};
+
+pub(crate) static ACME: Section = Section {
+    doc: "How certificates are ordered.",
+    keys: &[
+        required("email", Kind::Text, "Where the authority writes to."),
+        key("staging", Kind::Boolean, "Use Let's Encrypt's staging authority."),
+        key("directory_url", Kind::Text, "Another authority's directory. Default: Let's Encrypt's."),
+        key("challenge", Kind::Choice(names::CHALLENGE_WORDS), "http-01 (default), tls-alpn-01 or dns-01."),
+        key("dns", Kind::Table(&DNS), "Who holds the zone (dns-01)."),
+        key("on_demand", Kind::Boolean, "Order when the first client asks for a name."),
+    ],
+};
+
+pub(crate) static DNS: Section = Section {
+    doc: "How records are made for dns-01.",
+    keys: &[
+        required("provider", Kind::Choice(names::DNS_WORDS), "Who holds the zone."),
+        key("secrets", Kind::Pairs, "Key = file on the node that holds the value."),
+        key("config", Kind::Pairs, "Key = value, such as zone_id."),
+        key("hook", Kind::Words, "Program and arguments (provider exec)."),
+        key("propagation_timeout_secs", Kind::Integer { min: 1, max: 86_400 }, "Default 300."),
+        key("poll_interval_secs", Kind::Integer { min: 1, max: 3600 }, "Default 5."),
+    ],
+};
+
 /// The keys services and workers share, then the section's own.
 macro_rules! workload_keys {
     ($($own:expr),* $(,)?) => {
@@ -228,6 +342,10 @@ pub(crate) static SERVICE: Section = Section {
             "always (default), on-failure or never; yoq's on_failure and none are understood.",
         ),
         aliased("health", "health_check", Kind::Table(&HEALTH), "How its health is found out."),
+        key("http_proxy", Kind::Table(&ROUTE), "The service's one route at the proxy."),
+        key("http_routes", Kind::Named(&ROUTE), "Its routes, when there are several."),
+        key("tls", Kind::Table(&TLS), "Certificates of its names."),
+        key("headless", Kind::Boolean, "Its name resolves to the instances and not to one virtual address."),
     ],
 };
 
@@ -255,7 +373,7 @@ pub(crate) fn advice(section: &Section, word: &str) -> Option<&'static str> {
         "environment" if workload => "write `env`",
         "healthcheck" if workload => "write `health`",
         "dns" | "networks" | "secrets" | "configs" | "devices" | "sysctls" | "logging" | "build" | "profiles"
-        | "rollout" | "tls" | "gpu" | "gpu_mesh" | "alerts" | "http_proxy" | "http_routes" | "required_labels"
+        | "rollout" | "gpu" | "gpu_mesh" | "alerts" | "required_labels"
             if workload =>
         {
             "this version of Coppice does not have it yet; remove it"
@@ -269,7 +387,9 @@ pub(crate) fn advice(section: &Section, word: &str) -> Option<&'static str> {
         "network_mode" if workload => "write `network`",
         "container_name" if workload => "remove it: instances are named after their service",
         "scale" | "deploy" if workload => "write `replicas`, `limits` and `restart`",
-        "replicas" | "ports" | "health" | "health_check" if std::ptr::eq(section, &WORKER) => {
+        "replicas" | "ports" | "health" | "health_check" | "http_proxy" | "http_routes" | "tls"
+            if std::ptr::eq(section, &WORKER) =>
+        {
             "workers have none; make it a [service.NAME] if it runs for long"
         }
         "test" if std::ptr::eq(section, &HEALTH) => "write type = \"exec\" and command = [...]",

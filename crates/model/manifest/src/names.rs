@@ -1,10 +1,25 @@
-//! Closed lists of words a manifest may use: signals, capabilities, restart policies.
+//! Closed lists of words a manifest may use: signals, capabilities, policies.
 
 /// Words for a service's `restart`; the last two are yoq's.
 pub(crate) const RESTART_WORDS: &[&str] = &["always", "on-failure", "never", "on_failure", "none"];
 
 /// Words for a worker's `restart`.
 pub(crate) const WORKER_RESTART_WORDS: &[&str] = &["never", "on-failure", "on_failure", "none"];
+
+/// Words for a policy's `default`.
+pub(crate) const POLICY_WORDS: &[&str] = &["allow", "deny"];
+
+/// Words for a route's `protocol`.
+pub(crate) const BACKEND_WORDS: &[&str] = &["http1", "h2c"];
+
+/// Words for `tls.peer`.
+pub(crate) const PEER_WORDS: &[&str] = &["off", "warn", "require"];
+
+/// Words for `tls.acme.challenge`.
+pub(crate) const CHALLENGE_WORDS: &[&str] = &["http-01", "tls-alpn-01", "dns-01"];
+
+/// Words for `tls.acme.dns.provider`.
+pub(crate) const DNS_WORDS: &[&str] = &["cloudflare", "route53", "gcloud", "exec"];
 
 /// Signals by name (signal(7)), without SIG. Real-time ones are written `RTMIN+n` and `RTMAX-n`.
 const SIGNALS: &[&str] = &[

@@ -13,7 +13,7 @@ use crate::keys::{APP, GROUP, ROOT, SUPERVISE};
 use crate::source::Source;
 use crate::tree::{self, Entry, Value};
 use crate::workload::{self, Read, ReadKind};
-use crate::{starter, supervise, volume};
+use crate::{policy, starter, supervise, volume};
 
 /// Longest manifest, in bytes (yoq's bound).
 pub const FILE_MAX: usize = 1024 * 1024;
@@ -110,7 +110,7 @@ fn root(entries: &[Entry], input: &Input<'_, '_>, report: &mut Report<'_>) -> Ap
                 Some(_) => {
                     let message = format!("an app has at most {WORKLOADS_MAX} services and workers");
                     report.error(&entry.key_span, message, "split it into several apps");
-                    return AppSpec { name, labels, supervise, ..empty() };
+                    return AppSpec { labels, supervise, ..AppSpec::of(name) };
                 }
                 None => drop(broken.insert(entry.key.clone())),
             }
@@ -145,42 +145,32 @@ fn root(entries: &[Entry], input: &Input<'_, '_>, report: &mut Report<'_>) -> Ap
             volumes.insert(name, spec);
         }
     }
-    root.finish();
 
     check::names(&read, report);
     check::host_ports(&read, report);
     check::volumes(&mut volumes, &declared, &read, report);
     let all: BTreeMap<&str, &Read> = read.iter().map(|one| (one.name.as_str(), one)).collect();
+    let policy = policy::read(&root, &all, &broken, report);
+    root.finish();
+    check::routes(&read, &all, &broken, report);
     check::circles(&read, &all, report);
     let groups = check::groups(groups, &read, &all, &broken, &broken_groups, report);
     let depends_on: Vec<_> = read.iter().map(|one| check::dependencies(one, &all, &broken, report)).collect();
 
-    let mut spec = AppSpec { name, labels, supervise, groups, volumes, ..empty() };
+    let mut spec = AppSpec { labels, supervise, groups, volumes, policy, ..AppSpec::of(name) };
     for (one, depends_on) in read.into_iter().zip(depends_on) {
         match one.kind {
             ReadKind::Service { spec: mut service, .. } => {
                 service.workload.depends_on = depends_on;
-                spec.services.insert(one.name, service);
+                spec.services.insert(one.name, *service);
             }
             ReadKind::Worker(mut worker) => {
                 worker.workload.depends_on = depends_on;
-                spec.workers.insert(one.name, worker);
+                spec.workers.insert(one.name, *worker);
             }
         }
     }
     spec
-}
-
-fn empty() -> AppSpec {
-    AppSpec {
-        name: starter::app_name(""),
-        labels: BTreeMap::new(),
-        supervise: SuperviseSpec::default(),
-        groups: BTreeMap::new(),
-        services: BTreeMap::new(),
-        workers: BTreeMap::new(),
-        volumes: BTreeMap::new(),
-    }
 }
 
 fn app(root: &Fields<'_>, input: &Input<'_, '_>, report: &mut Report<'_>) -> (Name, BTreeMap<String, String>) {

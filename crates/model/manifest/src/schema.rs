@@ -2,18 +2,28 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::keys::{APP, BACKOFF, GROUP, HEALTH, Key, Kind, LIMITS, ROOT, SERVICE, SUPERVISE, Section, VOLUME, WORKER};
+use crate::keys::{
+    ACME, APP, BACKOFF, DNS, GROUP, HEALTH, Key, Kind, LIMITS, POLICY, RATE_LIMIT, REDIRECT, ROOT, ROUTE, SERVICE,
+    SUPERVISE, Section, TLS, VOLUME, WORKER,
+};
 use crate::workload::CONDITIONS;
 
 /// Sections by the name they have in the schema.
 const DEFINITIONS: &[(&str, &Section)] = &[
+    ("acme", &ACME),
     ("app", &APP),
     ("backoff", &BACKOFF),
+    ("dns", &DNS),
     ("group", &GROUP),
     ("health", &HEALTH),
     ("limits", &LIMITS),
+    ("policy", &POLICY),
+    ("rate_limit", &RATE_LIMIT),
+    ("redirect", &REDIRECT),
+    ("route", &ROUTE),
     ("service", &SERVICE),
     ("supervise", &SUPERVISE),
+    ("tls", &TLS),
     ("volume", &VOLUME),
     ("worker", &WORKER),
 ];
@@ -142,6 +152,26 @@ mod tests {
             "env_file" | "members" => "[]",
             "group" => r#""g""#,
             "name" | "hostname" | "service" => r#""abc""#,
+            "host" | "domain" => r#""a.example.com""#,
+            "path_prefix" | "rewrite_prefix" => r#""/x""#,
+            "match_methods" => r#"["GET"]"#,
+            "backend_services" => r#"{ w = 60, other = 40 }"#,
+            "mirror_service" => r#""other""#,
+            "sticky" => r#""cookie""#,
+            "basic_auth" => r#"{ me = "$2b$12$abc" }"#,
+            "directory_url" => r#""https://other.example.com""#,
+            "redirect" if !matches!(key.kind, Kind::Boolean) => r#""https://other.example.com""#,
+            "to" => r#""/elsewhere""#,
+            "status" => "307",
+            "email" => r#""me@example.com""#,
+            "challenge" => r#""tls-alpn-01""#,
+            "provider" => r#""route53""#,
+            "default" => r#""deny""#,
+            "protocol" => r#""h2c""#,
+            "peer" => r#""warn""#,
+            "rate_limit" => "{ per_second = 1 }",
+            "http_proxy" => r#"{ host = "w.example.com" }"#,
+            "http_routes" => r#"{ a = { host = "w.example.com" } }"#,
             _ => match &key.kind {
                 Kind::Text => r#""text""#,
                 Kind::Boolean => "true",
@@ -193,6 +223,44 @@ mod tests {
                 };
                 format!("[service.w]\n{image}[service.w.health]\n{kind}{port}{line}\n{rest}")
             }
+            "route" => {
+                let host = if line.starts_with("host") { "" } else { "host = \"w.example.com\"\n" };
+                format!("[service.w]\n{image}[service.w.http_proxy]\n{host}{line}\n{rest}")
+            }
+            "rate_limit" => {
+                let needed = if line.starts_with("per_second") { "" } else { "per_second = 5\n" };
+                format!(
+                    "[service.w]\n{image}[service.w.http_proxy]\nhost = \"w.a\"\n[service.w.http_proxy.rate_limit]\n{needed}{line}\n{rest}"
+                )
+            }
+            "redirect" => {
+                let needed = if line.starts_with("to ") { "" } else { "to = \"/\"\n" };
+                format!(
+                    "[service.w]\n{image}[service.w.http_proxy]\nhost = \"w.a\"\n[service.w.http_proxy.redirect]\n{needed}{line}\n{rest}"
+                )
+            }
+            "policy" => format!("[policy]\n{line}\n{rest}"),
+            "tls" => {
+                let needed = if line.starts_with("domain") { "" } else { "domain = \"w.a\"\n" };
+                format!("[service.w]\n{image}[service.w.tls]\n{needed}{line}\n{rest}")
+            }
+            "acme" => {
+                let mut needed =
+                    if line.starts_with("email") { String::new() } else { "email = \"a@b.c\"\n".to_owned() };
+                if line.starts_with("dns") {
+                    needed.push_str("challenge = \"dns-01\"\n");
+                }
+                format!(
+                    "[service.w]\n{image}[service.w.tls]\ndomain = \"w.a\"\n[service.w.tls.acme]\n{needed}{line}\n{rest}"
+                )
+            }
+            "dns" => {
+                let needed = if line.starts_with("provider") { "" } else { "provider = \"gcloud\"\n" };
+                format!(
+                    "[service.w]\n{image}[service.w.tls]\ndomain = \"w.a\"\n[service.w.tls.acme]\nemail = \"a@b.c\"\n\
+                     challenge = \"dns-01\"\n[service.w.tls.acme.dns]\n{needed}{line}\n{rest}"
+                )
+            }
             other => panic!("no manifest for section {other}"),
         }
     }
@@ -214,8 +282,14 @@ mod tests {
             for key in section.keys {
                 for word in [Some(key.name), key.alias].into_iter().flatten() {
                     let mut value = sample(key);
-                    if word == "health" || word == "health_check" {
-                        value = r#"{ type = "tcp", port = 80 }"#;
+                    match word {
+                        "health" | "health_check" => value = r#"{ type = "tcp", port = 80 }"#,
+                        "acme" => value = r#"{ email = "me@example.com" }"#,
+                        "dns" => value = r#"{ provider = "gcloud" }"#,
+                        "allow" | "deny" if *name == "policy" => value = r#"["other -> other"]"#,
+                        "allow" | "ip_allowlist" => value = r#"["10.0.0.0/8"]"#,
+                        "path" if *name == "route" => value = r#""/exactly""#,
+                        _ => {}
                     }
                     let good = manifest(name, &format!("{word} = {value}"));
                     let (parsed, valid) = both(&good);

@@ -13,8 +13,9 @@ use crate::diagnostic::{Report, quoted};
 use crate::fields::{Fields, Placed, wrong_type};
 use crate::keys::{LIMITS, SERVICE, WORKER};
 use crate::parse::Input;
+use crate::route::{self, Mentioned};
 use crate::tree::{Entry, Value};
-use crate::{env, health, host_port, mount, security};
+use crate::{env, health, host_port, mount, security, tls};
 
 /// Smallest memory limit: less cannot hold a program's first pages, and is a forgotten unit.
 const MEMORY_MIN: Bytes = Bytes(1 << 20);
@@ -39,11 +40,13 @@ pub(crate) struct Read {
 pub(crate) enum ReadKind {
     /// `health`: whether one is written, right or wrong.
     Service {
-        spec: ServiceSpec,
+        spec: Box<ServiceSpec>,
         ports: Vec<Placed<PortSpec>>,
         health: bool,
+        /// Services its routes name.
+        mentioned: Vec<Mentioned>,
     },
-    Worker(WorkerSpec),
+    Worker(Box<WorkerSpec>),
 }
 
 pub(crate) fn service(entry: &Entry, name: Name, input: &Input<'_, '_>, report: &mut Report<'_>) -> Option<Read> {
@@ -70,11 +73,20 @@ pub(crate) fn service(entry: &Entry, name: Name, input: &Input<'_, '_>, report: 
             ),
         }
     }
+    let (routes, mentioned) = route::read(&fields, report);
+    if let Some(entry) = fields.entry("http_proxy", report).or(fields.entry("http_routes", report))
+        && workload.network == NetworkMode::None
+    {
+        let message = format!("{} has routes and network = \"none\"", fields.title);
+        report.error(&entry.key_span, message, "remove the routes, or use network = \"bridge\"");
+    }
+    let tls = tls::read(&fields, report);
+    let headless = fields.boolean("headless", report).unwrap_or_default();
     let wrote_health = fields.has("health");
     fields.finish();
-    let spec =
-        ServiceSpec { workload, replicas, ports: ports.iter().map(|port| port.value).collect(), restart, health };
-    read.read.kind = ReadKind::Service { spec, ports, health: wrote_health };
+    let published = ports.iter().map(|port| port.value).collect();
+    let spec = ServiceSpec { workload, replicas, ports: published, restart, health, routes, tls, headless };
+    read.read.kind = ReadKind::Service { spec: Box::new(spec), ports, health: wrote_health, mentioned };
     Some(read.read)
 }
 
@@ -83,7 +95,7 @@ pub(crate) fn worker(entry: &Entry, name: Name, input: &Input<'_, '_>, report: &
     let mut read = Read::shared(&fields, entry, name, input, report);
     let restart = fields.choice("restart", report).map_or(RestartPolicy::Never, |found| restart_policy(found.value));
     fields.finish();
-    read.read.kind = ReadKind::Worker(WorkerSpec { workload: read.workload, restart });
+    read.read.kind = ReadKind::Worker(Box::new(WorkerSpec { workload: read.workload, restart }));
     Some(read.read)
 }
 
@@ -145,7 +157,8 @@ impl Read {
         let depends_on = depends_on(fields, report);
         let group = fields.text("group", report);
         // Replaced by the caller, which knows which of the two it reads.
-        let kind = ReadKind::Worker(WorkerSpec { workload: WorkloadSpec::of(""), restart: RestartPolicy::Never });
+        let nothing = WorkerSpec { workload: WorkloadSpec::of(""), restart: RestartPolicy::Never };
+        let kind = ReadKind::Worker(Box::new(nothing));
         let read = Read { name, key_span: entry.key_span.clone(), kind, depends_on, mounts, group };
         Shared { read, workload }
     }

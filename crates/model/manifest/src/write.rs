@@ -1,11 +1,14 @@
 //! A spec back into `coppice.toml`: every value written out, in the order of the table of keys.
 
+mod route;
+mod tls;
+
 use std::collections::BTreeMap;
 
 use coppice_base::Name;
 use coppice_spec::{
-    AppSpec, Backoff, Condition, HealthProbe, HealthSpec, Limits, MountSource, NetworkMode, PortSpec, Protocol,
-    PullPolicy, RestartPolicy, Strategy, SuperviseSpec, WorkloadSpec,
+    AppSpec, Backoff, Condition, HealthProbe, HealthSpec, Limits, MountSource, NetworkMode, PolicySpec, PortSpec,
+    Protocol, PullPolicy, RestartPolicy, Strategy, SuperviseSpec, Verdict, WorkloadSpec,
 };
 
 use crate::toml_text::{Document, array, array_of, literal, quote};
@@ -40,10 +43,17 @@ pub fn to_toml(app: &AppSpec) -> String {
         if service.restart != RestartPolicy::Always {
             document.line("restart", restart(service.restart));
         }
+        if service.headless {
+            document.line("headless", "true");
+        }
         tables(&mut document, &section, &service.workload);
         if let Some(spec) = &service.health {
             document.section(&["service", name.as_str(), "health"]);
             health(&mut document, spec);
+        }
+        route::routes(&mut document, &section, &service.routes);
+        if let Some(spec) = &service.tls {
+            tls::tls(&mut document, &section, spec);
         }
     }
     for (name, worker) in &app.workers {
@@ -64,7 +74,24 @@ pub fn to_toml(app: &AppSpec) -> String {
         }
         labels(&mut document, &section, &volume.labels);
     }
+    policy(&mut document, &app.policy);
     document.finish()
+}
+
+fn policy(document: &mut Document, spec: &PolicySpec) {
+    if *spec == PolicySpec::default() {
+        return;
+    }
+    document.section(&["policy"]);
+    if spec.default == Verdict::Deny {
+        document.line("default", &quote("deny"));
+    }
+    for (name, pairs) in [("allow", &spec.allow), ("deny", &spec.deny)] {
+        if !pairs.is_empty() {
+            let pairs: Vec<String> = pairs.iter().map(|pair| format!("{} -> {}", pair.from, pair.to)).collect();
+            document.line(name, &array(&pairs));
+        }
+    }
 }
 
 fn text(text: &str) -> String {

@@ -72,3 +72,8 @@ fn usual_slips_of_toml_are_explained() {
         slips.iter().map(|text| parse(text, "t.toml", &context()).expect_err("each is wrong").render(false)).collect();
     insta::assert_snapshot!(shown.join("\n"));
 }
+
+#[test]
+fn wrong_routes_certificates_and_policies_are_refused_all_at_once() {
+    insta::assert_snapshot!(refused("traffic.toml").render(false));
+}

@@ -38,6 +38,18 @@ fn a_whole_app_is_read_with_every_key() {
 }
 
 #[test]
+fn routes_certificates_and_policies_are_read_with_every_key_and_written_back() {
+    let parsed = right(include_str!("fixtures/good/traffic.toml"));
+    assert!(parsed.warnings.is_empty(), "{}", parsed.warnings);
+    let spec = parsed.spec;
+    assert_eq!(spec.check(), Vec::<String>::new());
+    let text = to_toml(&spec);
+    let again = parse(&text, "coppice.toml", &Context::new("/elsewhere")).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert_eq!(again.spec, spec);
+    insta::assert_snapshot!(serde_json::to_string_pretty(&spec).unwrap());
+}
+
+#[test]
 fn what_is_read_also_passes_the_specs_own_check() {
     assert_eq!(right(SHOP).spec.check(), Vec::<String>::new());
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coppice_base::Name;
 use serde::{Deserialize, Serialize};
 
-use crate::{HealthSpec, PortSpec, RestartPolicy, SuperviseSpec, WorkloadSpec};
+use crate::{HealthSpec, PolicySpec, PortSpec, RestartPolicy, RouteSpec, SuperviseSpec, TlsSpec, WorkloadSpec};
 
 /// Most services and workers of one app. A machine runs out of sense before; it bounds what a hostile spec costs.
 pub const WORKLOADS_MAX: usize = 1000;
@@ -22,6 +22,9 @@ pub struct AppSpec {
     pub services: BTreeMap<Name, ServiceSpec>,
     pub workers: BTreeMap<Name, WorkerSpec>,
     pub volumes: BTreeMap<Name, VolumeSpec>,
+    /// Which services may speak to which.
+    #[serde(default)]
+    pub policy: PolicySpec,
 }
 
 /// A named subtree of the app's supervision tree.
@@ -44,6 +47,14 @@ pub struct ServiceSpec {
     pub restart: RestartPolicy,
     /// `None`: the image's HEALTHCHECK if it has one, else ready as soon as it runs.
     pub health: Option<HealthSpec>,
+    /// What the proxy sends here.
+    #[serde(default)]
+    pub routes: Vec<RouteSpec>,
+    #[serde(default)]
+    pub tls: Option<TlsSpec>,
+    /// Its name resolves to the ready instances themselves and not to one virtual address.
+    #[serde(default)]
+    pub headless: bool,
 }
 
 /// A one-shot workload: runs to exit 0, then is complete. Restarted on failure when `restart` says so.
@@ -62,7 +73,37 @@ pub struct VolumeSpec {
     pub labels: BTreeMap<String, String>,
 }
 
+impl ServiceSpec {
+    /// One replica of `workload`, restarted always, published and routed nowhere.
+    pub fn of(workload: WorkloadSpec) -> Self {
+        Self {
+            workload,
+            replicas: 1,
+            ports: Vec::new(),
+            restart: RestartPolicy::Always,
+            health: None,
+            routes: Vec::new(),
+            tls: None,
+            headless: false,
+        }
+    }
+}
+
 impl AppSpec {
+    /// An app with nothing in it yet.
+    pub fn of(name: Name) -> Self {
+        Self {
+            name,
+            labels: BTreeMap::new(),
+            supervise: SuperviseSpec::default(),
+            groups: BTreeMap::new(),
+            services: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            policy: PolicySpec::default(),
+        }
+    }
+
     /// Every workload: its name, its definition, and whether it is a worker.
     pub fn workloads(&self) -> impl Iterator<Item = (&Name, &WorkloadSpec)> {
         let services = self.services.iter().map(|(name, service)| (name, &service.workload));
@@ -200,28 +241,12 @@ mod tests {
     }
 
     fn app(services: &[(&str, &[&str])]) -> AppSpec {
-        let service = |needs: &[&str]| ServiceSpec {
-            workload: WorkloadSpec {
-                depends_on: needs
-                    .iter()
-                    .map(|need| Dependency { name: name(need), condition: Condition::Started })
-                    .collect(),
-                ..WorkloadSpec::of("image")
-            },
-            replicas: 1,
-            ports: Vec::new(),
-            restart: RestartPolicy::Always,
-            health: None,
+        let service = |needs: &[&str]| {
+            let depends_on = needs.iter().map(|need| Dependency { name: name(need), condition: Condition::Started });
+            ServiceSpec::of(WorkloadSpec { depends_on: depends_on.collect(), ..WorkloadSpec::of("image") })
         };
-        AppSpec {
-            name: name("app"),
-            labels: BTreeMap::new(),
-            supervise: SuperviseSpec::default(),
-            groups: BTreeMap::new(),
-            services: services.iter().map(|(service_name, needs)| (name(service_name), service(needs))).collect(),
-            workers: BTreeMap::new(),
-            volumes: BTreeMap::new(),
-        }
+        let services = services.iter().map(|(service_name, needs)| (name(service_name), service(needs))).collect();
+        AppSpec { services, ..AppSpec::of(name("app")) }
     }
 
     #[test]

@@ -229,6 +229,19 @@ impl From<Cidr> for String {
 }
 
 impl RouteSpec {
+    /// What the route takes, one text for each host: two routes with an equal one could not both be reached.
+    pub fn conditions(&self) -> impl Iterator<Item = String> {
+        let path = match &self.path {
+            PathMatch::Prefix(path) => format!("{}*", path.trim_end_matches('/')),
+            PathMatch::Exact(path) => path.clone(),
+        };
+        let mut methods: Vec<&str> = self.methods.iter().map(String::as_str).collect();
+        methods.sort_unstable();
+        let headers: Vec<String> = self.headers.iter().map(|(name, value)| format!(" {name}={value}")).collect();
+        let rest = format!("{path}{}{}", headers.concat(), methods.iter().map(|m| format!(" {m}")).collect::<String>());
+        self.hosts.iter().map(move |host| format!("{host}{rest}"))
+    }
+
     /// A route of `host` with every default.
     pub fn of(name: Name, host: impl Into<String>) -> Self {
         Self {

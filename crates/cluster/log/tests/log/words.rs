@@ -18,21 +18,11 @@ pub(crate) fn name(text: &str) -> Name {
 
 /// Command `number`: release `number` of app `shop`, whose image says the number. `padding` bytes come on top.
 pub(crate) fn release(number: u64, padding: usize) -> Command {
-    let web = ServiceSpec {
-        workload: WorkloadSpec::of(format!("web:{number}")),
-        replicas: 1,
-        ports: Vec::new(),
-        restart: RestartPolicy::Always,
-        health: None,
-    };
+    let web = ServiceSpec::of(WorkloadSpec::of(format!("web:{number}")));
     let spec = AppSpec {
-        name: name("shop"),
         labels: BTreeMap::from([("padding".to_owned(), "x".repeat(padding))]),
-        supervise: SuperviseSpec::default(),
-        groups: BTreeMap::new(),
         services: BTreeMap::from([(name("web"), web)]),
-        workers: BTreeMap::new(),
-        volumes: BTreeMap::new(),
+        ..AppSpec::of(name("shop"))
     };
     let body = Body::Apply {
         release: ReleaseId(number),

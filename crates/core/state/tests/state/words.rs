@@ -20,24 +20,14 @@ pub(crate) fn digest(byte: u8) -> Digest {
 
 /// An app with service `web` (two replicas), service `db` and worker `seed`, all of `image`.
 pub(crate) fn spec(app: &str, image: &str) -> AppSpec {
-    let service = |replicas| ServiceSpec {
-        workload: WorkloadSpec::of(image),
-        replicas,
-        ports: Vec::new(),
-        restart: RestartPolicy::Always,
-        health: None,
-    };
+    let service = |replicas| ServiceSpec { replicas, ..ServiceSpec::of(WorkloadSpec::of(image)) };
     AppSpec {
-        name: name(app),
-        labels: BTreeMap::new(),
-        supervise: SuperviseSpec::default(),
-        groups: BTreeMap::new(),
         services: BTreeMap::from([(name("web"), service(2)), (name("db"), service(1))]),
         workers: BTreeMap::from([(
             name("seed"),
             WorkerSpec { workload: WorkloadSpec::of(image), restart: RestartPolicy::OnFailure },
         )]),
-        volumes: BTreeMap::new(),
+        ..AppSpec::of(name(app))
     }
 }
 
