@@ -36,20 +36,12 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
         }
         Ok(())
     })?;
-    stages.run("vmtest", smoke)?;
+    stages.run("vmtest", || vmtest::run(&[]))?;
     stages.closing();
     if let Some(why) = skipped {
         eprintln!("SKIPPED: the demo on a bare machine was not shown: {why}");
     }
     Ok(())
-}
-
-/// The virtual machine's smoke set. An emulated machine that hangs is booted once more; a test that fails twice fails.
-fn smoke() -> Result<()> {
-    vmtest::run(&["--smoke".into()]).or_else(|first| {
-        eprintln!("the virtual machine's first run: {first:#}");
-        vmtest::run(&["--smoke".into()])
-    })
 }
 
 /// The quick gate before a commit: writes nothing to the tree.

@@ -37,16 +37,9 @@ pub(crate) struct Built {
 
 /// Builds the packages' tests and says where they are.
 pub(crate) fn build(packages: &BTreeSet<&str>) -> Result<Built> {
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let folder = workspace::Metadata::read(&workspace::root())?.target_directory.join("static");
-    let mut command = cargo();
-    command.args(["test", "--no-run", "--lib", "--bins", "--tests", "--target", &target, "--target-dir"]).arg(folder);
-    command.args(["--message-format", "json-render-diagnostics"]);
-    for package in packages {
-        command.args(["-p", package]);
-    }
-    command.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols").stderr(Stdio::inherit());
-    let done = run(&mut command)?;
+    let mut arguments = vec!["test", "--no-run", "--lib", "--bins", "--tests"];
+    arguments.extend(packages.iter().flat_map(|package| ["-p", package]));
+    let done = cargo_static(&arguments)?;
     let (mut tests, mut programs) = (Vec::new(), Vec::new());
     for line in done.lines() {
         let message: Value = serde_json::from_str(line).context("cargo printed a line that is not JSON")?;
@@ -58,6 +51,24 @@ pub(crate) fn build(packages: &BTreeSet<&str>) -> Result<Built> {
     }
     tests.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Built { tests, programs })
+}
+
+/// Builds the program that users get, static as it is shipped, though not optimized.
+pub(crate) fn product() -> Result<PathBuf> {
+    let done = cargo_static(&["build", "-p", "coppice", "--bin", "coppice"])?;
+    let mut files = done.lines().filter_map(|line| program(&serde_json::from_str(line).ok()?));
+    files.next_back().context("cargo built no coppice")
+}
+
+/// What cargo says of a build that links everything statically, in JSON.
+fn cargo_static(arguments: &[&str]) -> Result<String> {
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let folder = workspace::Metadata::read(&workspace::root())?.target_directory.join("static");
+    let mut command = cargo();
+    command.args(arguments).args(["--target", &target, "--target-dir"]).arg(folder);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    command.env("RUSTFLAGS", "-C target-feature=+crt-static -C strip=symbols").stderr(Stdio::inherit());
+    run(&mut command)
 }
 
 fn run(command: &mut Command) -> Result<String> {

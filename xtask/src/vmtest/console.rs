@@ -16,6 +16,12 @@ pub(crate) struct End {
 /// The lines the machine's init prints start with this; tests do not.
 pub(crate) const MARK: &str = "@vmtest";
 
+/// Whether the kernel said this line, `[  12.345678] …`, and not a program.
+pub(crate) fn is_kernels(line: &str) -> bool {
+    let time = line.trim_start().strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(time, _)| time.trim());
+    time.is_some_and(|time| time.contains('.') && time.chars().all(|c| c.is_ascii_digit() || c == '.'))
+}
+
 /// Every program that began and ended, in order.
 pub(crate) fn read(console: &str) -> Vec<End> {
     let mut ends = Vec::new();
@@ -67,6 +73,12 @@ mod tests {
         assert_eq!(ends.len(), 1);
         assert_eq!((ends[0].code, ends[0].passed, ends[0].failed), (101, 12, 1));
         assert!(ends[0].said.starts_with("running 2 tests\n"));
+    }
+
+    #[test]
+    fn the_kernels_lines_are_told_from_the_programs() {
+        assert!(is_kernels("[  173.857151] watchdog: BUG: soft lockup - CPU#0 stuck for 26s!\r\n"));
+        assert!(!is_kernels("test [1.0] holds ... ok") && !is_kernels("[a.b] said") && !is_kernels(""));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use super::binaries::{Binary, Built};
+use super::binaries::Binary;
 use super::kernel::{self, Kernel};
 use super::skips;
 use crate::{shell, workspace};
@@ -66,6 +66,8 @@ const HOST_PROGRAMS: &[(&str, &str)] = &[
 
 /// The files QEMU is given.
 pub(crate) struct Disk {
+    /// Of the machine that boots it, from 1.
+    pub(crate) number: usize,
     pub(crate) folder: PathBuf,
     pub(crate) initramfs: PathBuf,
     pub(crate) root: PathBuf,
@@ -77,15 +79,16 @@ impl Disk {
     }
 }
 
-/// Makes both from scratch.
-pub(crate) fn make(kernel: &Kernel, built: &Built, product: Option<&Path>) -> Result<Disk> {
-    let folder = workspace::Metadata::read(&workspace::root())?.target_directory.join("vmtest");
+/// Makes both from scratch for machine `number`, to run `binaries`, which may start `programs`.
+pub(crate) fn make(number: usize, kernel: &Kernel, programs: &[PathBuf], binaries: &[&Binary]) -> Result<Disk> {
+    let target = workspace::Metadata::read(&workspace::root())?.target_directory;
+    let folder = target.join("vmtest").join(number.to_string());
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
     }
-    let disk = Disk { initramfs: folder.join("initramfs.cpio"), root: folder.join("root.ext4"), folder };
+    let disk = Disk { number, initramfs: folder.join("initramfs.cpio"), root: folder.join("root.ext4"), folder };
     initramfs(kernel, &disk)?;
-    root(kernel, built, product, &disk)?;
+    root(kernel, programs, binaries, &disk)?;
     Ok(disk)
 }
 
@@ -114,7 +117,7 @@ fn initramfs(kernel: &Kernel, disk: &Disk) -> Result<()> {
     Ok(())
 }
 
-fn root(kernel: &Kernel, built: &Built, product: Option<&Path>, disk: &Disk) -> Result<()> {
+fn root(kernel: &Kernel, programs: &[PathBuf], binaries: &[&Binary], disk: &Disk) -> Result<()> {
     let tree = disk.folder.join("root");
     skeleton(&tree)?;
     fs::write(tree.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")?;
@@ -130,17 +133,12 @@ fn root(kernel: &Kernel, built: &Built, product: Option<&Path>, disk: &Disk) -> 
     program(&tree.join("self-fail"), &format!("#!/bin/sh\nexit {MUST_FAIL_CODE}\n"))?;
     program(&tree.join("self-check"), SELF_CHECK)?;
     let _ = writeln!(runs, "run {MUST_FAIL} / /self-fail\nrun {MUST_HOLD} / /self-check");
-    for program in &built.programs {
+    for program in programs {
         place(program, &tree)?;
     }
     probe(&tree)?;
-    for binary in &built.tests {
-        runs.push_str(&test(binary, &tree)?);
-    }
-    if let Some(coppice) = product {
-        fs::copy(coppice, tree.join("bin/coppice")).with_context(|| format!("cannot copy {}", coppice.display()))?;
-        program(&tree.join("product"), include_str!("product.sh"))?;
-        let _ = writeln!(runs, "run {PRODUCT} / /product");
+    for binary in binaries {
+        runs.push_str(&if binary.name == PRODUCT { product(binary, &tree)? } else { test(binary, &tree)? });
     }
     program(&tree.join("init"), &format!("{INIT}{loads}ip link set lo up\n{RUN}{runs}sync\nreboot -f\n"))?;
     let mut format = Command::new("mke2fs");
@@ -169,6 +167,14 @@ fn test(binary: &Binary, tree: &Path) -> Result<String> {
     }
     line.push('\n');
     Ok(line)
+}
+
+/// Puts the shipped binary and the script that drives it into the tree, and says the line that runs it.
+fn product(binary: &Binary, tree: &Path) -> Result<String> {
+    fs::copy(&binary.file, tree.join("bin/coppice"))
+        .with_context(|| format!("cannot copy {}", binary.file.display()))?;
+    program(&tree.join("product"), include_str!("product.sh"))?;
+    Ok(format!("run {PRODUCT} / /product\n"))
 }
 
 /// The program that containers of the launcher's tests attack with; the machine has no compiler.

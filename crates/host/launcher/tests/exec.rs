@@ -77,7 +77,7 @@ fn an_exec_on_a_terminal_has_its_size_and_can_be_resized_and_interrupted() {
     let mut terminal = process(&[
         "/bin/sh",
         "-c",
-        "stty size; tty; trap 'stty size' WINCH; echo ready; until test -n \"$x\"; do read x; done; echo got $x; sleep 100",
+        "stty size; tty; trap 'stty size' WINCH; echo ready; until test -n \"$x\"; do read -t 1 x; done; echo got $x; sleep 100",
     ]);
     terminal.terminal = Some(TerminalSize { rows: 30, columns: 100 });
     let mut attached = exec(&mut daemon, &id, 1, terminal).expect("exec");
