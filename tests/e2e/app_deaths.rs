@@ -9,31 +9,7 @@ use std::time::{Duration, Instant};
 
 use coppice_api::ContainerState;
 use node::{Node, is_alive, kill, kill_and_wait};
-use project::{Project, assert_nothing_left, child, children, devices, get, names, wait_until};
-
-const SHOP: &str = r#"
-[service.db]
-image = "box"
-command = ["sh", "-c", "sleep 0.1; hostname > /data/index.html; exec httpd -f -p 5432 -h /data"]
-volumes = ["data:/data"]
-stop_signal = "KILL"
-health = { type = "tcp", port = 5432, interval = "500ms" }
-
-[worker.migrate]
-image = "box"
-command = ["sh", "-c", "echo once >> /data/runs"]
-volumes = ["data:/data"]
-depends_on = { db = "healthy" }
-
-[service.web]
-image = "box"
-command = ["sh", "-c", "mkdir -p /www; hostname > /www/index.html; exec httpd -f -p 80 -h /www"]
-replicas = 2
-ports = ["8080:80"]
-depends_on = { db = "healthy", migrate = "completed" }
-stop_signal = "KILL"
-health = { type = "http", port = 80, interval = "500ms" }
-"#;
+use project::{Project, SHOP, assert_nothing_left, child, children, devices, get, names, wait_until};
 
 fn ready_with(project: &Project<'_>) -> Vec<(String, u32)> {
     project.wait_status("it is ready", |status| status.state == "ready" && status.settled);
@@ -189,6 +165,134 @@ fn a_daemon_killed_anywhere_in_a_down_is_followed_by_one_that_finishes_it() {
 }
 
 #[test]
+fn a_daemon_killed_in_a_down_is_followed_by_one_that_stops_the_rest_in_order() {
+    let node = Node::with_busybox();
+    // Each says at its end whether the one that needs it has ended before.
+    let ends = |seconds: &str, notes: &str| {
+        format!(
+            "image = \"box\"\nvolumes = [\"data:/data\"]\nstop_timeout = \"10s\"\ncommand = [\"sh\", \"-c\", \"trap 'sleep {seconds}; {notes}; exit 0' TERM; touch /data/up; while :; do sleep 0.02; done\"]\n"
+        )
+    };
+    let manifest = format!(
+        "[service.db]\n{}[service.web]\ndepends_on = [\"db\"]\n{}",
+        ends("0", "ls /data > /data/at-the-end-of-db"),
+        ends("1", "touch /data/web-has-ended")
+    );
+    let shop = Project::new(&node, "shop", &manifest);
+    shop.up();
+    let daemon = node.daemon_pid();
+    let mut down = begin(&shop, &["down"]);
+    wait_until("the app is going down", || shop.try_status().is_none_or(|status| status.state == "stopping"));
+    kill_and_wait(daemon, "KILL");
+    down.wait().unwrap();
+    restart(&node);
+    assert_nothing_left(&node);
+    let seen = std::fs::read_to_string(shop.volume("data").join("at-the-end-of-db")).unwrap();
+    assert!(seen.contains("web-has-ended"), "the store ended before who needs it: {seen:?}");
+}
+
+/// Writes a line for each of its runs.
+const COUNTED: &str = "[service.web]\nimage = \"box\"\nvolumes = [\"data:/data\"]\nstop_signal = \"KILL\"\n\
+    command = [\"sh\", \"-c\", \"echo run >> /data/runs; exec sleep 1000\"]\n\
+    [service.other]\nimage = \"box\"\nstop_signal = \"KILL\"\ncommand = [\"sleep\", \"1000\"]\n";
+
+#[test]
+fn a_restart_that_is_on_the_log_is_made_once_by_the_daemon_that_returns() {
+    let node = Node::with_busybox();
+    let shop = Project::new(&node, "shop", COUNTED);
+    shop.up();
+    let runs = || std::fs::read_to_string(shop.volume("data").join("runs")).unwrap().lines().count();
+    let memory = node.root().join("apps/shop/supervise.json");
+    let before = std::fs::read(&memory).unwrap();
+    shop.ok(&["restart", "web"]);
+    shop.wait_child("web-1", "runs again", |web| web.ready && runs() == 2);
+    // As if the daemon had died after the log had it, and before the supervisor heard.
+    kill_and_wait(node.daemon_pid(), "KILL");
+    std::fs::write(&memory, before).unwrap();
+    let (web, other) = (shop.pid("web-1"), shop.pid("other-1"));
+    shop.wait_child("web-1", "is made anew", |child| child.ready && child.pid != Some(web));
+    assert_eq!((runs(), shop.pid("other-1"), shop.child("web-1").restarts), (3, other, 0));
+    // Told again, it is nothing new.
+    for _ in 0..2 {
+        let pids = shop.pids();
+        kill_and_wait(node.daemon_pid(), "KILL");
+        restart(&node);
+        assert_eq!(ready_with(&shop), pids);
+    }
+    assert_eq!(runs(), 3);
+    // What was answered is not lost, and not made twice, whenever the daemon dies.
+    for round in 0..5 {
+        shop.ok(&["restart", "web"]);
+        let_pass(15 * round);
+        kill_and_wait(node.daemon_pid(), "KILL");
+        restart(&node);
+        ready_with(&shop);
+        wait_until("it has been restarted", || runs() == 4 + round as usize);
+    }
+    shop.ok(&["stop", "web"]);
+    shop.wait_child("web-1", "is stopped", |web| web.state == "stopped");
+    shop.ok(&["restart", "web"]);
+    shop.wait_child("web-1", "runs", |web| web.ready);
+    kill_and_wait(node.daemon_pid(), "KILL");
+    restart(&node);
+    shop.wait_child("web-1", "still runs: it was wanted up by the restart", |web| web.ready);
+}
+
+#[test]
+fn an_instance_keeps_its_address_through_every_restart() {
+    let node = Node::with_busybox();
+    let shop = Project::new(&node, "shop", SHOP);
+    shop.up();
+    let addresses = || -> Vec<(String, Option<String>)> {
+        let status = shop.status();
+        let running = children(&status.tree).into_iter().filter(|child| child.pid.is_some());
+        running.map(|child| (child.instance.clone(), child.address.clone())).collect()
+    };
+    let before = addresses();
+    assert!(before.iter().all(|(_, address)| address.is_some()), "{before:?}");
+    let answers = || wait_until("it answers", || get(&node, "127.0.0.1:8080/").is_ok());
+    kill_and_wait(shop.pid("web-1"), "KILL");
+    shop.wait_child("web-1", "is back", |web| web.ready && web.restarts == 1);
+    assert_eq!(addresses(), before, "after a kill");
+    let db = shop.pid("db-1");
+    shop.ok(&["restart", "db", "web"]);
+    shop.wait_child("db-1", "is made anew", |child| child.ready && child.pid != Some(db));
+    ready_with(&shop);
+    assert_eq!(addresses(), before, "after a restart by request");
+    answers();
+    // While the daemon is away, the instance ends.
+    let web = shop.pid("web-2");
+    kill_and_wait(node.daemon_pid(), "KILL");
+    kill_and_wait(web, "KILL");
+    restart(&node);
+    shop.wait_child("web-2", "is back", |child| child.ready && child.pid != Some(web));
+    assert_eq!(addresses(), before, "after a daemon that was away");
+    // In another definition it is the same instance; one that is new has an address of its own.
+    shop.write(&SHOP.replace("mkdir -p /www;", "mkdir -p /www/x;").replace("replicas = 2", "replicas = 3"));
+    shop.up();
+    let more = addresses();
+    assert!(before.iter().all(|kept| more.contains(kept)), "{before:?} {more:?}");
+    assert_eq!(more.iter().map(|(_, address)| address).collect::<std::collections::BTreeSet<_>>().len(), 4);
+    kill_and_wait(node.launcher_pid(), "KILL");
+    shop.wait_status("all are back", |status| {
+        ["db-1", "web-1", "web-2", "web-3"]
+            .iter()
+            .all(|name| child(status, name).ready && child(status, name).restarts > 0)
+    });
+    assert_eq!(addresses(), more, "after a launcher that died");
+    shop.ok(&["stop", "web"]);
+    shop.wait_child("web-3", "is stopped", |web| web.state == "stopped");
+    let mut run = node.command(["run", "--rm", "box", "hostname", "-i"]);
+    run.stdin(Stdio::null());
+    let stranger = node::Output::of(run).succeeded().stdout;
+    assert!(!more.iter().any(|(_, address)| address.as_deref() == Some(stranger.trim())), "{stranger} is taken");
+    shop.ok(&["start", "web"]);
+    shop.wait_child("web-3", "is ready", |web| web.ready);
+    assert_eq!(addresses(), more, "after a stop");
+    answers();
+}
+
+#[test]
 fn a_command_killed_during_up_does_not_keep_the_app_from_getting_ready() {
     let node = Node::with_busybox();
     let shop = Project::new(&node, "shop", SHOP);
@@ -250,7 +354,7 @@ fn what_ended_while_the_daemon_was_away_is_known_and_restarted_when_it_returns()
     restart(&node);
     let back = shop.wait_child("web-1", "is back", |child| child.ready && child.pid != Some(web));
     assert_eq!(back.restarts, 1);
-    assert!(back.reason.as_deref().is_some_and(|why| why.contains("signal 9")), "{back:?}");
+    assert!(back.reason.as_deref().is_some_and(|why| why.contains("killed by signal 9 (KILL)")), "{back:?}");
     assert_eq!(shop.pid("db-1"), db);
     let worker = shop.wait_child("slow", "is complete", |child| child.state == "completed");
     assert_eq!(worker.restarts, 0);

@@ -4,9 +4,10 @@ mod node;
 mod project;
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
-use node::{Node, kill_and_wait};
+use node::{Node, kill, kill_and_wait};
 use project::{Project, wait_until};
 
 /// Two services that count, one of them twice, from a file of the test's for a start.
@@ -93,6 +94,88 @@ fn a_log_goes_on_over_restarts_and_each_run_is_in_it() {
     kill_and_wait(shop.pid("web-1"), "KILL");
     shop.wait_child("web-1", "is back", |web| web.ready && web.restarts == 1);
     wait_until("both beginnings are in the log", || shop.ok(&["logs", "web"]).matches("begin").count() == 2);
+}
+
+/// A `logs --follow` that runs, and what it has said so far.
+struct Follower {
+    command: Child,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+impl Follower {
+    fn start(mut command: Command) -> Self {
+        let mut command = command.stdout(Stdio::piped()).spawn().unwrap();
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let (lines, to) = (BufReader::new(command.stdout.take().unwrap()).lines(), said.clone());
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| to.lock().unwrap().push(line)));
+        Self { command, said }
+    }
+
+    #[track_caller]
+    fn wait_for(&self, line: &str, times: usize) {
+        let count = || self.said.lock().unwrap().iter().filter(|said| *said == line).count();
+        wait_until(&format!("it says {line:?} {times} times, after {:?}", self.said.lock().unwrap()), || {
+            count() == times
+        });
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.command.kill();
+        let _ = self.command.wait();
+    }
+}
+
+#[test]
+fn a_follower_hears_replicas_and_replacements_that_come_later_until_it_is_interrupted() {
+    let node = Node::with_busybox();
+    let web = |word: &str, replicas: u32| {
+        format!(
+            "[service.web]\nimage = \"box\"\nreplicas = {replicas}\nstop_signal = \"KILL\"\n\
+             command = [\"sh\", \"-c\", \"echo {word}; exec sleep 1000\"]\n\
+             [service.other]\nimage = \"box\"\nstop_signal = \"KILL\"\n\
+             command = [\"sh\", \"-c\", \"echo other {word}; exec sleep 1000\"]\n"
+        )
+    };
+    let shop = Project::new(&node, "shop", &web("one", 1));
+    shop.up();
+    let mut follower = Follower::start(shop.command(&["logs", "--follow", "--tail", "5", "web"]));
+    follower.wait_for("web-1 | one", 1);
+    shop.write(&web("one", 2));
+    shop.up();
+    follower.wait_for("web-2 | one", 1);
+    // Another definition: other containers under the same names.
+    shop.write(&web("two", 2));
+    shop.up();
+    follower.wait_for("web-1 | two", 1);
+    follower.wait_for("web-2 | two", 1);
+    kill_and_wait(shop.pid("web-2"), "KILL");
+    follower.wait_for("web-2 | two", 2);
+    // Also over a down: only the user ends it.
+    shop.ok(&["down"]);
+    shop.up();
+    follower.wait_for("web-1 | two", 2);
+    assert!(follower.command.try_wait().unwrap().is_none(), "it goes on");
+    assert!(!follower.said.lock().unwrap().iter().any(|line| line.contains("other")), "of web alone");
+    kill(follower.command.id(), "INT");
+    wait_until("it has ended", || follower.command.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn who_follows_one_container_is_done_when_it_ends() {
+    let node = Node::with_busybox();
+    let shop = Project::new(
+        &node,
+        "shop",
+        "[service.web]\nimage = \"box\"\ncommand = [\"sh\", \"-c\", \"echo begin; exec sleep 1000\"]\nstop_signal = \"KILL\"\n",
+    );
+    shop.up();
+    let id = shop.child("web-1").container.unwrap();
+    let mut follower = Follower::start(node.command(["logs", "--follow", &id]));
+    follower.wait_for("begin", 1);
+    shop.ok(&["stop", "web"]);
+    wait_until("it has ended", || follower.command.try_wait().unwrap().is_some());
 }
 
 #[test]

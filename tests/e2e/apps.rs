@@ -5,34 +5,7 @@ mod project;
 
 use coppice_api::{Event, HealthState, PlanReply, StepAction};
 use node::{Node, is_alive};
-use project::{Project, assert_nothing_left, child, children, get, names, wait_for, wait_until};
-
-/// A web server of two lines: it answers with its own name.
-const SHOP: &str = r#"
-[service.db]
-image = "box"
-command = ["sh", "-c", "sleep 0.4; hostname > /data/index.html; exec httpd -f -p 5432 -h /data"]
-volumes = ["data:/data"]
-stop_signal = "KILL"
-health = { type = "http", port = 5432, interval = "500ms" }
-
-[worker.migrate]
-image = "box"
-command = ["sh", "-c", "wget -q -O /data/seen http://db:5432/ && sleep 0.2"]
-volumes = ["data:/data"]
-depends_on = { db = "healthy" }
-
-[service.web]
-image = "box"
-command = ["sh", "-c", "mkdir /www; hostname > /www/index.html; exec httpd -f -p 80 -h /www"]
-replicas = 2
-ports = ["8080:80"]
-depends_on = { db = "healthy", migrate = "completed" }
-stop_signal = "KILL"
-health = { type = "http", port = 80, interval = "500ms" }
-
-[volume.data]
-"#;
+use project::{Project, SHOP, assert_nothing_left, child, children, get, names, slow_shop, wait_for, wait_until};
 
 fn events(project: &Project<'_>) -> Vec<Event> {
     let text = project.ok(&["events", "--json", "--no-follow", "--since", "10m", "--app", &project.app]);
@@ -118,7 +91,7 @@ fn up_again_has_nothing_to_do_and_only_what_changed_is_replaced() {
     assert_eq!(shop.ok(&["plan"]), "nothing to do\n");
 
     // A dependency's new definition replaces it and nobody else.
-    shop.write(&SHOP.replace("sleep 0.4;", "sleep 0.3;"));
+    shop.write(&slow_shop("0.3"));
     let changed = shop.up();
     let after = shop.pids();
     assert_eq!(changed.release, first.release + 1);
@@ -130,12 +103,12 @@ fn up_again_has_nothing_to_do_and_only_what_changed_is_replaced() {
     assert!(children(&changed.tree).iter().all(|child| child.restarts == 0), "a change is no failure: {changed:#?}");
 
     // One replica more, then two fewer: those that stay are not touched.
-    shop.write(&SHOP.replace("sleep 0.4;", "sleep 0.3;").replace("replicas = 2", "replicas = 3"));
+    shop.write(&slow_shop("0.3").replace("replicas = 2", "replicas = 3"));
     shop.up();
     let more = shop.pids();
     assert_eq!(more.len(), 4);
     assert!(after.iter().all(|kept| more.contains(kept)), "{after:?} {more:?}");
-    shop.write(&SHOP.replace("sleep 0.4;", "sleep 0.3;").replace("replicas = 2", "replicas = 1"));
+    shop.write(&slow_shop("0.3").replace("replicas = 2", "replicas = 1"));
     shop.up();
     wait_until("the two others are gone", || shop.pids().len() == 2);
     assert!(shop.pids().iter().all(|kept| after.contains(kept)));
@@ -243,7 +216,7 @@ fn two_apps_run_side_by_side_as_different_users_and_do_not_know_each_others_name
 #[test]
 fn up_detached_returns_before_the_app_is_ready() {
     let node = Node::with_busybox();
-    let shop = Project::new(&node, "shop", &SHOP.replace("sleep 0.4;", "sleep 1;"));
+    let shop = Project::new(&node, "shop", &slow_shop("1"));
     shop.coppice(&["up", "--detach"]).succeeded().printed_some("release 1 is on its way");
     let status = shop.status();
     assert_eq!((status.state.as_str(), status.settled), ("starting", false));

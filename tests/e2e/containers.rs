@@ -13,3 +13,4 @@ mod remains;
 mod run;
 mod small_disk;
 mod udp;
+mod upgrades;

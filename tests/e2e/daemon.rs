@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
-use crate::node::{Node, Output, PATIENCE, is_alive, kill, kill_and_wait, wait_until};
+use crate::node::{Node, Output, PATIENCE, busybox_tar, is_alive, kill, kill_and_wait, wait_until};
 use crate::remains::{containers_cgroups, links, mounts, tables};
 
 const SERVE: &str = "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www";
@@ -143,6 +143,35 @@ fn a_killed_launcher_is_replaced_and_what_is_to_run_always_comes_back() {
     });
     wait_until("and answers", PATIENCE, || node.http_get(8080).as_deref() == Some("hello\n"));
     node.coppice(["run", "--rm", "--network=none", "box", "echo", "works"]).succeeded().printed("works");
+}
+
+#[test]
+fn a_launcher_that_is_stopped_keeps_a_new_daemon_from_starting_with_a_word_and_nothing_is_lost() {
+    let node = Node::with_busybox();
+    node.ok(["run", "-d", "--name", "on", "--network=none", "box", "sleep", "1000"]);
+    let (daemon, launcher, on) = (node.daemon_pid(), node.launcher_pid(), pid(&node, "on"));
+    kill(launcher, "STOP");
+    kill_and_wait(daemon, "KILL");
+    node.coppice(["ps"]).ended_with(1).complained("launcher does not answer").complained("kill -CONT");
+    kill(launcher, "CONT");
+    assert_eq!(pid(&node, "on"), on);
+    assert_eq!(node.launcher_pid(), launcher);
+}
+
+#[test]
+fn a_root_with_spaces_and_letters_of_any_script_is_a_root_like_any_other() {
+    let node = Node::new();
+    let root = node.dir().join("r oot ünï %s");
+    let at = |words: &[&str]| {
+        let mut command = node.inside(env!("CARGO_BIN_EXE_coppice"));
+        command.arg("--root").arg(&root).args(words).stdin(Stdio::null());
+        Output::of(command)
+    };
+    at(&["import", busybox_tar().to_str().unwrap(), "box"]).succeeded();
+    at(&["run", "--rm", "-v", "data:/data", "box", "sh", "-c", "echo here > /data/x; cat /data/x"])
+        .succeeded()
+        .printed("here");
+    at(&["node", "stop", "--all"]).succeeded();
 }
 
 #[test]

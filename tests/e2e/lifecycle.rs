@@ -134,6 +134,37 @@ fn rm_refuses_what_runs_unless_forced() {
 }
 
 #[test]
+fn an_exec_beside_a_pause_is_answered_at_once_whichever_comes_first() {
+    let node = Node::with_busybox();
+    node.ok(["run", "-d", "--name", "p", "--network=none", "box", "sleep", "1000"]);
+    let (mut begun, mut refused) = (0, 0);
+    for _ in 0..25 {
+        let add = || {
+            let mut exec = node.command(["exec", "--detach", "p", "true"]);
+            exec.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let mut execs: Vec<_> = (0..2).map(|_| add()).collect();
+        let pause = node.command(["pause", "p"]).stdout(Stdio::null()).spawn().unwrap();
+        execs.extend((0..2).map(|_| add()));
+        Output::of_child(pause).succeeded();
+        for mut exec in execs {
+            wait_until("the exec is answered while the container is paused", PATIENCE, || {
+                exec.try_wait().unwrap().is_some()
+            });
+            match Output::of_child(exec) {
+                said if said.code == 0 => begun += 1,
+                said => {
+                    said.complained("paused").complained("coppice unpause p");
+                    refused += 1;
+                }
+            }
+        }
+        node.ok(["unpause", "p"]);
+    }
+    assert!(begun + refused == 100, "{begun} {refused}");
+}
+
+#[test]
 fn pause_really_freezes_and_unpause_goes_on() {
     let node = Node::with_busybox();
     start(&node, "p", "i=0; while :; do i=$((i+1)); echo $i > /count; usleep 5000; done");

@@ -46,11 +46,11 @@ fn a_killed_instance_comes_back_and_status_says_why() {
     kill_and_wait(first, "KILL");
     let web = shop.wait_child("web-1", "is back", |web| web.ready && web.pid != Some(first));
     assert_eq!(web.restarts, 1);
-    assert!(web.reason.as_deref().is_some_and(|why| why.starts_with("killed by signal 9")), "{web:?}");
-    assert!(web.history.iter().any(|entry| entry.what.starts_with("restarted: killed by signal 9")), "{web:?}");
+    assert!(web.reason.as_deref().is_some_and(|why| why.starts_with("killed by signal 9 (KILL)")), "{web:?}");
+    assert!(web.history.iter().any(|entry| entry.what.starts_with("restarted: killed by signal 9 (KILL)")), "{web:?}");
     assert_eq!(shop.pid("web-2"), second);
     let text = shop.ok(&["status"]);
-    assert!(text.contains("killed by signal 9") && text.contains("1 restart"), "{text}");
+    assert!(text.contains("killed by signal 9 (KILL)") && text.contains("1 restart"), "{text}");
     let told = events(&shop);
     assert!(told.iter().any(|event| event.action == "exit" && event.message.contains("signal 9 (KILL)")), "{told:?}");
     assert_eq!(shop.status().tree.restarts_in_window, 1);

@@ -7,9 +7,11 @@
 pub mod clock;
 pub mod name;
 pub mod random;
+pub mod signal;
 pub mod units;
 
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use name::{ContainerId, Name, NameError};
 pub use random::{Random, SystemRandom};
+pub use signal::{signal_name, signal_text};
 pub use units::{Bytes, DurationText, MilliCpu, UnitError};

@@ -1,5 +1,7 @@
 //! A directory with a `coppice.toml`, and what a test does with its app: bring it up, look at it, end parts of it.
-#![allow(dead_code, unreachable_pub)] // each test target uses its part
+#![allow(dead_code, unreachable_pub, unused_imports)] // each test target uses its part
+
+mod shop;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,6 +11,8 @@ use std::time::{Duration, Instant};
 use coppice_api::{AppStatus, ChildStatus, ContainerSummary, NodeStatus, SupervisorStatus};
 
 use crate::node::{Node, Output, PATIENCE};
+
+pub use shop::{SHOP, slow_shop};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(25);

@@ -185,6 +185,7 @@ impl State {
         let workloads = named_or_all(self.known_app(name)?.spec(), workloads)?;
 
         let app = self.app_mut(name);
+        app.stopped.retain(|workload| !workloads.contains(workload));
         for workload in workloads {
             *app.restarts.entry(workload).or_insert(0) += 1;
         }

@@ -77,7 +77,7 @@ pub enum Body {
         workloads: BTreeSet<Name>,
         stopped: bool,
     },
-    /// Restart workloads: their restart generation goes up by one.
+    /// Restart workloads: their restart generation goes up by one. Those wanted stopped are wanted up again.
     Restart {
         app: Name,
         workloads: BTreeSet<Name>,

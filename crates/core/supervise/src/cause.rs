@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use coppice_base::{DurationText, Timestamp};
+use coppice_base::{DurationText, Timestamp, signal_text};
 use coppice_spec::Strategy;
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +28,7 @@ impl fmt::Display for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(f, "exited with code {code}"),
-            Self::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Self::Signal(signal) => write!(f, "killed by {}", signal_text(*signal)),
             Self::OutOfMemory => f.write_str("killed: out of memory"),
             Self::Lost => f.write_str("lost: it ended and nobody saw how"),
         }

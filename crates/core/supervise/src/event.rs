@@ -22,8 +22,8 @@ pub enum Event<K> {
     /// Stop and start these, uncounted and without backoff. Those that are down are started.
     Restart(Vec<K>),
     /// Replace the tree: children that are new are started (in a tree that is up), those gone are stopped and
-    /// forgotten, those with another revision are stopped and started again, all others are left alone with
-    /// their history. Supervisors keep their windows by name.
+    /// forgotten, those with another revision are stopped and started again, those with another generation are
+    /// restarted by request, all others are left alone with their history. Supervisors keep their windows by name.
     Reconfigure(SupervisorSpec<K>),
     /// Answer to [`Action::Start`]: it runs.
     Started(K),

@@ -108,14 +108,7 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
                     self.rest(&mut turn, i, Cause::Requested);
                 }
             }
-            Event::Restart(keys) => {
-                let chosen = self.find_all(&keys)?;
-                self.state.desired = Desired::Up;
-                self.state.failed = None;
-                for i in chosen {
-                    self.restart(&mut turn, i);
-                }
-            }
+            Event::Restart(keys) => self.restart_all(&mut turn, &keys)?,
             Event::Reconfigure(tree) => self.reconfigure(&mut turn, tree)?,
             Event::Started(key) => self.started(&mut turn, &key)?,
             Event::StartFailed(key, reason) => {
@@ -192,6 +185,16 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
             }
             _ => {}
         }
+    }
+
+    pub(crate) fn restart_all(&mut self, turn: &mut Turn<'_, K>, keys: &[K]) -> Result<(), EventError<K>> {
+        let chosen = self.find_all(keys)?;
+        self.state.desired = Desired::Up;
+        self.state.failed = None;
+        for i in chosen {
+            self.restart(turn, i);
+        }
+        Ok(())
     }
 
     fn restart(&mut self, turn: &mut Turn<'_, K>, i: usize) {

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use crate::cause::Cause;
-use crate::event::Turn;
+use crate::event::{EventError, Turn};
 use crate::machine::Supervision;
 use crate::order::{Order, flatten};
 use crate::record::{ChildRecord, Desired, Doom, Next, Phase};
-use crate::tree::{SupervisorSpec, TreeError};
+use crate::tree::{ChildSpec, SupervisorSpec};
 
 impl<K: Ord + Clone + Debug> Supervision<K> {
-    pub(crate) fn reconfigure(&mut self, turn: &mut Turn<'_, K>, tree: SupervisorSpec<K>) -> Result<(), TreeError<K>> {
+    pub(crate) fn reconfigure(&mut self, turn: &mut Turn<'_, K>, tree: SupervisorSpec<K>) -> Result<(), EventError<K>> {
         let (mut supervisors, mut children) = flatten(tree, turn.now)?;
 
         for supervisor in &mut supervisors {
@@ -29,9 +29,15 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
         let old_children = std::mem::take(&mut self.state.children);
         let mut old: BTreeMap<K, ChildRecord<K>> =
             old_children.into_iter().map(|child| (child.spec.key.clone(), child)).collect();
+        let mut again = Vec::new();
         for child in &mut children {
             match old.remove(&child.spec.key) {
-                Some(before) => carry_over(child, before, up, turn),
+                Some(before) => {
+                    if is_restart(&child.spec, &before) {
+                        again.push(child.spec.key.clone());
+                    }
+                    carry_over(child, before, up, turn);
+                }
                 None if up => {
                     child.wanted = true;
                     child.enter(Phase::Waiting { cause: Cause::Requested }, turn.now);
@@ -54,8 +60,18 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
         self.order = Order::of(&supervisors, &children);
         self.state.supervisors = supervisors;
         self.state.children = children;
+        if !again.is_empty() {
+            self.restart_all(turn, &again)?;
+        }
         Ok(())
     }
+}
+
+/// Whether the new definition of a child asks for a restart that the change itself does not bring.
+fn is_restart<K>(spec: &ChildSpec<K>, before: &ChildRecord<K>) -> bool {
+    let asked = before.spec.generation.is_some() && spec.generation != before.spec.generation;
+    let changes = spec.revision != before.spec.revision && before.wanted;
+    asked && !changes && !before.leaving
 }
 
 /// Gives `child`, fresh from the new tree, what is known of its key.

@@ -38,6 +38,11 @@ pub struct ChildSpec<K> {
     /// Fingerprint of what runs. When it differs after a reconfiguration the child is replaced; when only other
     /// fields differ, it runs on under the new rules.
     pub revision: String,
+    /// Counts the restarts that people asked for. One that differs after a reconfiguration is a restart by request, as
+    /// [`Event::Restart`](crate::Event::Restart) is, and is remembered as done with the rest: the same tree told again
+    /// is no second one. `None`: nobody counts; a first number restarts nothing.
+    #[serde(default)]
+    pub generation: Option<u64>,
 }
 
 /// Children that must all be at `condition` before the dependent starts.

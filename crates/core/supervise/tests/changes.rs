@@ -5,7 +5,7 @@ mod trees;
 
 use coppice_base::Timestamp;
 use coppice_spec::{Condition, Strategy};
-use coppice_supervise::{Event, EventError, Supervision, TreeError};
+use coppice_supervise::{Action, Adopted, Event, EventError, ExitReason, Supervision, TreeError};
 use script::{ABC_UP, abc, group, play, play_trees};
 use trees::{ChildWords, NoJitter, child, supervisor};
 
@@ -50,6 +50,91 @@ fn reconfiguring_replaces_the_changed_adds_the_new_stops_the_removed_and_leaves_
         ),
     );
     assert!(machine.status_of(&"a".to_owned()).unwrap().history.len() > 1, "the history goes on");
+}
+
+#[test]
+fn a_restart_that_the_tree_asks_for_is_made_once_however_often_the_tree_is_told() {
+    let tree = |generation| {
+        let all = |key| child(key).generation(generation).member();
+        supervisor("app", Strategy::OneForOne, vec![all("a"), child("b").needs(&["a"], Condition::Started).member()])
+    };
+    let machine = play_trees(
+        tree(0),
+        &[tree(1)],
+        "
+0 start
+    start a: by request
+1 started a
+    start b: by request
+2 started b
+10 reconfigure 0
+    stop a: by request
+",
+    );
+    // The caller dies here and comes back twice: while it stops, and when the restart is over.
+    let mut random = NoJitter;
+    let mut machine = Supervision::restore(machine.snapshot().clone()).unwrap();
+    let mut tell = |machine: &mut Supervision<String>, event| -> Vec<String> {
+        let actions = machine.handle(Timestamp(20), event, &mut random).unwrap();
+        actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::Start { key, .. } => Some(format!("start {key}")),
+                Action::Stop { key, .. } => Some(format!("stop {key}")),
+                _ => None,
+            })
+            .collect()
+    };
+    let a = || "a".to_owned();
+    assert_eq!(tell(&mut machine, Event::Adopt(a(), Adopted::Running { ready: true })), ["stop a"]);
+    assert_eq!(tell(&mut machine, Event::Reconfigure(tree(1))), Vec::<String>::new());
+    assert_eq!(tell(&mut machine, Event::Exited(a(), ExitReason::Code(0))), ["start a"]);
+    tell(&mut machine, Event::Started(a()));
+    let mut machine = Supervision::restore(machine.snapshot().clone()).unwrap();
+    assert_eq!(tell(&mut machine, Event::Adopt(a(), Adopted::Running { ready: true })), Vec::<String>::new());
+    assert_eq!(tell(&mut machine, Event::Reconfigure(tree(1))), Vec::<String>::new());
+    assert_eq!(machine.status_of(&a()).unwrap().restarts, 0, "asked for, not counted");
+}
+
+#[test]
+fn a_restart_that_was_asked_for_while_the_caller_was_away_is_made_when_it_returns() {
+    let tree = |generation| {
+        supervisor("app", Strategy::OneForOne, vec![child("a").generation(generation).member(), child("b").member()])
+    };
+    let mut machine = Supervision::new(tree(3)).unwrap();
+    let mut random = NoJitter;
+    for event in [Event::Start, Event::Started("a".to_owned()), Event::Started("b".to_owned())] {
+        machine.handle(Timestamp(1), event, &mut random).unwrap();
+    }
+    let mut machine = Supervision::restore(machine.snapshot().clone()).unwrap();
+    for key in ["a", "b"] {
+        let found = Event::Adopt(key.to_owned(), Adopted::Running { ready: true });
+        machine.handle(Timestamp(2), found, &mut random).unwrap();
+    }
+    let actions = machine.handle(Timestamp(3), Event::Reconfigure(tree(5)), &mut random).unwrap();
+    let stops: Vec<_> = actions.iter().filter(|action| matches!(action, Action::Stop { .. })).collect();
+    assert!(matches!(stops[..], [Action::Stop { key, .. }] if key == "a"), "{actions:?}");
+}
+
+#[test]
+fn a_first_number_of_restarts_restarts_nothing() {
+    let tree = |generation| {
+        let mut only = child("a");
+        only.generation = generation;
+        supervisor("app", Strategy::OneForOne, vec![only.member()])
+    };
+    play_trees(
+        tree(None),
+        &[tree(Some(4)), tree(Some(5))],
+        "
+0 start
+    start a: by request
+1 started a
+2 reconfigure 0
+3 reconfigure 1
+    stop a: by request
+",
+    );
 }
 
 #[test]

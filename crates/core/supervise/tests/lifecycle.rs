@@ -336,7 +336,7 @@ fn every_step_of_a_child_is_also_told_as_a_note() {
     let texts: Vec<String> = told.iter().map(What::to_string).collect();
     assert_eq!(
         texts,
-        ["starting: by request", "running", "ready", "stopping: by request", "stopped: killed by signal 15"]
+        ["starting: by request", "running", "ready", "stopping: by request", "stopped: killed by signal 15 (TERM)"]
     );
 }
 

@@ -20,11 +20,11 @@ fn a_replica_that_dies_comes_back_alone_after_its_backoff() {
     degraded
     app 1/3
         a: ready (by request)
-        b: backoff (killed by signal 9)
+        b: backoff (killed by signal 9 (KILL))
         c: ready (by request)
 5099 tick
 5100 tick
-    start b: killed by signal 9
+    start b: killed by signal 9 (KILL)
 5110 started b
 5110 wakeup
     none
@@ -32,7 +32,7 @@ fn a_replica_that_dies_comes_back_alone_after_its_backoff() {
     ready
     app 1/3
         a: ready (by request)
-        b: ready, 1 restarts (killed by signal 9)
+        b: ready, 1 restarts (killed by signal 9 (KILL))
         c: ready (by request)
 "
         ),

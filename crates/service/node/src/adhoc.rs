@@ -88,7 +88,7 @@ impl AdHoc {
     }
 
     fn snapshot(&self, container: &Container) -> std::path::PathBuf {
-        self.containers.root.container(&container.id).join("supervise.json")
+        supervisor::snapshot(&self.containers.root.container(&container.id))
     }
 
     fn spawn(self: &Arc<Self>, container: &Arc<Container>, machine: Supervision<String>) -> Supervisor {
@@ -151,6 +151,7 @@ fn tree(container: &Container) -> SupervisorSpec<String> {
         has_health,
         needs: Vec::new(),
         revision: String::new(),
+        generation: None,
     };
     // Docker's policy has no intensity: it is tried for ever, ever more slowly.
     let supervise = SuperviseSpec { max_restarts: u32::MAX, ..SuperviseSpec::default() };

@@ -12,9 +12,10 @@ use coppice_base::Name;
 use coppice_state::State;
 use tokio::sync::watch;
 
-use crate::app::{self, App};
+use crate::app::App;
 use crate::container::Container;
 use crate::containers::Containers;
+use crate::removal;
 
 /// The apps of this node.
 pub(crate) struct Agent {
@@ -69,7 +70,7 @@ impl Agent {
             self.apps().remains.insert(name.clone());
             let agent = self.clone();
             tokio::spawn(async move {
-                app::clear(&agent.containers, &name, containers).await;
+                removal::clear(&agent.containers, &name, containers).await;
                 agent.apps().remains.remove(&name);
                 agent.reconcile();
             });

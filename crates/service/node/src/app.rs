@@ -14,18 +14,16 @@ use coppice_supervise::{Action, Adopted, ChildSpec, Event, MemberSpec, Need, Ove
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
-use crate::container::{Container, Owner, Phase};
+use crate::container::{Container, Home, Owner, Phase};
 use crate::containers::{Containers, OfApp};
 use crate::error::NodeError;
 use crate::events::About;
 use crate::images;
 use crate::instance::{self, Readiness};
 use crate::network::Names;
-use crate::root::{Root, make, replace_file};
+use crate::removal::{self, mark_volumes};
+use crate::root::{make, replace_file};
 use crate::supervisor::{self, Supervisor};
-
-/// In an app's directory while it is removed together with its volumes.
-const VOLUMES_GO: &str = "volumes-go";
 
 /// What the log says about an app.
 pub(crate) type AppState = coppice_state::App;
@@ -109,7 +107,7 @@ impl App {
                 app.slots().entry(instance.clone()).or_default().container = Some(container.clone());
             }
         }
-        let snapshot = dir.join("supervise.json");
+        let snapshot = supervisor::snapshot(&dir);
         let tree = app.tree(&wanted);
         let (machine, restored) =
             supervisor::machine(&snapshot, tree.clone()).map_err(|error| NodeError::Invalid(error.to_string()))?;
@@ -205,6 +203,12 @@ impl App {
         }
     }
 
+    /// Restarts of an instance that nobody asked for.
+    pub(crate) fn restarts(&self, instance: &str) -> u32 {
+        let status = self.supervisor().read(|machine| machine.status_of(&instance.to_owned()));
+        status.map_or(0, |status| u32::try_from(status.restarts).unwrap_or(u32::MAX))
+    }
+
     pub(crate) fn workload_of(&self, instance: &str) -> Option<Name> {
         workload_of(self.wanted().spec(), instance)
     }
@@ -224,13 +228,6 @@ impl App {
             self.supervisor().tell(Event::Reconfigure(tree));
         }
         self.apply_stops(&wanted, before.current().id != wanted.current().id || before.stopped != wanted.stopped);
-        let again: Vec<String> = (wanted.restarts.keys())
-            .filter(|name| wanted.generation(name.as_str()) != before.generation(name.as_str()))
-            .flat_map(|name| instances_of(&wanted, name))
-            .collect();
-        if !again.is_empty() {
-            self.supervisor().tell(Event::Restart(again));
-        }
         let app = self.clone();
         tokio::spawn(async move {
             app.refresh_network().await;
@@ -323,7 +320,7 @@ impl App {
         for service in self.wanted().spec().services.keys() {
             self.containers.network.release_ports(&self.port_owner(service));
         }
-        clear(&self.containers, &self.name, containers).await;
+        removal::clear(&self.containers, &self.name, containers).await;
     }
 
     /// Removes the containers of instances that the app no longer has.
@@ -392,6 +389,7 @@ impl App {
             has_health: service.is_some_and(|service| self.has_health(service)),
             needs: needs.clone(),
             revision: revision(wanted, name),
+            generation: Some(wanted.generation(name.as_str())),
         });
         children.collect()
     }
@@ -505,12 +503,16 @@ impl App {
         let there = self.view(key).container.filter(|c| !matches!(c.phase(), Phase::Removed { .. }));
         let container = match there {
             Some(container) if container.read(|record| record.revision == revision) => container,
-            there => {
-                if let Some(old) = there {
-                    self.containers.remove(&old, true, true).await?;
+            Some(old) => {
+                let mut home = None;
+                old.change(|record| home = record.home.take());
+                if let Err(error) = self.containers.remove(&old, true, true).await {
+                    old.change(|record| record.home = home);
+                    return Err(error);
                 }
-                self.create_instance(&wanted, key, &workload, revision).await?
+                self.create_instance(&wanted, key, &workload, revision, home).await?
             }
+            None => self.create_instance(&wanted, key, &workload, revision, None).await?,
         };
         self.slots().entry(key.to_owned()).or_default().container = Some(container.clone());
         if *stopped.borrow() {
@@ -525,15 +527,35 @@ impl App {
             slot.ready = true;
         }
         self.refresh_network().await;
+        // The names it started with may have been old by then.
+        let names = self.names.lock().await;
+        self.containers.refresh_hosts(&container, &names);
         Ok(container)
     }
 
+    /// `home`: that of the container which this one takes the place of.
     async fn create_instance(
         &self,
         wanted: &AppState,
         key: &str,
         workload: &Name,
         revision: String,
+        home: Option<Home>,
+    ) -> Result<Arc<Container>, NodeError> {
+        let created = self.create_at_home(wanted, key, workload, revision, home.clone()).await;
+        if let (Err(_), Some(home)) = (&created, home) {
+            self.containers.network.give_up(&home);
+        }
+        created
+    }
+
+    async fn create_at_home(
+        &self,
+        wanted: &AppState,
+        key: &str,
+        workload: &Name,
+        revision: String,
+        home: Option<Home>,
     ) -> Result<Arc<Container>, NodeError> {
         let spec = wanted.spec();
         let definition = spec.workload(workload.as_str()).ok_or_else(|| NodeError::NoApp(workload.to_string()))?;
@@ -555,7 +577,7 @@ impl App {
         let mut run = instance_spec(spec, workload, definition);
         run.workload.hostname.get_or_insert_with(|| key.to_owned());
         let owner = Owner::App { app: self.name.clone(), workload: workload.clone(), instance: key.to_owned() };
-        let of_app = OfApp { range: wanted.uid_range.0, revision };
+        let of_app = OfApp { range: wanted.uid_range.0, revision, home };
         self.containers.create(run, owner, Some(format!("{}.{key}", self.name)), &image, Some(of_app))
     }
 
@@ -667,45 +689,6 @@ fn with_known_ports(asked: &[PortSpec], known: Option<&Vec<PortSpec>>) -> Vec<Po
         PortSpec { host: if port.host == 0 { before.unwrap_or(0) } else { port.host }, ..*port }
     };
     asked.iter().map(fill).collect()
-}
-
-/// Asks for the app's volumes to go with it, should this daemon not live to see the end of its removal.
-pub(crate) fn mark_volumes(root: &Root, app: &str, go: bool) -> std::io::Result<()> {
-    let mark = root.app(app).join(VOLUMES_GO);
-    if go {
-        return std::fs::write(mark, "");
-    }
-    match std::fs::remove_file(mark) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Removes what there is of an app that is not to be any more: its containers, its directory, and its volumes where
-/// that was asked for.
-pub(crate) async fn clear(containers: &Containers, app: &Name, left: Vec<Arc<Container>>) {
-    let stopping = left.iter().filter(|container| container.phase().is_running());
-    for stopped in futures_util::future::join_all(stopping.map(|c| containers.stop(c, None, None))).await {
-        if let Err(error) = stopped {
-            tracing::warn!(%app, %error, "cannot stop a container of a removed app");
-        }
-    }
-    for container in left {
-        if let Err(error) = containers.remove(&container, true, true).await {
-            tracing::warn!(container = %container.name, %error, "cannot remove it");
-        }
-    }
-    let dir = containers.root.app(app.as_str());
-    if dir.join(VOLUMES_GO).exists()
-        && let Err(error) = crate::volume::remove_of_app(&containers.root, app.as_str())
-    {
-        tracing::warn!(%app, %error, "cannot remove its volumes");
-    }
-    if let Err(error) = std::fs::remove_dir_all(&dir)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(dir = %dir.display(), %error, "cannot remove an app's directory");
-    }
 }
 
 /// What an instance is made from, as one fingerprint: its definition, its health check and its image.

@@ -118,6 +118,8 @@ pub(crate) async fn exec(
     container: Arc<Container>,
     request: ExecRequest,
 ) -> Result<Attached, NodeError> {
+    // Whoever is about to freeze the container waits for this process to be there, or has begun already.
+    let Ok(unfrozen) = container.freezing.try_read() else { return Err(NodeError::Paused(container.name.clone())) };
     match container.phase() {
         Phase::Running { paused: false, .. } => {}
         // The new process would be frozen with the others before its first step.
@@ -167,6 +169,7 @@ pub(crate) async fn exec(
     NEXT_EXEC.fetch_max(containers.clock.now().0 << 20, Ordering::Relaxed);
     let exec = NEXT_EXEC.fetch_add(1, Ordering::Relaxed);
     containers.launcher().exec(&container.id, exec, process, theirs).await?;
+    drop(unfrozen);
     Ok(Attached { stream, container, is_first: false })
 }
 

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 
 use coppice_api::{ContainerState, HealthState, PortDetail};
 use coppice_base::{ContainerId, Name, Timestamp};
-use coppice_container::IdRange;
+use coppice_container::{IdRange, Network};
 use coppice_launcher::protocol::Exit;
 use coppice_spec::{PortSpec, Protocol, RunSpec};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,27 @@ impl Owner {
     }
 }
 
+/// An instance's place on the bridge, its own for as long as the instance exists, whatever restarts, also in another
+/// definition: others may hold on to its address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Home {
+    pub address: Ipv4Addr,
+    /// The host's end of its last run's link, which the kernel may still have when the next run begins.
+    pub link: String,
+}
+
+impl Home {
+    /// Of a run on this network; ad-hoc containers have none.
+    pub(crate) fn of(owner: &Owner, network: &Network) -> Option<Self> {
+        match (owner, network) {
+            (Owner::App { .. }, Network::Bridge { address, host_device, .. }) => {
+                Some(Self { address: *address, link: host_device.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What is written to `container.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -52,7 +73,10 @@ pub struct Record {
     pub created_at: Timestamp,
     /// Which of the node's id ranges; see [`IdRange::nth`].
     pub range: u32,
+    /// While it runs.
     pub address: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub home: Option<Home>,
     pub phase: Phase,
     /// Fingerprint of an instance's definition; another one means that it is replaced. Empty for ad-hoc ones.
     #[serde(default)]
@@ -148,6 +172,9 @@ pub struct Container {
     phase: watch::Sender<Phase>,
     /// Serialises start, stop and remove of this one container.
     pub(crate) doing: tokio::sync::Mutex<()>,
+    /// Read while a process is added, written while all are frozen: a process that is frozen before its first step would
+    /// not be heard of until the container is thawed.
+    pub(crate) freezing: tokio::sync::RwLock<()>,
     /// Set by an explicit stop or kill, so that an ad-hoc restart policy leaves it down.
     pub(crate) asked_down: std::sync::atomic::AtomicBool,
     /// The launcher still keeps its last exit, since the disk did not take it.
@@ -165,6 +192,7 @@ impl Container {
             record: Mutex::new(record),
             health: Mutex::new(health),
             doing: tokio::sync::Mutex::default(),
+            freezing: tokio::sync::RwLock::default(),
             asked_down: std::sync::atomic::AtomicBool::new(false),
             exit_unkept: std::sync::atomic::AtomicBool::new(false),
         }

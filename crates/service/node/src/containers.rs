@@ -3,32 +3,36 @@
 //! Order matters for a daemon that may die between any two lines: a record is on disk before the launcher is told
 //! to start, a container's end is recorded before the launcher may forget it, and a removal takes the record away
 //! before the rest. What a crash leaves half done is put right by [`Containers::adopt`].
+//!
+//! A container that removes itself (`--rm`) is out of the table before its record is off the disk, so that nobody who
+//! waits for its end waits for a disk: the launcher keeps the end until the record is gone, and a daemon that finds the
+//! two removes it then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
-use coppice_base::{Clock, ContainerId, SystemRandom};
+use coppice_base::{Clock, ContainerId, SystemRandom, signal_text};
 use coppice_cgroup::{Cgroup, Hierarchy, Parent};
 use coppice_container::{Network, TerminalSize};
 use coppice_image::{Image, ImageStore};
 use coppice_launcher::protocol::{ContainerStatus, Exit, LaunchError};
 use coppice_spec::RunSpec;
 
-use crate::container::{Container, Owner, Phase, Record};
+use crate::container::{Container, Home, Owner, Phase, Record};
 use crate::error::NodeError;
 use crate::events::{About, Events};
+use crate::hosts;
 use crate::launcher::{Launcher, LauncherError};
 use crate::network::{Names, NodeNetwork};
 use crate::prepare::{self, Given};
 use crate::root::{Root, make, replace_file};
 use crate::settings::Settings;
-use crate::signal::{KILL, signal_name};
+use crate::signal::KILL;
 use crate::table::{AD_HOC_RANGES, Table};
 use crate::volume;
 
@@ -40,6 +44,15 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 /// How long freezing may take: a process in an uninterruptible wait is frozen only after it.
 const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 
+/// When a new container's record is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Recorded {
+    /// Before it is known to anybody: the container is kept whatever comes.
+    Now,
+    /// By the start that follows at once. A daemon that dies before it leaves no container, and nobody was told of one.
+    ByStart,
+}
+
 /// What an instance has from its app.
 #[derive(Clone, Debug)]
 pub(crate) struct OfApp {
@@ -47,6 +60,8 @@ pub(crate) struct OfApp {
     pub(crate) range: u32,
     /// See [`Record::revision`].
     pub(crate) revision: String,
+    /// See [`Record::home`].
+    pub(crate) home: Option<Home>,
 }
 
 /// The containers of this node.
@@ -136,11 +151,28 @@ impl Containers {
     /// id range of its own.
     pub(crate) fn create(
         &self,
+        spec: RunSpec,
+        owner: Owner,
+        name: Option<String>,
+        image: &Image,
+        of_app: Option<OfApp>,
+    ) -> Result<Arc<Container>, NodeError> {
+        self.make(spec, owner, name, image, of_app, Recorded::Now)
+    }
+
+    /// Makes an ad-hoc container that the caller starts at once, which is when it is recorded.
+    pub(crate) fn create_to_start(&self, spec: RunSpec, image: &Image) -> Result<Arc<Container>, NodeError> {
+        self.make(spec, Owner::AdHoc, None, image, None, Recorded::ByStart)
+    }
+
+    fn make(
+        &self,
         mut spec: RunSpec,
         owner: Owner,
         name: Option<String>,
         image: &Image,
         of_app: Option<OfApp>,
+        recorded: Recorded,
     ) -> Result<Arc<Container>, NodeError> {
         let id = ContainerId::generate(&mut SystemRandom);
         let name = name.or_else(|| spec.name.as_ref().map(|name| name.to_string()));
@@ -152,13 +184,14 @@ impl Containers {
             spec.health = prepare::health(&spec, &image.config);
         }
         self.table.claim_name(&name, &id)?;
-        let made = self.create_claimed(&id, &name, spec, owner, image, of_app);
+        let made = self.create_claimed(&id, &name, spec, owner, image, of_app, recorded);
         if made.is_err() {
             self.table.release_name(&name, &id);
         }
         made
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the caller's, with the name it claimed")]
     fn create_claimed(
         &self,
         id: &ContainerId,
@@ -167,10 +200,11 @@ impl Containers {
         owner: Owner,
         image: &Image,
         of_app: Option<OfApp>,
+        recorded: Recorded,
     ) -> Result<Arc<Container>, NodeError> {
-        let (range, revision) = match of_app {
-            Some(of_app) => (of_app.range, of_app.revision),
-            None => (self.table.claim_range()?, String::new()),
+        let (range, revision, home) = match of_app {
+            Some(of_app) => (of_app.range, of_app.revision, of_app.home),
+            None => (self.table.claim_range()?, String::new(), None),
         };
         let container = Arc::new(Container::new(Record {
             id: id.clone(),
@@ -181,6 +215,7 @@ impl Containers {
             created_at: self.clock.now(),
             range,
             address: None,
+            home,
             phase: Phase::Created,
             revision,
             words: Vec::new(),
@@ -191,7 +226,10 @@ impl Containers {
             for (sub, mode) in [("etc", 0o711), ("scratch", 0o711), ("log", 0o700)] {
                 make(&dir.join(sub), mode).map_err(io::Error::other)?;
             }
-            self.write_record(&container.record())
+            match recorded {
+                Recorded::Now => self.write_record(&container.record()),
+                Recorded::ByStart => Ok(()),
+            }
         })();
         if let Err(source) = made {
             let _ = std::fs::remove_dir_all(&dir);
@@ -251,6 +289,7 @@ impl Containers {
                 Network::Bridge { address, .. } => Some(*address),
                 _ => None,
             };
+            record.home = Home::of(&record.owner, &network);
         });
         let config = self.configure(&record, &image, network, size, names)?;
         self.write_record(&record)
@@ -275,7 +314,7 @@ impl Containers {
         let network = match spec.workload.network {
             NetworkMode::Host => return Ok(Network::Host),
             NetworkMode::None => return Ok(Network::None),
-            NetworkMode::Bridge => self.network.lease(&container.id)?,
+            NetworkMode::Bridge => self.network.lease(&container.id, container.read(|record| record.home.clone()))?,
         };
         if !spec.ports.is_empty()
             && matches!(container.owner, Owner::AdHoc)
@@ -289,7 +328,7 @@ impl Containers {
     }
 
     fn leave_network(&self, container: &Container) {
-        let address = container.read(|record| record.address);
+        let address = container.read(|record| record.address.filter(|_| record.home.is_none()));
         if matches!(container.owner, Owner::AdHoc) {
             self.network.release_ports(container.id.as_str());
         }
@@ -342,15 +381,15 @@ impl Containers {
         };
         std::fs::write(etc.join("hostname"), format!("{hostname}\n"))?;
         std::fs::write(etc.join("resolv.conf"), self.network.resolv_conf(network))?;
-        std::fs::write(etc.join("hosts"), hosts_text(record, hostname, address, names))
+        std::fs::write(etc.join("hosts"), hosts::text(record, hostname, address, names))
     }
 
-    /// Rewrites a running container's hosts file in place (it is bind-mounted, so its inode must stay).
+    /// Tells a running container who has which name now.
     pub(crate) fn refresh_hosts(&self, container: &Container, names: &Names) {
         let record = container.record();
         let hostname = prepare::hostname(&record.spec, &record.name);
         let path = self.root.container(&record.id).join("etc/hosts");
-        if let Err(error) = std::fs::write(&path, hosts_text(&record, &hostname, record.address, names)) {
+        if let Err(error) = hosts::rewrite(&path, &hosts::text(&record, &hostname, record.address, names)) {
             tracing::warn!(container = %record.name, %error, "cannot rewrite the hosts file: names in it are old");
         }
     }
@@ -376,7 +415,7 @@ impl Containers {
         self.signal(container, signal).await?;
         if paused {
             // A frozen process hears no signal.
-            self.set_paused(container, false)?;
+            self.set_paused(container, false).await?;
         }
         if tokio::time::timeout(timeout, container.ended()).await.is_ok() {
             return Ok(());
@@ -401,16 +440,23 @@ impl Containers {
     pub(crate) async fn kill(&self, container: &Container, signal: i32) -> Result<(), NodeError> {
         let phase = container.when(|phase| !matches!(phase, Phase::Starting)).await;
         let Phase::Running { paused, .. } = phase else { return Err(NodeError::NotRunning(container.name.clone())) };
-        self.tell(container, "kill", format!("signal {}", signal_name(signal)));
+        self.tell(container, "kill", signal_text(signal));
         self.signal(container, signal).await?;
         if paused && signal == KILL {
-            self.set_paused(container, false)?;
+            self.set_paused(container, false).await?;
         }
         Ok(())
     }
 
     /// Freezes or thaws every process of it.
-    pub(crate) fn set_paused(&self, container: &Container, pause: bool) -> Result<(), NodeError> {
+    pub(crate) async fn set_paused(&self, container: &Container, pause: bool) -> Result<(), NodeError> {
+        let _freezing = if pause {
+            // Processes that are being added get to their first step before; none is added meanwhile.
+            let added = tokio::time::timeout(FREEZE_LIMIT, container.freezing.write()).await;
+            Some(added.map_err(|_| NodeError::Adding(container.name.clone()))?)
+        } else {
+            None
+        };
         let Phase::Running { pid, started_at, .. } = container.phase() else {
             return Err(NodeError::NotRunning(container.name.clone()));
         };
@@ -456,10 +502,18 @@ impl Containers {
             record.address = None;
             record
         });
-        let remove = record.spec.remove && matches!(record.owner, Owner::AdHoc);
-        if remove {
+        if removes_itself(&record) {
             self.tell(&container, "exit", exit_text(&exit, lost));
-            self.take_away(&container, Some(exit), true);
+            self.let_go(&container, Some(exit));
+            // From here on nobody waits for it; see the module's words.
+            let dir = self.root.container(id);
+            let cleared = tokio::task::spawn_blocking(move || {
+                let _ = std::fs::remove_file(dir.join(RECORD));
+                dir
+            });
+            // It fails only when the node ends first, and the next one clears up.
+            let Ok(dir) = cleared.await else { return };
+            remove_dir(dir);
         } else {
             if let Err(error) = self.write_record(&record) {
                 // The launcher keeps the exit until it is told to forget: not telling it keeps the truth.
@@ -537,16 +591,24 @@ impl Containers {
     fn take_away(&self, container: &Container, exit: Option<Exit>, volumes: bool) {
         let dir = self.root.container(&container.id);
         let _ = std::fs::remove_file(dir.join(RECORD));
-        self.table.remove(&container.id);
-        let range = container.read(|record| record.range);
-        container.change(|record| record.phase = Phase::Removed { exit });
+        self.let_go(container, exit);
         // Anonymous volumes are in the container's own directory; without `volumes` they are kept aside.
         let kept = (!volumes).then(|| volume::keep_anonymous(&self.root, &container.id)).transpose();
         if let Err(error) = kept {
             tracing::warn!(container = %container.name, %error, "cannot keep its anonymous volumes");
         }
         remove_dir(dir);
+    }
+
+    /// Takes it out of the table: its name and id range are free, and who waits for its end or removal hears of it.
+    fn let_go(&self, container: &Container, exit: Option<Exit>) {
+        self.table.remove(&container.id);
+        let (range, home) = container.read(|record| (record.range, record.home.clone()));
         self.release_range(range);
+        if let Some(home) = home {
+            self.network.give_up(&home);
+        }
+        container.change(|record| record.phase = Phase::Removed { exit });
     }
 
     fn release_range(&self, range: u32) {
@@ -568,6 +630,7 @@ impl Containers {
         let dir = self.root.containers();
         let entries = std::fs::read_dir(&dir)
             .map_err(|source| NodeError::disk(format!("cannot read {}", dir.display()), source))?;
+        let mut records = Vec::new();
         for entry in entries.flatten() {
             let Some(id) = entry.file_name().to_str().and_then(|name| ContainerId::parse(name).ok()) else { continue };
             let record = std::fs::read(entry.path().join(RECORD))
@@ -575,11 +638,16 @@ impl Containers {
                 .and_then(|bytes| serde_json::from_slice::<Record>(&bytes).ok())
                 .filter(|record| record.id == id);
             match record {
-                Some(record) => self.adopt_one(record, known.remove(&id)).await,
+                Some(record) => records.push((record, known.remove(&id))),
                 // Its record was taken away first, so its removal had begun; or it was never whole.
                 None if !known.contains_key(&id) => remove_dir(entry.path()),
                 None => {}
             }
+        }
+        // One that is on its way out has given its name away, and another may have it by now: that one comes after it.
+        records.sort_by_key(|(record, status)| !is_leaving(record, status.as_ref()));
+        for (record, status) in records {
+            self.adopt_one(record, status).await;
         }
         for (id, status) in known {
             tracing::warn!(%id, "the launcher has a container without a record: ending it");
@@ -599,6 +667,10 @@ impl Containers {
             record.phase = Phase::Running { pid: status.pid, started_at: status.started_at, paused };
         }
         let id = record.id.clone();
+        if record.home.as_ref().is_some_and(|home| !self.network.keep(home)) {
+            tracing::warn!(%id, "another container has its address: it gets one of its own with its next start");
+            record.home = None;
+        }
         if let (Some(address), true) = (record.address, status.is_some()) {
             self.network.adopt(&id, address);
         }
@@ -648,26 +720,20 @@ pub(crate) fn exit_text(exit: &Exit, lost: bool) -> String {
     match (lost, exit.oom, exit.signal) {
         (true, ..) => "lost: the launcher or the machine went down with it".to_owned(),
         (_, true, _) => "killed: out of memory".to_owned(),
-        (_, _, Some(signal)) => format!("killed by signal {signal} ({})", signal_name(signal)),
+        (_, _, Some(signal)) => format!("killed by {}", signal_text(signal)),
         _ => format!("exited with code {}", exit.code),
     }
 }
 
-fn hosts_text(record: &Record, hostname: &str, address: Option<Ipv4Addr>, names: &Names) -> String {
-    let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    match address {
-        Some(address) => text.push_str(&format!("{address}\t{hostname}\n")),
-        None => text.push_str(&format!("127.0.1.1\t{hostname}\n")),
-    }
-    for (name, addresses) in names {
-        for address in addresses {
-            text.push_str(&format!("{address}\t{name}\n"));
-        }
-    }
-    for (name, address) in &record.spec.workload.extra_hosts {
-        text.push_str(&format!("{address}\t{name}\n"));
-    }
-    text
+/// Whether it is removed by its end.
+fn removes_itself(record: &Record) -> bool {
+    record.spec.remove && matches!(record.owner, Owner::AdHoc)
+}
+
+/// Whether a record that a daemon finds is of a container which has ended and removes itself. `status`: what the
+/// launcher has of it.
+fn is_leaving(record: &Record, status: Option<&ContainerStatus>) -> bool {
+    removes_itself(record) && status.map_or(record.phase.is_running(), |status| status.exit.is_some())
 }
 
 /// Removes a container's directory off the caller's path.

@@ -32,6 +32,8 @@ pub enum NodeError {
     NotRunning(String),
     #[error("container {0} is paused: `coppice unpause {0}` first")]
     Paused(String),
+    #[error("a process is being added to container {0}, which takes long: it is not paused; try again")]
+    Adding(String),
     #[error("container {0} is running: stop it first, or remove it with --force")]
     RemoveRunning(String),
     #[error(
@@ -91,6 +93,7 @@ impl NodeError {
             | Self::Running(_)
             | Self::NotRunning(_)
             | Self::Paused(_)
+            | Self::Adding(_)
             | Self::RemoveRunning(_)
             | Self::OfApp { .. }
             | Self::ImageInUse { .. }

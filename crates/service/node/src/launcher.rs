@@ -33,7 +33,9 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 pub enum LauncherError {
     #[error("cannot start the launcher {binary}: {source}")]
     Spawn { binary: PathBuf, source: io::Error },
-    #[error("the launcher did not answer within {START_LIMIT:?}; see {log}")]
+    #[error(
+        "the launcher does not answer within {START_LIMIT:?}: it may be stopped (`kill -CONT` its process goes on with it) or stuck; what it has runs on; see {log}"
+    )]
     Silent { log: PathBuf },
     #[error("lost the launcher: its containers are gone, and it is started again")]
     Lost,
@@ -59,6 +61,8 @@ pub(crate) struct LauncherIdentity {
     pub pid: u32,
     pub version: String,
     pub since: Timestamp,
+    /// Why it is not of this daemon's version.
+    pub word: Option<String>,
 }
 
 /// A connection to the launcher. Cheap to clone.
@@ -94,9 +98,9 @@ impl Launcher {
     ) -> Result<Self, LauncherError> {
         let Ok(stream) = UnixStream::connect(socket).await else {
             spawn(command)?;
-            return Self::greet(connect(socket, command).await?, events).await;
+            return Self::greet(connect(socket, command).await?, command, events).await;
         };
-        let outdated = match Self::greet(stream, events.clone()).await {
+        let outdated = match Self::greet(stream, command, events.clone()).await {
             Ok(launcher) if launcher.identity.version == VERSION => return Ok(launcher),
             Err(LauncherError::Refused(LaunchError::Protocol { .. })) => None,
             Ok(launcher) => Some(launcher),
@@ -104,10 +108,15 @@ impl Launcher {
         };
         // A launcher of another version takes this one's place in its own process, with all its containers.
         match Self::upgrade(socket, command).await {
-            Ok(()) => Self::greet(connect(socket, command).await?, events).await,
+            Ok(()) => Self::greet(connect(socket, command).await?, command, events).await,
             Err(error) => match outdated {
-                Some(launcher) => {
-                    tracing::warn!(%error, version = %launcher.identity.version, "the launcher stays at its version");
+                Some(mut launcher) => {
+                    let word = format!(
+                        "the launcher stays at version {}, and containers run on: {error}; put the binary right and restart the daemon (`coppice node stop`, `coppice node start`)",
+                        launcher.identity.version
+                    );
+                    tracing::warn!("{word}");
+                    Arc::make_mut(&mut launcher.identity).word = Some(word);
                     Ok(launcher)
                 }
                 None => Err(error),
@@ -118,8 +127,7 @@ impl Launcher {
     /// Asks the launcher to re-execute itself from this daemon's binary. It speaks with a connection of its own, since
     /// that one ends.
     async fn upgrade(socket: &Path, command: &LauncherCommand) -> Result<(), LauncherError> {
-        // Not /proc/self/exe: that would be the launcher's own.
-        let binary = std::fs::read_link(&command.binary).unwrap_or_else(|_| command.binary.clone());
+        let binary = findable(&command.binary);
         tracing::info!(binary = %binary.display(), "upgrading the launcher");
         let mut stream = UnixStream::connect(socket).await?;
         stream.write_all(&frame(&Call { seq: 0, request: Request::Upgrade { binary } })).await?;
@@ -135,7 +143,12 @@ impl Launcher {
         Ok(())
     }
 
-    async fn greet(stream: UnixStream, events: mpsc::UnboundedSender<Event>) -> Result<Self, LauncherError> {
+    /// Who listens but says nothing is not waited for: the node could say nothing either.
+    async fn greet(
+        stream: UnixStream,
+        command: &LauncherCommand,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Result<Self, LauncherError> {
         let (read, write) = stream.into_split();
         let (lost, _) = watch::channel(false);
         let shared = Arc::new(Shared {
@@ -146,9 +159,11 @@ impl Launcher {
             lost,
         });
         tokio::spawn(read_loop(read, Arc::downgrade(&shared), events));
-        match shared.call(Request::Hello { protocol: PROTOCOL, events: true }, None).await? {
+        let hello = shared.call(Request::Hello { protocol: PROTOCOL, events: true }, None);
+        let silent = |_| LauncherError::Silent { log: command.log.clone() };
+        match tokio::time::timeout(START_LIMIT, hello).await.map_err(silent)?? {
             Reply::Hello { pid, version, since, .. } => {
-                Ok(Self { shared, identity: Arc::new(LauncherIdentity { pid, version, since }) })
+                Ok(Self { shared, identity: Arc::new(LauncherIdentity { pid, version, since, word: None }) })
             }
             _ => Err(LauncherError::OutOfTurn),
         }
@@ -249,6 +264,18 @@ impl Shared {
             fd = None; // went with the first byte
         }
         Ok(())
+    }
+}
+
+/// A path of this daemon's binary that another process can use: not `/proc/self/exe`, which would be that process's own.
+/// Where another file is in its place by now, or none, the path leads through this process.
+fn findable(binary: &Path) -> PathBuf {
+    use std::os::unix::fs::MetadataExt;
+    let file = |path: &Path| std::fs::metadata(path).map(|meta| (meta.dev(), meta.ino())).ok();
+    match std::fs::read_link(binary) {
+        Ok(path) if file(&path).is_some() && file(&path) == file(binary) => path,
+        Ok(_) => PathBuf::from(format!("/proc/{}/exe", std::process::id())),
+        Err(_) => binary.to_owned(),
     }
 }
 

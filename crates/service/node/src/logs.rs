@@ -1,24 +1,117 @@
 //! Reading what the launcher wrote: a container's log files, oldest first, then following.
 //!
+//! An app's log is those of its instances. Who follows it hears of instances that are made later (more replicas, or those
+//! that replace others) too.
+//!
 //! The files are in CRI format (see `LogConfig` of the container crate): the current one at `path`, older ones at `path.1`,
 //! `path.2` …. A follower watches the directory with inotify and reopens the current file when it was rotated,
 //! after reading the rest of the old one, so no line is lost or told twice. Lines that do not parse (a torn one
 //! after a crash) are passed over.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use coppice_api::{LogLine, LogQuery, LogStream};
-use coppice_base::Timestamp;
+use coppice_base::{ContainerId, Name, Timestamp};
 use rustix::fs::inotify;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use crate::container::{Container, Owner, Phase};
+use crate::containers::Containers;
+
 /// Bytes read at a time when a tail is looked for from a file's end.
 const BLOCK: u64 = 64 << 10;
+
+/// The instances whose lines are wanted: of these workloads or names, or all of the app's.
+pub(crate) struct Instances {
+    pub(crate) app: Name,
+    pub(crate) targets: Vec<String>,
+}
+
+impl Instances {
+    /// The instance that a container is, if it is asked for.
+    fn of(&self, container: &Container) -> Option<String> {
+        let Owner::App { app, workload, instance } = &container.owner else { return None };
+        let targets = &self.targets;
+        let asked = targets.is_empty() || targets.iter().any(|t| t == workload.as_str() || t == instance);
+        (*app == self.app && asked).then(|| instance.clone())
+    }
+}
+
+/// Sends the lines of one container; following ends when it has ended.
+pub(crate) async fn read_one(
+    containers: Arc<Containers>,
+    container: Arc<Container>,
+    source: String,
+    query: LogQuery,
+    lines: mpsc::Sender<LogLine>,
+) {
+    let ended = async {
+        container.when(|phase| !phase.is_running()).await;
+    };
+    read(&containers, &container, source, &query, lines, ended).await;
+}
+
+/// Sends the lines of an app's instances; following goes on with those that come, until the receiver is dropped.
+pub(crate) async fn read_app(
+    containers: Arc<Containers>,
+    asked: Instances,
+    query: LogQuery,
+    lines: mpsc::Sender<LogLine>,
+) {
+    let mut arrivals = containers.table.arrivals();
+    let mut known: BTreeSet<ContainerId> = BTreeSet::new();
+    let mut query = query;
+    loop {
+        arrivals.borrow_and_update();
+        for container in containers.table.all() {
+            let Some(source) = asked.of(&container) else { continue };
+            if known.insert(container.id.clone()) {
+                let (containers, query, lines) = (containers.clone(), query.clone(), lines.clone());
+                tokio::spawn(async move {
+                    // Its next run writes to the same log, so its follower stays until it is removed.
+                    let gone = async {
+                        container.when(|phase| matches!(phase, Phase::Removed { .. })).await;
+                    };
+                    read(&containers, &container, source, &query, lines, gone).await;
+                });
+            }
+        }
+        if !query.follow {
+            return;
+        }
+        // The tail was of what there was; all that those say who come later is new.
+        query.tail = None;
+        tokio::select! {
+            changed = arrivals.changed() => if changed.is_err() { return },
+            () = lines.closed() => return,
+        }
+    }
+}
+
+async fn read(
+    containers: &Containers,
+    container: &Container,
+    source: String,
+    query: &LogQuery,
+    lines: mpsc::Sender<LogLine>,
+    ended: impl Future<Output = ()>,
+) {
+    let path = containers.root.container(&container.id).join("log/container.log");
+    let log = LogFile { source, path, max_files: containers.settings.logs.max_files };
+    match log.read(query, lines, ended).await {
+        // It was removed, and its log with it.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!(container = %container.name, %error, "cannot read its log"),
+        Ok(()) => {}
+    }
+}
 
 /// One container's log.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@
 //! routed, with the host's own socket bound for the check, so that a port in use is an error at `up` and not a
 //! silent failure later.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -15,12 +15,14 @@ use coppice_api::ErrorKind;
 use coppice_base::{ContainerId, Random, SystemRandom};
 use coppice_container::Network;
 use coppice_network::{
-    Asserted, Backend, Bridge, BridgeConfig, Ipam, PortKey, Published, RulesWatch, Subnet4, hold_port, resolv_conf,
+    Asserted, Backend, Bridge, BridgeConfig, Ipam, LinkName, PortKey, Published, RulesWatch, Subnet4, hold_port,
+    resolv_conf,
 };
 use coppice_spec::{PortSpec, Protocol};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
+use crate::container::Home;
 use crate::root::replace_file;
 
 /// Name → addresses, as containers of one app see them.
@@ -67,6 +69,8 @@ pub(crate) struct NodeNetwork {
     /// Routed ports of each owner: what is in the kernel now.
     routed: Mutex<BTreeMap<String, Routes>>,
     owners: Mutex<BTreeMap<String, Vec<PortSpec>>>,
+    /// Addresses of instances, whether they run or not. Taken as soon as there is a bridge.
+    homes: Mutex<BTreeSet<Ipv4Addr>>,
 }
 
 /// Published ports and where each leads.
@@ -83,6 +87,20 @@ struct Joined {
     watch: Option<(AsyncFd<OwnedFd>, Mutex<RulesWatch>)>,
 }
 
+impl Joined {
+    /// Takes the link of an earlier run away, which answers for the same address until the kernel comes to it.
+    fn take_away(&self, link: &str) {
+        let bridge = self.bridge.lock().expect("no panic holds this lock");
+        let taken = match &*bridge {
+            Some(bridge) => LinkName::new(link).and_then(|link| bridge.attacher()?.detach(&link)),
+            None => Ok(()),
+        };
+        if let Err(error) = taken {
+            tracing::warn!(link, %error, "cannot take the link of an earlier run away");
+        }
+    }
+}
+
 impl NodeNetwork {
     /// `kept`: a file for the routes, so that a daemon that returns goes on with them and no port closes meanwhile.
     pub(crate) fn new(key: &str, subnet: Option<String>, kept: PathBuf) -> Self {
@@ -96,6 +114,7 @@ impl NodeNetwork {
             claims: Mutex::default(),
             routed: Mutex::default(),
             owners: Mutex::default(),
+            homes: Mutex::default(),
         }
     }
 
@@ -140,7 +159,12 @@ impl NodeNetwork {
         let watch = watch_rules()
             .inspect_err(|error| tracing::warn!(%error, "the network's rules are looked at from time to time only"))
             .ok();
-        let (bridge, addresses) = (Mutex::new(Some(bridge)), Mutex::new(Ipam::new(subnet)));
+        let mut addresses = Ipam::new(subnet);
+        for home in &*self.homes.lock().expect("no panic holds this lock") {
+            // One of another subnet is given up with the next start.
+            let _ = addresses.reserve(*home);
+        }
+        let (bridge, addresses) = (Mutex::new(Some(bridge)), Mutex::new(addresses));
         let joined = self.bridge.get_or_init(|| Joined { bridge, subnet, addresses, words, watch });
         self.made.notify_one();
         Ok(joined)
@@ -183,11 +207,21 @@ impl NodeNetwork {
         }
     }
 
-    /// An address and a link for a container.
-    pub(crate) fn lease(&self, id: &ContainerId) -> Result<Network, NetworkError> {
+    /// An address and a link for a container; for an instance that had one before, its home.
+    pub(crate) fn lease(&self, id: &ContainerId, home: Option<Home>) -> Result<Network, NetworkError> {
         let joined = self.joined()?;
-        let mut addresses = joined.addresses.lock().expect("no panic holds this lock");
-        let address = addresses.allocate()?;
+        let address = match home {
+            Some(home) if joined.subnet.contains(home.address) => {
+                joined.take_away(&home.link);
+                home.address
+            }
+            other => {
+                if let Some(home) = other {
+                    self.give_up(&home);
+                }
+                joined.addresses.lock().expect("no panic holds this lock").allocate()?
+            }
+        };
         Ok(Network::Bridge {
             bridge: self.bridge_name(),
             host_device: host_device(id),
@@ -197,9 +231,30 @@ impl NodeNetwork {
         })
     }
 
+    /// An instance's address is its own from now on; false when another one's is the same.
+    pub(crate) fn keep(&self, home: &Home) -> bool {
+        let fresh = self.homes.lock().expect("no panic holds this lock").insert(home.address);
+        if let (true, Some(joined)) = (fresh, self.bridge.get()) {
+            // Outside of the subnet it is of no use, and given up with the next start.
+            let _ = joined.addresses.lock().expect("no panic holds this lock").reserve(home.address);
+        }
+        fresh
+    }
+
+    /// The instance is no more.
+    pub(crate) fn give_up(&self, home: &Home) {
+        self.homes.lock().expect("no panic holds this lock").remove(&home.address);
+        if let Some(joined) = self.bridge.get() {
+            joined.addresses.lock().expect("no panic holds this lock").release(home.address);
+        }
+    }
+
     /// A container that runs already has this address.
     pub(crate) fn adopt(&self, id: &ContainerId, address: Ipv4Addr) {
         let adopted = self.joined().and_then(|joined| {
+            if self.homes.lock().expect("no panic holds this lock").contains(&address) {
+                return Ok(());
+            }
             joined.addresses.lock().expect("no panic holds this lock").reserve(address).map_err(NetworkError::from)
         });
         if let Err(error) = adopted {

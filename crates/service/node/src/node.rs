@@ -29,12 +29,11 @@ use crate::containers::Containers;
 use crate::error::NodeError;
 use crate::events::{About, Events};
 use crate::launcher::{Launcher, LauncherCommand, LauncherError};
-use crate::logs::LogFile;
 use crate::network::{Names, NodeNetwork};
 use crate::root::{Root, RootError};
 use crate::settings::{Settings, SettingsError};
 use crate::signal::parse_signal;
-use crate::{archive, images, stats, view, volume};
+use crate::{archive, images, logs, stats, view, volume};
 
 /// This node's id in its cluster of one.
 const NODE: NodeId = NodeId(1);
@@ -233,7 +232,7 @@ impl Node {
             containers_total: u32::try_from(all.len()).unwrap_or(u32::MAX),
             images: u32::try_from(images.len()).unwrap_or(u32::MAX),
             images_bytes: images.iter().map(|image| image.size.0).sum(),
-            words: self.containers.network.words(),
+            words: launcher.identity.word.iter().cloned().chain(self.containers.network.words()).collect(),
         }
     }
 
@@ -256,14 +255,16 @@ impl Node {
 
     pub fn inspect(&self, text: &str) -> Result<ContainerDetail, NodeError> {
         let container = self.find(text)?;
-        let mut detail = view::container_detail(&self.containers, &container)?;
-        detail.restarts = self.adhoc.restarts(&container);
-        Ok(detail)
+        let restarts = match &container.owner {
+            Owner::AdHoc => self.adhoc.restarts(&container),
+            Owner::App { app, instance, .. } => self.agent.get(app.as_str()).map_or(0, |app| app.restarts(instance)),
+        };
+        view::container_detail(&self.containers, &container, restarts)
     }
 
     /// Makes an ad-hoc container, and starts it when asked.
     pub async fn create(&self, request: RunRequest) -> Result<Created, NodeError> {
-        let container = self.make(&request).await?;
+        let container = self.make(&request, request.start).await?;
         let mut words = Vec::new();
         if request.start {
             if let Err(error) = self.containers.start(&container, None, size_of(&request), &Names::new()).await {
@@ -282,7 +283,7 @@ impl Node {
         &self,
         request: RunRequest,
     ) -> Result<(Attached, impl Future<Output = Result<(), NodeError>> + use<>), NodeError> {
-        let container = self.make(&request).await?;
+        let container = self.make(&request, true).await?;
         let (stream, theirs) = attach::pair().map_err(|source| NodeError::disk("cannot make a stream", source))?;
         let attached = Attached { stream, container: container.clone(), is_first: true };
         let (containers, adhoc, size) = (self.containers.clone(), self.adhoc.clone(), size_of(&request));
@@ -300,10 +301,14 @@ impl Node {
         Ok((attached, start))
     }
 
-    async fn make(&self, request: &RunRequest) -> Result<Arc<Container>, NodeError> {
+    async fn make(&self, request: &RunRequest, starts: bool) -> Result<Arc<Container>, NodeError> {
         let spec = request.spec.clone();
         let image = images::get(&self.containers, &spec.workload.image, spec.workload.pull).await?;
-        self.containers.create(spec, Owner::AdHoc, None, &image, None)
+        if starts {
+            self.containers.create_to_start(spec, &image)
+        } else {
+            self.containers.create(spec, Owner::AdHoc, None, &image, None)
+        }
     }
 
     async fn discard_unstarted(&self, container: &Container) {
@@ -364,7 +369,7 @@ impl Node {
                 let state = if pause { "paused already" } else { "not paused" };
                 Err(NodeError::Invalid(format!("container {} is {state}", container.name)))
             }
-            _ => self.containers.set_paused(&container, pause),
+            _ => self.containers.set_paused(&container, pause).await,
         }
     }
 
@@ -434,7 +439,7 @@ impl Node {
         archive::open(&self.containers, &*self.find(text)?)?.unpack(path, input)
     }
 
-    /// Lines of one container's log.
+    /// Lines of one container's log; following ends with the container's run.
     pub async fn container_logs(
         &self,
         text: &str,
@@ -442,31 +447,9 @@ impl Node {
         lines: mpsc::Sender<LogLine>,
     ) -> Result<(), NodeError> {
         let container = self.find(text)?;
-        self.read_log(&container, container.name.clone(), query, lines);
+        let name = container.name.clone();
+        tokio::spawn(logs::read_one(self.containers.clone(), container, name, query, lines));
         Ok(())
-    }
-
-    fn read_log(&self, container: &Arc<Container>, source: String, query: LogQuery, lines: mpsc::Sender<LogLine>) {
-        let log = LogFile {
-            source,
-            path: self.root.container(&container.id).join("log/container.log"),
-            max_files: self.settings.logs.max_files,
-        };
-        let container = container.clone();
-        // An instance's next run writes to the same log, so its follower stays.
-        let is_instance = matches!(container.owner, Owner::App { .. });
-        tokio::spawn(async move {
-            let ended = async {
-                if is_instance {
-                    container.when(|phase| matches!(phase, Phase::Removed { .. })).await;
-                } else {
-                    container.when(|phase| !phase.is_running()).await;
-                }
-            };
-            if let Err(error) = log.read(&query, lines, ended).await {
-                tracing::warn!(container = %container.name, %error, "cannot read its log");
-            }
-        });
     }
 
     // ── apps ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -593,11 +576,11 @@ impl Node {
         self.agent.when_settled(name).await;
         let cannot = |source| NodeError::disk(format!("cannot remove the volumes of {name}"), source);
         if volumes && self.agent.get(name).is_some() {
-            crate::app::mark_volumes(&self.root, name, true).map_err(cannot)?;
+            crate::removal::mark_volumes(&self.root, name, true).map_err(cannot)?;
         }
         if let Err(error) = self.propose(uid, Body::Remove { app, remove_volumes: volumes }).await {
             if volumes {
-                crate::app::mark_volumes(&self.root, name, false).map_err(cannot)?;
+                crate::removal::mark_volumes(&self.root, name, false).map_err(cannot)?;
             }
             return Err(error);
         }
@@ -651,7 +634,8 @@ impl Node {
         Ok(())
     }
 
-    /// Lines of an app's instances, those of each in order.
+    /// Lines of an app's instances, those of each in order. Following goes on with the instances that come later, until
+    /// the receiver is dropped.
     pub async fn app_logs(
         &self,
         name: &str,
@@ -668,13 +652,8 @@ impl Node {
                 return Err(NodeError::NoWorkload { app: name.to_owned(), target: target.clone(), known });
             }
         }
-        for container in self.containers.table.all() {
-            let Owner::App { app, workload, instance } = &container.owner else { continue };
-            let asked = targets.is_empty() || targets.iter().any(|t| t == workload.as_str() || t == instance);
-            if app.as_str() == name && asked {
-                self.read_log(&container, instance.clone(), query.clone(), lines.clone());
-            }
-        }
+        let asked = logs::Instances { app: app.name.clone(), targets: targets.to_vec() };
+        tokio::spawn(logs::read_app(self.containers.clone(), asked, query, lines));
         Ok(())
     }
 

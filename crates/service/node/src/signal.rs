@@ -1,39 +1,6 @@
 //! Signals by name, as images and people write them.
 
-/// Names and numbers on x86-64 and aarch64 Linux (signal(7)).
-const NAMES: [(&str, i32); 31] = [
-    ("HUP", 1),
-    ("INT", 2),
-    ("QUIT", 3),
-    ("ILL", 4),
-    ("TRAP", 5),
-    ("ABRT", 6),
-    ("BUS", 7),
-    ("FPE", 8),
-    ("KILL", 9),
-    ("USR1", 10),
-    ("SEGV", 11),
-    ("USR2", 12),
-    ("PIPE", 13),
-    ("ALRM", 14),
-    ("TERM", 15),
-    ("STKFLT", 16),
-    ("CHLD", 17),
-    ("CONT", 18),
-    ("STOP", 19),
-    ("TSTP", 20),
-    ("TTIN", 21),
-    ("TTOU", 22),
-    ("URG", 23),
-    ("XCPU", 24),
-    ("XFSZ", 25),
-    ("VTALRM", 26),
-    ("PROF", 27),
-    ("WINCH", 28),
-    ("IO", 29),
-    ("PWR", 30),
-    ("SYS", 31),
-];
+use coppice_base::signal::SIGNALS;
 
 /// First real-time signal that programs may use with glibc, and the last.
 const RT_MIN: i32 = 34;
@@ -62,17 +29,9 @@ pub fn parse_signal(text: &str) -> Result<i32, UnknownSignal> {
     } else if let Some(rest) = name.strip_prefix("RTMAX") {
         offset(rest, '-').map(|n| RT_MAX.saturating_sub(n))
     } else {
-        return NAMES.iter().find(|(known, _)| *known == name).map(|(_, number)| *number).ok_or_else(unknown);
+        return SIGNALS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number).ok_or_else(unknown);
     };
     real_time.filter(|number| (RT_MIN..=RT_MAX).contains(number)).ok_or_else(unknown)
-}
-
-/// `KILL` for 9; the number for what has no name.
-pub fn signal_name(number: i32) -> String {
-    match NAMES.iter().find(|(_, known)| *known == number) {
-        Some((name, _)) => (*name).to_owned(),
-        None => number.to_string(),
-    }
 }
 
 #[cfg(test)]

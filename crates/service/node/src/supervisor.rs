@@ -5,7 +5,7 @@
 //! nothing left to adopt.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,23 +34,38 @@ enum Told {
 /// What carries actions out. Called from the supervisor's task; must not block.
 pub(crate) type Execute = Box<dyn Fn(&Supervisor, Action<String>) + Send>;
 
+/// Where a supervisor's memory lies in the directory of what it supervises.
+pub(crate) fn snapshot(dir: &Path) -> PathBuf {
+    dir.join("supervise.json")
+}
+
+/// The machine whose memory is at `path`, if there is one that fits.
+pub(crate) fn restore(path: &Path) -> Option<Supervision<String>> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "starting the supervisor's memory anew");
+            return None;
+        }
+    };
+    let restored = serde_json::from_slice::<Snapshot<String>>(&bytes).map_err(|error| error.to_string());
+    match restored.and_then(|snapshot| Supervision::restore(snapshot).map_err(|error| error.to_string())) {
+        Ok(machine) => Some(machine),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "starting the supervisor's memory anew");
+            None
+        }
+    }
+}
+
 /// The machine for `tree`: from the snapshot at `path` if there is one that fits, else new. True when it was
 /// restored.
 pub(crate) fn machine(
-    path: &std::path::Path,
+    path: &Path,
     tree: SupervisorSpec<String>,
 ) -> Result<(Supervision<String>, bool), coppice_supervise::TreeError<String>> {
-    let restored = std::fs::read(path)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Snapshot<String>>(&bytes).ok())
-        .and_then(|snapshot| match Supervision::restore(snapshot) {
-            Ok(machine) => Some(machine),
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "starting the supervisor's memory anew");
-                None
-            }
-        });
-    match restored {
+    match restore(path) {
         Some(machine) => Ok((machine, true)),
         None => Ok((Supervision::new(tree)?, false)),
     }
@@ -144,6 +159,6 @@ impl Supervisor {
     }
 }
 
-fn keep(path: &std::path::Path, snapshot: &Snapshot<String>) -> io::Result<()> {
+fn keep(path: &Path, snapshot: &Snapshot<String>) -> io::Result<()> {
     replace_file(path, &serde_json::to_vec(snapshot).map_err(io::Error::other)?)
 }

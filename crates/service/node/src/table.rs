@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use coppice_base::ContainerId;
+use tokio::sync::watch;
 
 use crate::container::{Container, Owner};
 
@@ -30,7 +31,11 @@ pub enum ClaimError {
 
 /// The node's containers.
 #[derive(Default)]
-pub(crate) struct Table(Mutex<Inner>);
+pub(crate) struct Table {
+    inner: Mutex<Inner>,
+    /// Counts those that came, so that who follows them looks again.
+    arrivals: watch::Sender<u64>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -44,7 +49,7 @@ struct Inner {
 
 impl Table {
     fn inner(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.0.lock().expect("no panic holds this lock")
+        self.inner.lock().expect("no panic holds this lock")
     }
 
     pub(crate) fn claim_name(&self, name: &str, id: &ContainerId) -> Result<(), ClaimError> {
@@ -95,6 +100,13 @@ impl Table {
         }
         inner.by_name.insert(container.name.clone(), container.id.clone());
         inner.by_id.insert(container.id.clone(), container);
+        drop(inner);
+        self.arrivals.send_modify(|count| *count += 1);
+    }
+
+    /// Changes whenever a container has come.
+    pub(crate) fn arrivals(&self) -> watch::Receiver<u64> {
+        self.arrivals.subscribe()
     }
 
     /// Takes a container out; its name is free from now on, its range when its files are gone.

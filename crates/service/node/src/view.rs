@@ -45,7 +45,12 @@ pub(crate) fn container_summary(container: &Container) -> ContainerSummary {
     }
 }
 
-pub(crate) fn container_detail(containers: &Containers, container: &Container) -> Result<ContainerDetail, NodeError> {
+/// `restarts`: those that nobody asked for, which its supervisor counts.
+pub(crate) fn container_detail(
+    containers: &Containers,
+    container: &Container,
+    restarts: u32,
+) -> Result<ContainerDetail, NodeError> {
     let record = container.record();
     let image = containers.image(&record.image_id)?;
     let hostname = prepare::hostname(&record.spec, &record.name);
@@ -87,7 +92,7 @@ pub(crate) fn container_detail(containers: &Containers, container: &Container) -
             .map(str::to_owned)
             .collect(),
         log_path: containers.root.container(&record.id).join("log/container.log").display().to_string(),
-        restarts: 0,
+        restarts,
         oom_killed: exit.is_some_and(|exit| exit.oom),
         signal: exit.and_then(|exit| exit.signal),
         words: record.words.clone(),

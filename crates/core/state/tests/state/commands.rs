@@ -111,10 +111,12 @@ fn scale_stops_and_restarts_hold_until_said_otherwise() {
     world.does(Body::SetStopped { app: shop.clone(), workloads: BTreeSet::new(), stopped: true });
     world.does(Body::SetStopped { app: shop.clone(), workloads: names(["web"]), stopped: false });
     world.does(Body::Restart { app: shop.clone(), workloads: names(["web"]) });
-    world.does(Body::Restart { app: shop.clone(), workloads: BTreeSet::new() });
     let app = world.state.app("shop").unwrap();
     assert_eq!((app.replicas("web"), app.replicas("seed"), app.replicas("ghost")), (5, 1, 0));
     assert_eq!(app.stopped, names(["db", "seed"]));
+    world.does(Body::Restart { app: shop.clone(), workloads: names(["db", "web"]) });
+    let app = world.state.app("shop").unwrap();
+    assert_eq!(app.stopped, names(["seed"]), "what is restarted is wanted up");
     assert_eq!((app.generation("web"), app.generation("db"), app.generation("ghost")), (2, 1, 0));
     world.does(Body::SetScale { app: shop, service: name("web"), replicas: 2 });
     assert!(world.state.app("shop").unwrap().scale.is_empty());

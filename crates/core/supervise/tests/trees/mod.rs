@@ -53,6 +53,7 @@ pub(crate) fn child(key: &str) -> Child {
         has_health: false,
         needs: Vec::new(),
         revision: "1".to_owned(),
+        generation: Some(0),
     }
 }
 
@@ -63,6 +64,7 @@ pub(crate) trait ChildWords: Sized {
     fn needs(self, keys: &[&str], condition: Condition) -> Self;
     fn at(self, order: u32) -> Self;
     fn revision(self, revision: &str) -> Self;
+    fn generation(self, generation: u64) -> Self;
     fn member(self) -> MemberSpec<String>;
 }
 
@@ -89,6 +91,10 @@ impl ChildWords for Child {
     }
     fn revision(mut self, revision: &str) -> Self {
         self.revision = revision.to_owned();
+        self
+    }
+    fn generation(mut self, generation: u64) -> Self {
+        self.generation = Some(generation);
         self
     }
     fn member(self) -> MemberSpec<String> {
