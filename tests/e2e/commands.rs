@@ -196,3 +196,50 @@ fn the_root_comes_from_the_environment_too() {
     command.args(["node", "status", "--json"]).env("COPPICE_ROOT", node.root());
     assert_eq!(Output::of(command).succeeded().json()["root"], node.root().to_str().unwrap());
 }
+
+#[test]
+fn ps_shows_those_that_pass_its_filters() {
+    let node = Node::with_busybox();
+    node.ok(["run", "-d", "--name", "web-a", "--network=none", "box", "sleep", "1000"]);
+    node.ok(["run", "-d", "--name", "web-b", "--network=none", "box", "sleep", "1000"]);
+    node.ok(["run", "--name", "done", "--network=none", "box", "true"]);
+    let names = |filters: &[&str]| {
+        let flags = filters.iter().flat_map(|filter| ["--filter", filter]);
+        let list = node.json(["ps"].into_iter().chain(flags));
+        let mut names: Vec<String> =
+            list.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap().to_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&["name=web"]), ["web-a", "web-b"]);
+    assert_eq!(names(&["status=exited"]), ["done"]);
+    assert_eq!(names(&["name=web", "name=done", "status=running", "status=exited"]), ["done", "web-a", "web-b"]);
+    assert_eq!(names(&["name=web-a", "ancestor=box"]), ["web-a"]);
+    assert!(names(&["ancestor=other"]).is_empty());
+    node.coppice(["ps", "--filter", "colour=red"]).ended_with(2).complained("ancestor");
+}
+
+#[test]
+fn nothing_typed_says_how_to_begin() {
+    let node = Node::new();
+    let nothing: [&str; 0] = [];
+    node.coppice(nothing).ended_with(2).complained("To begin:").complained("coppice up").complained("coppice run");
+}
+
+#[test]
+fn a_root_that_is_a_file_a_long_path_or_not_ours_is_named_with_the_way_out() {
+    let node = Node::new();
+    let file = node.file("plain", "");
+    let at = |root: &str| {
+        let mut command = node.inside(env!("CARGO_BIN_EXE_coppice"));
+        command.args(["--root", root, "ps"]);
+        Output::of(command).ended_with(1).helped().complained("--root")
+    };
+    at(file.to_str().unwrap());
+    at(&node.dir().join("l".repeat(120)).display().to_string());
+    let mut nobody = node.inside("setpriv");
+    nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups", env!("CARGO_BIN_EXE_coppice"), "--root"]);
+    nobody.arg(node.root()).arg("ps");
+    node.ok(["node", "start"]);
+    Output::of(nobody).ended_with(1).complained("Permission denied").complained("sudo");
+}

@@ -9,6 +9,7 @@ mod exec;
 mod healthcheck;
 mod images;
 mod lifecycle;
+mod private_registry;
 mod remains;
 mod run;
 mod small_disk;

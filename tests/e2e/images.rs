@@ -250,7 +250,7 @@ impl Registry {
         Self::start_with(node, storage, "")
     }
 
-    fn start_with(node: &Node, storage: &Path, more: &str) -> Self {
+    pub(crate) fn start_with(node: &Node, storage: &Path, more: &str) -> Self {
         let config = format!(
             "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\n\
              http:\n  addr: 127.0.0.1:5000\n  secret: test\n{more}",

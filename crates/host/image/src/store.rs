@@ -42,6 +42,9 @@ pub struct Settings {
     pub insecure: BTreeSet<String>,
     /// PEM files with certificate authorities to trust besides the system's.
     pub extra_roots: Vec<PathBuf>,
+    /// Directories with one directory per registry (`host[:port]`), whose `*.crt` are the certificate authorities trusted
+    /// for it besides the system's: as docker's `/etc/docker/certs.d`. They are read for each connection.
+    pub certificate_dirs: Vec<PathBuf>,
     pub clock: Arc<dyn Clock>,
 }
 
@@ -53,6 +56,7 @@ impl Default for Settings {
             mirrors: BTreeMap::new(),
             insecure: BTreeSet::new(),
             extra_roots: Vec::new(),
+            certificate_dirs: Vec::new(),
             clock: Arc::new(SystemClock),
         }
     }

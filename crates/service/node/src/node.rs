@@ -107,6 +107,7 @@ impl Node {
         let events = Events::new(clock.clone());
         let store_settings = coppice_image::Settings {
             mirrors: settings.images.mirrors.clone(),
+            certificate_dirs: vec!["/etc/docker/certs.d".into(), root.path().join("certs.d")],
             insecure: settings.images.insecure.iter().cloned().collect(),
             ..coppice_image::Settings::default()
         };

@@ -55,6 +55,9 @@ impl ClientError {
                  COPPICE_ROOT"
                     .into(),
             ),
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::NotADirectory => {
+                Some("a part of that path is a file: choose a directory with --root or COPPICE_ROOT".into())
+            }
             Self::Connect { .. } => Some(
                 "is the node running? `coppice node start` starts it; --root or COPPICE_ROOT choose another".into(),
             ),

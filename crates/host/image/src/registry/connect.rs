@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hyper::client::conn::http1::{Builder, SendRequest};
@@ -157,15 +157,26 @@ impl Connector {
         let tls_failed = |source| RegistryError::Tls { host: host.clone(), source };
         let name = ServerName::try_from(origin.host.clone())
             .map_err(|_| tls_failed(io::Error::new(io::ErrorKind::InvalidInput, "the host name is not valid")))?;
-        let connector = self.tls().map_err(tls_failed)?;
+        let connector = self.tls(&host).map_err(tls_failed)?;
         let stream = connector.connect(name, stream).await.map_err(tls_failed)?;
         start(stream, &host).await
     }
 
-    fn tls(&self) -> io::Result<tokio_rustls::TlsConnector> {
+    /// The connector every registry has, or one with a registry's own authorities.
+    fn tls(&self, host: &str) -> io::Result<tokio_rustls::TlsConnector> {
+        let own = own_authorities(&self.settings.certificate_dirs, host)?;
+        if !own.is_empty() {
+            return self.trusting(own);
+        }
         if let Some(connector) = self.tls.get() {
             return Ok(connector.clone());
         }
+        let connector = self.trusting(Vec::new())?;
+        Ok(self.tls.get_or_init(|| connector).clone())
+    }
+
+    /// Trusts the system's authorities, the extra roots, and these.
+    fn trusting(&self, own: Vec<CertificateDer<'static>>) -> io::Result<tokio_rustls::TlsConnector> {
         let mut roots = rustls::RootCertStore::empty();
         // Certificates that do not parse are the system's business; without any, connections fail with a clear word.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -174,18 +185,35 @@ impl Connector {
                 roots.add(certificate).map_err(io::Error::other)?;
             }
         }
+        for certificate in own {
+            roots.add(certificate).map_err(io::Error::other)?;
+        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        Ok(self.tls.get_or_init(|| Arc::new(config).into()).clone())
+        Ok(Arc::new(config).into())
     }
 }
 
+/// The certificates in `<dir>/<host>/*.crt`; a directory that is not there has none.
+fn own_authorities(dirs: &[PathBuf], host: &str) -> io::Result<Vec<CertificateDer<'static>>> {
+    let mut own = Vec::new();
+    for dir in dirs {
+        let Ok(entries) = std::fs::read_dir(dir.join(host)) else { continue };
+        let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+        files.sort();
+        for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "crt")) {
+            own.append(&mut read_pem(file)?);
+        }
+    }
+    Ok(own)
+}
+
 fn read_pem(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    let failed = |error| io::Error::other(format!("extra root {}: {error}", path.display()));
+    let failed = |error| io::Error::other(format!("certificate {}: {error}", path.display()));
     CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(failed)
 }
 

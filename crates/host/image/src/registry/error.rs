@@ -11,8 +11,9 @@ pub enum RegistryError {
     #[error("could not connect to {host}: {source}")]
     Connect { host: String, source: io::Error },
     #[error(
-        "no trusted connection to {host}: {source}; if the registry's certificate authority is your own, add it to the \
-         node's extra roots; if it speaks plain HTTP on purpose, say --insecure"
+        "no trusted connection to {host}: {source}; if the registry's certificate authority is your own, put its \
+         certificate where the node looks: certs.d/{host}/ca.crt in its state directory, or /etc/docker/certs.d/{host}/ca.crt; \
+         if it speaks plain HTTP on purpose, say --insecure"
     )]
     Tls { host: String, source: io::Error },
     #[error(
@@ -27,7 +28,9 @@ pub enum RegistryError {
     BadUrl { host: String, text: String },
     #[error("{host} has no {what}")]
     NotFound { host: String, what: String },
-    #[error("{host} denied access to {what}: check the name, or log in with `coppice login {host}`")]
+    #[error(
+        "{host} denied access to {what}: check the name, and log in with `coppice login {host}`, or again if the user or password was wrong"
+    )]
     Denied { host: String, what: String },
     #[error("{host} answered {status} for {what}{}", .detail.as_ref().map(|d| format!(": {d}")).unwrap_or_default())]
     Status { host: String, what: String, status: u16, detail: Option<String>, retry_after: Option<u64> },

@@ -25,6 +25,10 @@ pub(crate) struct PsArgs {
     /// Only of this app
     #[arg(long, value_name = "APP")]
     pub(crate) app: Option<String>,
+    /// Only those of which this holds: id, name, status, health, ancestor (the image) or app = VALUE; of several with one
+    /// key any, of different keys all
+    #[arg(short, long, value_name = "KEY=VALUE", value_parser = values::filter)]
+    pub(crate) filter: Vec<values::Filter>,
 }
 
 /// Some containers.
@@ -107,7 +111,10 @@ pub(crate) struct LogsArgs {
 /// Ends with the command's exit code; 125 when Coppice failed, 126 when the command cannot be executed, 127 when it is
 /// not there.
 #[derive(Args, Debug)]
-#[command(override_usage = "coppice exec [OPTIONS] CONTAINER COMMAND [ARG]...")]
+#[command(
+    override_usage = "coppice exec [OPTIONS] CONTAINER COMMAND [ARG]...",
+    after_help = "Examples:\n  coppice exec -it web-1 sh\n  coppice exec -u root -e DEBUG=1 -w /srv web-1 ./migrate\n  coppice exec -d web-1 tcpdump -w /tmp/out"
+)]
 pub(crate) struct ExecArgs {
     /// Return as soon as it has started; it runs on by itself, and what it writes is not kept
     #[arg(short, long)]
@@ -186,6 +193,9 @@ pub(crate) struct EventsArgs {
 /// One of the two is CONTAINER:PATH, the other too, or a local path, or `-` (a tar on standard input or output). Directories as
 /// docker does: into DST when it is a directory, as DST when it is not there; `SRC/.` copies what is inside.
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples:\n  coppice cp web-1:/var/log/app.log .\n  coppice cp ./site/. web-1:/srv\n  coppice cp web-1:/data web-2:/data"
+)]
 pub(crate) struct CpArgs {
     /// Keep the owners of files (needs root when copying here)
     #[arg(short, long)]

@@ -24,6 +24,14 @@ pub(crate) use image::{
 pub(crate) use node::{CompletionsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb};
 pub(crate) use run::{CreateArgs, NewContainerArgs, RunArgs};
 
+/// What to type first, under the list of verbs.
+const START: &str = "\
+To begin:
+  coppice init && coppice up                     an app, from a coppice.toml
+  coppice convert compose.yaml -o coppice.toml   the same, from Compose
+  coppice run --rm -it debian:12 bash            one container
+`coppice VERB --help` says more of each; verbs and flags docker has mean what they mean there.";
+
 /// Runs apps of containers as one supervision tree.
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong input; `run`, `exec` and `wait` end with the container's own code (125, 126
@@ -34,7 +42,8 @@ pub(crate) use run::{CreateArgs, NewContainerArgs, RunArgs};
     version,
     arg_required_else_help = true,
     disable_help_subcommand = true,
-    max_term_width = 100
+    max_term_width = 100,
+    after_help = START
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -179,8 +188,21 @@ pub(crate) struct AttachOnly {
 /// Parses arguments, the program's name first.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
-    let matches = command.try_get_matches_from_mut(arguments)?;
+    let matches = command.try_get_matches_from_mut(arguments).map_err(|error| begin(error, &mut command))?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+}
+
+/// Flags without a verb get the help that nothing at all gets, not a list of verbs in one line.
+fn begin(error: clap::Error, command: &mut clap::Command) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let of = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(of)) => of.as_str(),
+        _ => "",
+    };
+    if error.kind() != ErrorKind::MissingSubcommand || of != command.get_name() {
+        return error;
+    }
+    clap::Error::raw(ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, command.render_help())
 }
 
 #[cfg(test)]

@@ -12,7 +12,10 @@ use super::{PullChoice, values};
 /// Ends with the command's exit code; 125 when Coppice failed, 126 when the command cannot be executed, 127 when it is
 /// not there. Ctrl-P Ctrl-Q leaves a container started with -it running.
 #[derive(Args, Debug)]
-#[command(override_usage = "coppice run [OPTIONS] IMAGE [COMMAND] [ARG]...")]
+#[command(
+    override_usage = "coppice run [OPTIONS] IMAGE [COMMAND] [ARG]...",
+    after_help = "Examples:\n  coppice run --rm -it debian:12 bash\n  coppice run -d --name db -v data:/var/lib/postgresql/data -e POSTGRES_PASSWORD postgres:16\n  coppice run --rm -p 127.0.0.1:8080:80 -v ./site:/usr/share/nginx/html:ro nginx"
+)]
 pub(crate) struct RunArgs {
     /// Print the id and return at once
     #[arg(short, long)]

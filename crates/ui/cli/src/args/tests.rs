@@ -254,3 +254,23 @@ fn completions_can_be_made_for_every_shell() {
         assert!(script.contains("unpause") && script.contains("env-file"), "{shell}");
     }
 }
+
+#[test]
+fn every_command_of_the_docker_table_is_one() {
+    let table = include_str!("../../../../../docs/docker.md");
+    let mut found = 0;
+    for command in table.split('`').skip(1).step_by(2).filter(|text| text.starts_with("coppice ")) {
+        let words: Vec<&str> = command.split(' ').skip(1).collect();
+        typed(&words).unwrap_or_else(|error| panic!("{command}: {error}"));
+        found += 1;
+    }
+    assert!(found > 40, "{found} commands");
+}
+
+#[test]
+fn a_filter_of_ps_that_is_none_is_refused_with_those_there_are() {
+    for (filter, why) in [("status=gone", "exited"), ("label=x", "ancestor"), ("running", "KEY=VALUE")] {
+        let error = typed(&["ps", "--filter", filter]).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+}

@@ -340,6 +340,41 @@ pub(crate) fn command(text: &str) -> Result<CommandWords, ValueError> {
     }))
 }
 
+/// What `ps --filter` looks at, and what has to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Filter {
+    pub(crate) key: FilterKey,
+    pub(crate) value: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FilterKey {
+    Id,
+    Name,
+    Status,
+    Health,
+    Ancestor,
+    App,
+}
+
+pub(crate) fn filter(text: &str) -> Result<Filter, String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, as in status=exited")?;
+    let one_of = |known: &[&str]| match known.contains(&value) {
+        true => Ok(()),
+        false => Err(format!("{key} is one of {}, not {value:?}", known.join(", "))),
+    };
+    let key = match key {
+        "id" => FilterKey::Id,
+        "name" => FilterKey::Name,
+        "status" => one_of(&["created", "running", "paused", "exited"]).map(|()| FilterKey::Status)?,
+        "health" => one_of(&["none", "starting", "healthy", "unhealthy"]).map(|()| FilterKey::Health)?,
+        "ancestor" => FilterKey::Ancestor,
+        "app" => FilterKey::App,
+        other => return Err(format!("there is no filter {other:?}: use id, name, status, health, ancestor or app")),
+    };
+    Ok(Filter { key, value: value.to_owned() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use coppice_api::{ContainerState, ContainerSummary, HealthState, PortDetail};
 use coppice_base::{Clock, SystemClock, Timestamp};
 
 use crate::args::PsArgs;
+use crate::args::values::{Filter, FilterKey};
 use crate::daemon;
 use crate::error::CommandResult;
 use crate::output::{Table, ago, shortened, spoken};
@@ -13,7 +14,10 @@ use crate::settings::Settings;
 
 pub(crate) async fn run(settings: &Settings, args: PsArgs) -> CommandResult {
     let client = daemon::client(settings).await?;
-    let containers = client.containers(args.all, args.app.as_deref()).await?;
+    // As with docker, asking for a status asks among all.
+    let all = args.all || args.filter.iter().any(|filter| filter.key == FilterKey::Status);
+    let mut containers = client.containers(all, args.app.as_deref()).await?;
+    containers.retain(|container| passes(container, &args.filter));
     if settings.json {
         settings.print_json(&containers)?;
     } else if args.quiet {
@@ -23,6 +27,41 @@ pub(crate) async fn run(settings: &Settings, args: PsArgs) -> CommandResult {
         settings.print(&table(&containers, args.no_trunc, SystemClock.now()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Of filters with one key any has to hold, of different keys all.
+fn passes(container: &ContainerSummary, filters: &[Filter]) -> bool {
+    let holds = |filter: &Filter| {
+        let value = filter.value.as_str();
+        match filter.key {
+            FilterKey::Id => container.id.starts_with(value),
+            // A part of it, as docker does.
+            FilterKey::Name => container.name.contains(value),
+            FilterKey::Status => state(container.state) == value,
+            FilterKey::Health => health(container.health) == value,
+            FilterKey::Ancestor => container.image == value || container.image.split([':', '@']).next() == Some(value),
+            FilterKey::App => container.app.as_deref() == Some(value),
+        }
+    };
+    filters.iter().all(|one| filters.iter().any(|other| other.key == one.key && holds(other)))
+}
+
+fn state(state: ContainerState) -> &'static str {
+    match state {
+        ContainerState::Created => "created",
+        ContainerState::Running => "running",
+        ContainerState::Paused => "paused",
+        ContainerState::Exited => "exited",
+    }
+}
+
+fn health(health: HealthState) -> &'static str {
+    match health {
+        HealthState::None => "none",
+        HealthState::Starting => "starting",
+        HealthState::Healthy => "healthy",
+        HealthState::Unhealthy => "unhealthy",
+    }
 }
 
 fn short(id: &str, whole: bool) -> &str {
