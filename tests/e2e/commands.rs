@@ -224,6 +224,11 @@ fn nothing_typed_says_how_to_begin() {
     let node = Node::new();
     let nothing: [&str; 0] = [];
     node.coppice(nothing).ended_with(2).complained("To begin:").complained("coppice up").complained("coppice run");
+    // With flags, or COPPICE_ROOT, alone, too, and that is no error to be read.
+    let mut bare = node.inside(env!("CARGO_BIN_EXE_coppice"));
+    bare.env("COPPICE_ROOT", node.root());
+    let said = Output::of(bare).ended_with(2).complained("To begin:");
+    assert!(!said.stderr.contains("error:"), "{}", said.stderr);
 }
 
 #[test]

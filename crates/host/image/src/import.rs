@@ -7,7 +7,7 @@ use coppice_base::Timestamp;
 use tokio::io::AsyncRead;
 
 use crate::catalog::Record;
-use crate::config::{HistoryEntry, ImageConfig, ImageHealthcheck};
+use crate::config::{HistoryEntry, ImageConfig};
 use crate::image::Image;
 use crate::ingest::{Compression, Expected, LayerError};
 use crate::manifest::{Descriptor, Manifest, OCI_CONFIG, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST};
@@ -19,16 +19,8 @@ use crate::stream::chunks_of;
 /// What the image shall say about running it; the tar cannot.
 #[derive(Clone, Debug, Default)]
 pub struct ImportOptions {
-    pub entrypoint: Vec<String>,
-    pub cmd: Vec<String>,
-    pub env: Vec<String>,
-    pub working_dir: String,
-    pub user: String,
-    pub exposed_ports: Vec<String>,
-    pub volumes: Vec<String>,
-    pub stop_signal: Option<String>,
-    pub healthcheck: Option<ImageHealthcheck>,
-    pub labels: std::collections::BTreeMap<String, String>,
+    /// As the image has it; its platform, time and history are written by the import, whatever is in them here.
+    pub config: ImageConfig,
     /// The host's when not given.
     pub platform: Option<Platform>,
     /// Kept in the image's history.
@@ -86,22 +78,12 @@ impl Inner {
             ..HistoryEntry::default()
         };
         let config = ImageConfig {
-            entrypoint: options.entrypoint,
-            cmd: options.cmd,
-            env: options.env,
-            working_dir: options.working_dir,
-            user: options.user,
-            exposed_ports: options.exposed_ports,
-            volumes: options.volumes,
-            stop_signal: options.stop_signal,
-            healthcheck: options.healthcheck,
-            labels: options.labels,
             architecture: platform.architecture,
             variant: platform.variant,
             os: platform.os,
             created: Some(created),
             history: vec![history],
-            ..ImageConfig::default()
+            ..options.config
         };
         // Options are judged before the work, by the rules for anyone's configuration.
         ImageConfig::parse(&config.to_json(&[]))?;

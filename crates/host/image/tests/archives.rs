@@ -80,12 +80,13 @@ async fn an_imported_root_is_found_again_after_reopening() {
 async fn a_debian_root_with_a_real_redis_is_imported_as_gnu_tar_would_unpack_it() {
     let tar = fixture::debian::redis_root();
     let store = store();
-    let options = coppice_image::ImportOptions {
+    let config = coppice_image::ImageConfig {
         entrypoint: vec!["/usr/bin/redis-server".into()],
         cmd: vec!["--port".into(), "0".into()],
         exposed_ports: vec!["6379/tcp".into()],
         ..Default::default()
     };
+    let options = coppice_image::ImportOptions { config, ..Default::default() };
     let file = tokio::fs::File::open(&tar).await.unwrap();
     let image = store.store.import(file, Some("redis:7".parse().unwrap()), options).await.unwrap();
     let root = &image.layers[0];

@@ -55,7 +55,10 @@ async fn a_tag_moves_and_an_image_goes_with_its_last_name() {
 #[tokio::test]
 async fn a_layer_goes_only_with_the_last_image_that_has_it() {
     let store = store();
-    let options = |word: &str| ImportOptions { cmd: vec![word.into()], ..Default::default() };
+    let options = |word: &str| ImportOptions {
+        config: coppice_image::ImageConfig { cmd: vec![word.into()], ..Default::default() },
+        ..Default::default()
+    };
     for word in ["a", "b"] {
         let name = Some(format!("{word}:1").parse().unwrap());
         store.store.import(Cursor::new(layer("same", 100)), name, options(word)).await.unwrap();

@@ -57,8 +57,11 @@ pub fn main(hooks: Hooks) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let code = if error.use_stderr() { error::USAGE } else { 0 };
-            // Nothing can be done when even the message cannot be written.
-            let _ = error.print();
+            match args::start_help(&error) {
+                Some(help) => error::eprint_all(&help),
+                // Nothing can be done when even the message cannot be written.
+                None => drop(error.print()),
+            }
             return ExitCode::from(code);
         }
     };

@@ -13,8 +13,8 @@ use coppice_api::{
     PushRequest, RegistryLogin, RemoveReply, TagRequest, TransferLine,
 };
 use coppice_image::{
-    ArchiveFormat, Credentials, ImportError, ImportOptions, LayerError, LoadError, Progress, PruneOptions, PushOptions,
-    Reference, StoreError, UnpackError, silent,
+    ArchiveFormat, Credentials, ImageConfig, ImportError, ImportOptions, LayerError, LoadError, Progress, PruneOptions,
+    PushOptions, Reference, StoreError, UnpackError, silent,
 };
 use coppice_node::Node;
 use futures_util::{Stream, StreamExt};
@@ -190,14 +190,15 @@ pub(super) async fn import(State(node): State<Arc<Node>>, query: Query, body: Bo
     // First, so that a refusal below reads the body to its end too.
     let body = body_reader(body);
     let name = reference(query.required("name")?)?;
-    let options = ImportOptions {
+    let config = ImageConfig {
         entrypoint: query.list("entrypoint")?,
         cmd: query.list("cmd")?,
         env: query.list("env")?,
         working_dir: query.one("workdir").unwrap_or_default().to_owned(),
         user: query.one("user").unwrap_or_default().to_owned(),
-        ..ImportOptions::default()
+        ..ImageConfig::default()
     };
+    let options = ImportOptions { config, ..ImportOptions::default() };
     let image = node.images().import(body, Some(name), options).await.map_err(not_imported)?;
     Ok(Json(LoadReply { images: vec![node.image_summary(&image)], words: Vec::new() }))
 }

@@ -188,21 +188,17 @@ pub(crate) struct AttachOnly {
 /// Parses arguments, the program's name first.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = Cli::command();
-    let matches = command.try_get_matches_from_mut(arguments).map_err(|error| begin(error, &mut command))?;
+    let matches = command.try_get_matches_from_mut(arguments)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
 
-/// Flags without a verb get the help that nothing at all gets, not a list of verbs in one line.
-fn begin(error: clap::Error, command: &mut clap::Command) -> clap::Error {
+/// The help that nothing typed at all gets, for flags (or COPPICE_ROOT) without a verb: clap's own words are a list of
+/// verbs in one line.
+pub(crate) fn start_help(error: &clap::Error) -> Option<String> {
     use clap::error::{ContextKind, ContextValue, ErrorKind};
-    let of = match error.get(ContextKind::InvalidSubcommand) {
-        Some(ContextValue::String(of)) => of.as_str(),
-        _ => "",
-    };
-    if error.kind() != ErrorKind::MissingSubcommand || of != command.get_name() {
-        return error;
-    }
-    clap::Error::raw(ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, command.render_help())
+    let mut command = Cli::command();
+    let bare = matches!(error.get(ContextKind::InvalidSubcommand), Some(ContextValue::String(of)) if *of == command.get_name());
+    (bare && error.kind() == ErrorKind::MissingSubcommand).then(|| command.render_help().to_string())
 }
 
 #[cfg(test)]
