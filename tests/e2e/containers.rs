@@ -4,6 +4,7 @@ mod node;
 
 mod commands;
 mod copying;
+mod cut_pulls;
 mod daemon;
 mod exec;
 mod healthcheck;
@@ -12,6 +13,5 @@ mod lifecycle;
 mod private_registry;
 mod remains;
 mod run;
-mod small_disk;
 mod udp;
 mod upgrades;

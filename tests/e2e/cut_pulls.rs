@@ -1,9 +1,10 @@
-//! Pulls onto a disk that is full: refused with the reason, nothing half left, and done once there is space.
+//! Pulls that end midway, because the disk is full or the registry goes away: the reason is told, nothing half done is
+//! left to be seen, and the same pull works once it can.
 
 use std::path::Path;
 
 use crate::images::Registry;
-use crate::node::{Node, Output};
+use crate::node::{Node, Output, PATIENCE, wait_until};
 
 /// An image whose one layer is `megabytes` of what does not compress, in the registry of the node's machine.
 fn push(node: &Node, name: &str, megabytes: u32) {
@@ -47,4 +48,45 @@ fn a_pull_onto_a_full_disk_fails_with_the_reason_and_leaves_nothing() {
     Output::of(grow).succeeded();
     node.ok(["pull", "127.0.0.1:5000/large:1"]);
     assert_eq!(node.json(["images"]).as_array().unwrap().len(), 2);
+}
+
+/// Bytes that came in over loopback so far.
+fn received(node: &Node) -> u64 {
+    let mut cat = node.inside("cat");
+    cat.arg("/proc/self/net/dev");
+    let text = Output::of(cat).succeeded().stdout;
+    let line = text.lines().find(|line| line.trim_start().starts_with("lo:")).unwrap().to_owned();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_up_whose_registry_goes_away_in_the_middle_of_the_pull_says_so_and_works_when_it_is_back() {
+    let node = Node::new();
+    let storage = node.dir().join("registry");
+    let registry = Registry::start(&node, &storage);
+    push(&node, "large", 48);
+    let manifest = "app = \"shop\"\n[service.web]\nimage = \"127.0.0.1:5000/large:1\"\ncommand = [\"/noise\"]\n";
+    node.file("coppice.toml", manifest);
+    node.ok(["node", "start"]);
+    // Slow enough that the middle can be met: 48 MB in some ten seconds.
+    let slow = |words: &[&str]| {
+        let mut tc = node.inside("tc");
+        tc.args(["qdisc"]).args(words).args(["dev", "lo", "root"]);
+        if words == ["add"] {
+            tc.args(["tbf", "rate", "40mbit", "burst", "128kb", "latency", "100ms"]);
+        }
+        Output::of(tc).succeeded();
+    };
+    slow(&["add"]);
+    let before = received(&node);
+    let mut up = node.command(["up"]);
+    let up = up.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    wait_until("a part has come", PATIENCE, || received(&node) > before + (8 << 20));
+    drop(registry);
+    Output::of_child(up).ended_with(1).complained("127.0.0.1:5000");
+    assert!(node.json(["images"]).as_array().unwrap().is_empty(), "half an image is none");
+    slow(&["del"]);
+    let _registry = Registry::start(&node, &storage);
+    node.ok(["pull", "127.0.0.1:5000/large:1"]);
+    assert_eq!(node.json(["images"]).as_array().unwrap().len(), 1);
 }
