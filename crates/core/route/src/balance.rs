@@ -26,6 +26,12 @@ pub struct Instance {
     pub outlier: Outlier,
 }
 
+impl AsRef<Instance> for Instance {
+    fn as_ref(&self) -> &Instance {
+        self
+    }
+}
+
 impl Instance {
     /// `name` is unique among the service's instances.
     pub fn new(name: &str) -> Self {
@@ -108,13 +114,17 @@ pub enum Chosen {
 }
 
 /// Chooses one of `instances`.
-pub fn choose<T: AsRef<Instance>>(instances: &[T], how: Picking<'_>) -> Chosen {
+pub fn choose<T>(instances: &[T], how: Picking<'_>) -> Chosen
+where
+    T: std::ops::Deref,
+    T::Target: AsRef<Instance>,
+{
     let state = |instance: &Instance| instance.breaker.state(how.breaker, how.now);
     let tried = |instance: &Instance| how.tried.contains(&instance.id);
     let (mut healthy, mut ejected) = (0usize, 0usize);
     let mut again = None;
     for (at, instance) in instances.iter().enumerate() {
-        let instance = instance.as_ref();
+        let instance = instance.deref().as_ref();
         if !instance.takes_requests() {
             continue;
         }
@@ -141,7 +151,8 @@ pub fn choose<T: AsRef<Instance>>(instances: &[T], how: Picking<'_>) -> Chosen {
             && !tried(instance)
             && !(heed && instance.outlier.ejected(how.now))
     };
-    let candidates = || instances.iter().map(T::as_ref).enumerate().filter(|(_, instance)| takes(instance));
+    let candidates =
+        || instances.iter().map(|one| one.deref().as_ref()).enumerate().filter(|(_, instance)| takes(instance));
     if let Some(wanted) = how.wanted
         && let Some((at, _)) = candidates().find(|(_, instance)| instance.id == wanted)
     {

@@ -1,0 +1,222 @@
+//! The proxy as its owner sees it: started, updated, looked at, drained.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use coppice_base::{Random, SystemRandom};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::unbounded_channel;
+
+use crate::access_log::{self, Log};
+use crate::config::Config;
+use crate::metrics::{BackendSnapshot, MetricsSnapshot, RouteSnapshot, WorkerCounts, backend_totals, histogram};
+use crate::plan;
+use crate::routes::{Compiler, Routes, UpdateError};
+use crate::worker::{Kind, Shared, Worker};
+
+/// A running proxy. Dropping it ends every connection; [`Proxy::drain`] first is kinder.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    compiler: Mutex<Compiler>,
+    listeners: Vec<TcpListener>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Why the proxy does not run. Nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("a listening socket cannot be used: is it bound, and are there file descriptors left? ({0})")]
+    Listener(#[source] io::Error),
+    #[error("a thread of the proxy cannot be started: raise the limit of processes or memory ({0})")]
+    Thread(#[source] io::Error),
+    #[error("a listener wants TLS but there are no TLS settings: give some, or make it plain")]
+    NoTls,
+}
+
+impl Proxy {
+    /// Starts the workers; they serve no routes until [`Proxy::update`].
+    pub fn start(config: Config) -> Result<Self, StartError> {
+        let count = match config.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            some => some,
+        };
+        if config.tls.is_none() && config.listeners.iter().any(|listener| listener.tls) {
+            return Err(StartError::NoTls);
+        }
+        let mut compiler = Compiler::default();
+        let base = Instant::now();
+        let empty = compiler.compile(&Routes::default(), count, plan::since(base));
+        let empty = empty.map_err(|error| StartError::Thread(io::Error::other(error)))?;
+        let log = config.access_log.map(access_log::start).transpose().map_err(StartError::Thread)?;
+        let (hand, handed): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded_channel()).unzip();
+        let shared = Arc::new(Shared {
+            limits: config.limits,
+            trusted: config.trusted,
+            node: config.node,
+            tls: config.tls,
+            challenges: config.challenges,
+            base,
+            snapshot: Mutex::new(Arc::new(empty)),
+            version: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
+            changed: (0..count).map(|_| Arc::new(Notify::new())).collect(),
+            open: (0..count).map(|_| AtomicUsize::new(0)).collect(),
+            hand,
+            counts: (0..count).map(|_| Arc::new(WorkerCounts::default())).collect(),
+        });
+        let listeners: Vec<_> = config
+            .listeners
+            .into_iter()
+            .map(|one| (one.socket, Kind { tls: one.tls, proxy_protocol: one.proxy_protocol }))
+            .collect();
+        let mut proxy = Self { shared, compiler: Mutex::new(compiler), listeners: Vec::new(), threads: Vec::new() };
+        let mut random = SystemRandom;
+        for (index, handed) in handed.into_iter().enumerate() {
+            let mut own = Vec::with_capacity(listeners.len());
+            for (socket, kind) in &listeners {
+                let socket = socket.try_clone().map_err(StartError::Listener)?;
+                socket.set_nonblocking(true).map_err(StartError::Listener)?;
+                own.push((socket, *kind));
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .enable_time()
+                // Far between: the tasks that are ready come first, and each round of events is a system call.
+                .event_interval(61)
+                .max_blocking_threads(4)
+                .build()
+                .map_err(StartError::Thread)?;
+            let (shared, seed) = (Arc::clone(&proxy.shared), random.next_u64());
+            let log = log.clone().map(Log::new);
+            let run = move || {
+                let local = tokio::task::LocalSet::new();
+                local.block_on(&runtime, async move {
+                    let mut listeners = Vec::with_capacity(own.len());
+                    for (socket, kind) in own {
+                        match tokio::net::TcpListener::from_std(socket) {
+                            Ok(listener) => listeners.push((listener, kind)),
+                            Err(error) => tracing::error!(%error, "a worker cannot listen: the others go on"),
+                        }
+                    }
+                    Worker::new(index, shared, seed, log).run(listeners, handed).await;
+                });
+            };
+            let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(run);
+            proxy.threads.push(thread.map_err(StartError::Thread)?);
+        }
+        proxy.listeners = listeners.into_iter().map(|(socket, _)| socket).collect();
+        Ok(proxy)
+    }
+
+    /// Serves `routes` from the next request on. Requests that are under way go on as they began; streams and upgraded
+    /// connections whose route or instance is gone have [`crate::Limits::drain`] to end.
+    pub fn update(&self, routes: &Routes) -> Result<(), UpdateError> {
+        let leave_by = plan::since(self.shared.base).plus(self.shared.limits.drain);
+        let mut compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = compiler.compile(routes, self.shared.open.len(), leave_by)?;
+        *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
+        self.shared.version.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    /// Requests that instances of this name are answering, at all ports. A draining instance may be stopped at 0.
+    pub fn in_flight(&self, app: &str, service: &str, instance: &str) -> u32 {
+        let snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let named = |member: &&Arc<crate::routes::Member>| {
+            member.app.as_str() == app && member.service.as_str() == service && member.name == instance
+        };
+        snapshot.members().iter().filter(named).map(|member| member.instance.in_flight()).sum()
+    }
+
+    pub fn metrics(&self) -> MetricsSnapshot {
+        let mut metrics = MetricsSnapshot::of_workers(&self.shared.counts, self.shared.connections() as u64);
+        let now = plan::since(self.shared.base);
+        let compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut routes: Vec<_> =
+            compiler.states().map(|(names, state)| RouteSnapshot::of(names.clone(), &state.counts)).collect();
+        drop(compiler);
+        routes.sort_by(|a, b| (&a.app, &a.service, &a.route).cmp(&(&b.app, &b.service, &b.route)));
+        metrics.routes = routes;
+        let snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let breaker_of = |member: &crate::routes::Member| {
+            let route = snapshot.table.entries().find(|entry| {
+                let groups = entry.value.backends.iter().chain(&entry.value.mirror);
+                groups.flat_map(|group| &group.members).any(|one| one.uid == member.uid)
+            });
+            let spec = route.map(|entry| entry.spec.breaker).unwrap_or_default();
+            member.instance.breaker.state(&spec, now)
+        };
+        metrics.backends = snapshot
+            .members()
+            .iter()
+            .map(|member| {
+                let (requests, failures, connects) = backend_totals(&member.counts);
+                BackendSnapshot {
+                    app: member.app.clone(),
+                    service: member.service.clone(),
+                    instance: member.name.clone(),
+                    address: member.address,
+                    requests,
+                    failures,
+                    connects,
+                    in_flight: member.instance.in_flight(),
+                    ready: member.instance.is_ready(),
+                    draining: member.instance.is_draining(),
+                    ejected: member.instance.outlier.ejected(now),
+                    breaker: breaker_of(member),
+                    latency: histogram(&member.counts, |shard| &shard.latency),
+                }
+            })
+            .collect();
+        metrics
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// The listening sockets, for a successor: what waits in their queues is not lost when this proxy ends.
+    pub fn listeners(&self) -> io::Result<Vec<TcpListener>> {
+        self.listeners.iter().map(TcpListener::try_clone).collect()
+    }
+
+    /// Accepts nothing more, tells clients to go (`Connection: close`, GOAWAY), and waits until the last has gone, at most
+    /// for `deadline`; then cuts. Blocks the thread. Returns how many connections were cut.
+    pub fn drain(mut self, deadline: Duration) -> usize {
+        self.shared.closing.store(true, Ordering::Relaxed);
+        self.wake();
+        let by = Instant::now() + deadline;
+        while Instant::now() < by && self.threads.iter().any(|thread| !thread.is_finished()) {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let left = self.shared.connections();
+        self.end();
+        left
+    }
+
+    fn end(&mut self) {
+        self.shared.closing.store(true, Ordering::Relaxed);
+        self.shared.ending.store(true, Ordering::Relaxed);
+        self.wake();
+        for thread in self.threads.drain(..) {
+            // A worker that panicked has told it already.
+            let _ = thread.join();
+        }
+    }
+
+    fn wake(&self) {
+        self.shared.changed.iter().for_each(|changed| changed.notify_one());
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

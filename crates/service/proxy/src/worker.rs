@@ -1,0 +1,252 @@
+//! A worker: one thread, its connections, and everything they use without asking another thread.
+//!
+//! All workers accept from the same sockets. The kernel wakes whichever is fastest, so a burst of connections can land on
+//! one; a worker that has more than its share hands a new connection to the one that has least.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use coppice_base::Timestamp;
+use coppice_spec::Cidr;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use crate::access_log::{Log, Outcome, Record};
+use crate::config::{Challenges, Limits};
+use crate::connection;
+use crate::deadline::{Deadlines, TICK};
+use crate::dial::Pools;
+use crate::metrics::WorkerCounts;
+use crate::plan;
+use crate::routes::Snapshot;
+use crate::tls::TlsSettings;
+
+/// Connections a worker may have more than another before it hands over.
+const SLACK: usize = 2;
+/// After a failed accept: the machine is out of descriptors or memory, and asking again at once does not help.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Ticks between two sweeps of idle upstream connections.
+const SWEEP: u64 = 10;
+
+/// What a listener does with its connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    pub(crate) tls: bool,
+    pub(crate) proxy_protocol: bool,
+}
+
+/// A connection on its way from one worker to another.
+pub(crate) struct Handed {
+    stream: std::net::TcpStream,
+    address: SocketAddr,
+    kind: Kind,
+}
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) trusted: Vec<Cidr>,
+    pub(crate) node: String,
+    pub(crate) tls: Option<Arc<dyn TlsSettings>>,
+    pub(crate) challenges: Option<Arc<dyn Challenges>>,
+    pub(crate) base: Instant,
+    /// The routes, and a number that tells workers when to fetch them.
+    pub(crate) snapshot: Mutex<Arc<Snapshot>>,
+    pub(crate) version: AtomicU64,
+    /// No connection is accepted any more; those there are end when they can.
+    pub(crate) closing: AtomicBool,
+    /// Everything ends now.
+    pub(crate) ending: AtomicBool,
+    /// Wakes workers for the two above.
+    pub(crate) changed: Vec<Arc<Notify>>,
+    /// Open client connections of each worker.
+    pub(crate) open: Vec<AtomicUsize>,
+    pub(crate) hand: Vec<UnboundedSender<Handed>>,
+    pub(crate) counts: Vec<Arc<WorkerCounts>>,
+}
+
+impl Shared {
+    pub(crate) fn connections(&self) -> usize {
+        self.open.iter().map(|open| open.load(Ordering::Relaxed)).sum()
+    }
+}
+
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) deadlines: Rc<Deadlines>,
+    pub(crate) pools: Pools,
+    pub(crate) counts: Arc<WorkerCounts>,
+    pub(crate) mirrors: Cell<usize>,
+    snapshot: RefCell<(u64, Arc<Snapshot>)>,
+    random: Cell<u64>,
+    log: Option<Log>,
+}
+
+/// A connection that counts as open until it is dropped.
+struct Open(Rc<Worker>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.shared.open[self.0.index].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(index: usize, shared: Arc<Shared>, seed: u64, log: Option<Log>) -> Rc<Self> {
+        let snapshot = shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Rc::new(Self {
+            index,
+            deadlines: Rc::default(),
+            pools: Pools::default(),
+            counts: Arc::clone(&shared.counts[index]),
+            mirrors: Cell::new(0),
+            snapshot: RefCell::new((shared.version.load(Ordering::Acquire), snapshot)),
+            random: Cell::new(seed),
+            log,
+            shared,
+        })
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        plan::since(self.shared.base)
+    }
+
+    /// The newest routes.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        let version = self.shared.version.load(Ordering::Acquire);
+        let mut known = self.snapshot.borrow_mut();
+        if known.0 != version {
+            let newest = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            *known = (version, newest);
+        }
+        Arc::clone(&known.1)
+    }
+
+    /// splitmix64: good enough to spread load and to name requests, and guessed by nobody who gains by it.
+    pub(crate) fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        coppice_route::hash::mix(state)
+    }
+
+    pub(crate) fn closing(&self) -> bool {
+        self.shared.closing.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn must_end(&self) -> bool {
+        self.shared.ending.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn logs(&self) -> bool {
+        self.log.is_some()
+    }
+
+    pub(crate) fn log(&self, record: &Record, outcome: &Outcome<'_>) {
+        if let Some(log) = &self.log {
+            self.counts.log_lines_dropped.add(log.write(record, outcome));
+        }
+    }
+
+    /// Runs until the proxy ends. Must be called within a `LocalSet`.
+    pub(crate) async fn run(
+        self: Rc<Self>,
+        listeners: Vec<(TcpListener, Kind)>,
+        mut handed: UnboundedReceiver<Handed>,
+    ) {
+        let changed = Arc::clone(&self.shared.changed[self.index]);
+        let accepting: Vec<_> = listeners
+            .into_iter()
+            .map(|(listener, kind)| tokio::task::spawn_local(Rc::clone(&self).accept(listener, kind)))
+            .collect();
+        let taking = Rc::clone(&self);
+        let taking = tokio::task::spawn_local(async move {
+            while let Some(Handed { stream, address, kind }) = handed.recv().await {
+                // Counted by whoever handed it over; given back here when it cannot be served.
+                match TcpStream::from_std(stream) {
+                    Ok(stream) => taking.serve(stream, address, kind),
+                    Err(_) => drop(Open(Rc::clone(&taking))),
+                }
+            }
+        });
+        let (mut turn, mut version, mut told) = (0u64, self.shared.version.load(Ordering::Acquire), false);
+        loop {
+            let idle = self.deadlines.is_empty();
+            // Without connections there is nothing to watch; a second is for the log and the pools.
+            let pause = if idle { Duration::from_secs(1) } else { TICK };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = changed.notified() => {}
+            }
+            let newest = self.shared.version.load(Ordering::Acquire);
+            let closing = self.closing();
+            self.deadlines.tick(self.now(), newest != version || closing != told || self.must_end());
+            (version, told) = (newest, closing);
+            if closing {
+                accepting.iter().for_each(tokio::task::JoinHandle::abort);
+                let open = self.shared.open[self.index].load(Ordering::Relaxed);
+                if self.must_end() || (open == 0 && self.shared.connections() == 0) {
+                    break;
+                }
+            }
+            turn += 1;
+            if let Some(log) = &self.log {
+                self.counts.log_lines_dropped.add(log.hand_over());
+            }
+            if turn.is_multiple_of(SWEEP) || idle {
+                let snapshot = self.snapshot();
+                let there = |uid| snapshot.members().binary_search_by_key(&uid, |member| member.uid).is_ok();
+                self.pools.sweep(self.now(), there);
+            }
+        }
+        taking.abort();
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener, kind: Kind) {
+        loop {
+            let (stream, address) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            if self.shared.connections() >= self.shared.limits.connections {
+                self.counts.refused.add(1);
+                continue;
+            }
+            self.counts.accepted.add(1);
+            let own = self.shared.open[self.index].load(Ordering::Relaxed);
+            let least = (0..self.shared.open.len()).min_by_key(|at| self.shared.open[*at].load(Ordering::Relaxed));
+            let least = least.unwrap_or(self.index);
+            let other = self.shared.open[least].load(Ordering::Relaxed);
+            if own >= other + SLACK {
+                self.shared.open[least].fetch_add(1, Ordering::Relaxed);
+                let given =
+                    stream.into_std().map(|stream| self.shared.hand[least].send(Handed { stream, address, kind }));
+                if !matches!(given, Ok(Ok(()))) {
+                    self.shared.open[least].fetch_sub(1, Ordering::Relaxed);
+                }
+                continue;
+            }
+            self.shared.open[self.index].fetch_add(1, Ordering::Relaxed);
+            self.serve(stream, address, kind);
+        }
+    }
+
+    /// Serves a connection that is counted as open already.
+    fn serve(self: &Rc<Self>, stream: TcpStream, address: SocketAddr, kind: Kind) {
+        let open = Open(Rc::clone(self));
+        tokio::task::spawn_local(async move {
+            connection::serve(Rc::clone(&open.0), stream, address, kind).await;
+            drop(open);
+        });
+    }
+}
