@@ -186,7 +186,7 @@ impl Demo {
         println!(
             "\nIt runs on, at http://localhost:{port}. In this shell, paste this first:\n\n  \
              alias coppice='{coppice}'\n\nThen try:\n\n  \
-             curl localhost:{port}                 # both replicas take turns\n  \
+             curl localhost:{port}                 # one of the two replicas answers\n  \
              coppice status                      # the tree, with the reason of every restart\n  \
              coppice logs -f web                 # both replicas, prefixed; Ctrl-C ends it\n  \
              coppice top web-1                   # the processes of an instance\n  \
