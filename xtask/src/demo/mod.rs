@@ -188,7 +188,7 @@ impl Demo {
              alias coppice='{coppice}'\n\nThen try:\n\n  \
              curl localhost:{port}                 # one of the two replicas answers\n  \
              coppice status                      # the tree, with the reason of every restart\n  \
-             coppice logs -f web                 # both replicas, prefixed; Ctrl-C ends it\n  \
+             coppice logs -f hello               # every instance, prefixed; Ctrl-C ends it\n  \
              coppice top web-1                   # the processes of an instance\n  \
              coppice kill counter-1              # the counter returns, and counts from one\n  \
              coppice run --rm -it alpine sh      # an image from Docker Hub\n\nTo stop it:\n\n  \
