@@ -248,3 +248,28 @@ fn a_root_that_is_a_file_a_long_path_or_not_ours_is_named_with_the_way_out() {
     node.ok(["node", "start"]);
     Output::of(nobody).ended_with(1).complained("Permission denied").complained("sudo");
 }
+
+#[test]
+fn with_json_an_error_is_json_too() {
+    let node = Node::new();
+    node.file("coppice.toml", "app = \"shop\"\nservices = 1\n");
+    let reads = [
+        (&["inspect", "nope"][..], 1),
+        (&["image", "inspect", "nope"], 1),
+        (&["logs", "nope"], 1),
+        (&["status", "nope"], 1),
+        (&["top", "nope"], 1),
+        (&["stats", "nope"], 1),
+        (&["wait", "nope"], 1),
+        (&["plan"], 2),
+        (&["exec", "nope", "true"], 125),
+        (&["run", "--pull=never", "nope"], 125),
+    ];
+    for (words, code) in reads {
+        let said = node.coppice([&["--json"][..], words].concat()).ended_with(code).printed("");
+        let last = said.stderr.lines().last().unwrap_or_default();
+        let error: serde_json::Value =
+            serde_json::from_str(last).unwrap_or_else(|why| panic!("{words:?}: {why}: {last}"));
+        assert!(error["error"]["message"].as_str().is_some_and(|text| !text.is_empty()), "{words:?}: {error}");
+    }
+}

@@ -89,6 +89,10 @@ impl CommandError {
 
     /// What is written to standard error.
     pub(crate) fn render(&self, style: &Style) -> String {
+        if style.json {
+            let error = serde_json::json!({ "error": { "message": self.to_string().trim_end(), "help": self.help() } });
+            return format!("{error}\n");
+        }
         if let Self::Manifest { rendered } = self {
             return format!("{}\n", rendered.trim_end());
         }

@@ -3,6 +3,8 @@
 //! - Results go to standard output, everything about the doing (progress, warnings, errors) to standard error.
 //! - Errors: `error: ` and one sentence in lower case without a full stop, naming the thing and the reason; then
 //!   `help: ` with the next step where there is one. Warnings: `warning: `. Notes on what was done: plain sentences.
+//! - With `--json` an error is one line of JSON instead, `{"error":{"message":…,"help":…}}`, the last on standard error;
+//!   standard output has a whole value or nothing.
 //! - Tables as docker's: upper-case heads, left-aligned, two spaces between columns, nothing after the last.
 //! - Ages and sizes are rounded for people; `--json` prints the API's own values, in arrays where there can be several.
 //! - Colour only on a terminal, never with `NO_COLOR`, and never as the only carrier of a meaning.
@@ -19,6 +21,8 @@ use coppice_base::Timestamp;
 pub(crate) struct Style {
     pub(crate) color: bool,
     pub(crate) terminal: bool,
+    /// Errors are said as JSON.
+    pub(crate) json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +39,7 @@ pub(crate) enum Paint {
 
 impl Style {
     pub(crate) fn plain() -> Self {
-        Self { color: false, terminal: false }
+        Self { color: false, terminal: false, json: false }
     }
 
     pub(crate) fn paint(&self, paint: Paint, text: &str) -> String {
@@ -205,6 +209,6 @@ mod tests {
     #[test]
     fn colour_is_written_only_where_it_was_allowed() {
         assert_eq!(Style::plain().paint(Paint::Red, "x"), "x");
-        assert_eq!(Style { color: true, terminal: true }.paint(Paint::Red, "x"), "\x1b[31mx\x1b[0m");
+        assert_eq!(Style { color: true, terminal: true, json: false }.paint(Paint::Red, "x"), "\x1b[31mx\x1b[0m");
     }
 }

@@ -54,8 +54,8 @@ impl Settings {
             socket: socket_of(&root),
             root,
             json: global.json,
-            stdout: Style { color: color(stdout), terminal: stdout },
-            stderr: Style { color: color(stderr), terminal: stderr },
+            stdout: Style { color: color(stdout), terminal: stdout, json: global.json },
+            stderr: Style { color: color(stderr), terminal: stderr, json: global.json },
         })
     }
 

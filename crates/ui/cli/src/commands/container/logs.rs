@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn names_are_padded_and_keep_their_colour() {
-        let style = Style { color: true, terminal: true };
+        let style = Style { color: true, terminal: true, json: false };
         let mut printer = Printer { prefix: true, times: false, style, width: 0, open: [None, None] };
         let long = printer.render(&line("worker-1", 1, "x"));
         let short = printer.render(&line("db", 1, "y"));
