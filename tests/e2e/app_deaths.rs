@@ -293,6 +293,41 @@ fn an_instance_keeps_its_address_through_every_restart() {
 }
 
 #[test]
+fn files_that_are_damaged_while_the_daemon_is_away_cost_what_they_are_of_and_nothing_else() {
+    let node = Node::with_busybox();
+    let shop = Project::new(&node, "shop", SHOP);
+    shop.up();
+    let before = shop.pids();
+    let memory = node.root().join("apps/shop/supervise.json");
+    for damage in ["", "{\"desired\":\"Up\"", "[]", "\0\0\0\0"] {
+        kill_and_wait(node.daemon_pid(), "KILL");
+        std::fs::write(&memory, damage).unwrap();
+        restart(&node);
+        assert_eq!(ready_with(&shop), before, "the supervisor's memory was {damage:?}");
+    }
+    let web = shop.child("web-1");
+    let record = node.root().join("containers").join(web.container.unwrap()).join("container.json");
+    kill_and_wait(node.daemon_pid(), "KILL");
+    std::fs::write(record, "{").unwrap();
+    restart(&node);
+    shop.wait_child("web-1", "is made anew", |child| child.ready && child.pid != web.pid);
+    assert_exactly_the_shop(&shop);
+    let others = |pids: Vec<(String, u32)>| pids.into_iter().filter(|(name, _)| name != "web-1").collect::<Vec<_>>();
+    assert_eq!(others(shop.pids()), others(before));
+    // The log is the one thing that cannot be guessed: the daemon says so, and what runs is left alone.
+    let pids = shop.pids();
+    kill_and_wait(node.daemon_pid(), "KILL");
+    let log = node.root().join("state/log.db");
+    let whole = std::fs::read(&log).unwrap();
+    std::fs::write(&log, b"no database").unwrap();
+    node.coppice(["node", "start"]).ended_with(1).complained("damaged").complained("log.db");
+    assert!(pids.iter().all(|(_, pid)| is_alive(*pid)));
+    std::fs::write(&log, whole).unwrap();
+    restart(&node);
+    assert_eq!(ready_with(&shop), pids);
+}
+
+#[test]
 fn a_command_killed_during_up_does_not_keep_the_app_from_getting_ready() {
     let node = Node::with_busybox();
     let shop = Project::new(&node, "shop", SHOP);

@@ -487,6 +487,8 @@ impl Containers {
     pub(crate) async fn on_exit(&self, id: &ContainerId, exit: Exit, lost: bool) {
         let Some(container) = self.table.get(id) else {
             let _ = self.launcher().forget(id).await;
+            // One whose record was not readable leaves its files.
+            remove_dir(self.root.container(id));
             return;
         };
         // The start's answer may still be on its way to the task that waits for it.
@@ -585,6 +587,16 @@ impl Containers {
         self.take_away(container, exit, volumes);
         self.tell(container, "remove", String::new());
         Ok(())
+    }
+
+    /// A container whose first start failed: one that removes itself goes, and so does one that the disk had no place to
+    /// write down, which the next daemon would not know.
+    pub(crate) async fn discard_unstarted(&self, container: &Container) {
+        let is_recorded = self.root.container(&container.id).join(RECORD).exists();
+        if !is_recorded || container.read(|record| record.spec.remove) {
+            // What is left of it is in the way of nobody.
+            let _ = self.remove(container, true, true).await;
+        }
     }
 
     /// Takes the record away, frees the name, and clears the files in the background.

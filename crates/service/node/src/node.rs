@@ -269,7 +269,7 @@ impl Node {
         let mut words = Vec::new();
         if request.start {
             if let Err(error) = self.containers.start(&container, None, size_of(&request), &Names::new()).await {
-                self.discard_unstarted(&container).await;
+                self.containers.discard_unstarted(&container).await;
                 return Err(error);
             }
             self.adhoc.keep(&container);
@@ -292,10 +292,7 @@ impl Node {
             let started = containers.start(&container, Some(theirs), size, &Names::new()).await;
             match &started {
                 Ok(()) => adhoc.keep(&container),
-                Err(_) if container.read(|record| record.spec.remove) => {
-                    let _ = containers.remove(&container, true, true).await;
-                }
-                Err(_) => {}
+                Err(_) => containers.discard_unstarted(&container).await,
             }
             started
         };
@@ -309,12 +306,6 @@ impl Node {
             self.containers.create_to_start(spec, &image)
         } else {
             self.containers.create(spec, Owner::AdHoc, None, &image, None)
-        }
-    }
-
-    async fn discard_unstarted(&self, container: &Container) {
-        if container.read(|record| record.spec.remove) {
-            let _ = self.containers.remove(container, true, true).await;
         }
     }
 
