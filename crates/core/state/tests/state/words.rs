@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::{Name, Timestamp};
-use coppice_spec::{AppSpec, RestartPolicy, ServiceSpec, SuperviseSpec, WorkerSpec, WorkloadSpec};
+use coppice_spec::{AppSpec, RestartPolicy, ServiceSpec, WorkerSpec, WorkloadSpec};
 use coppice_state::{Actor, Applied, Body, Command, CommandId, Digest, Effect, Rejection, ReleaseId, State};
 
 pub(crate) fn name(text: &str) -> Name {
