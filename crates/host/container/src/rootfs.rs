@@ -26,11 +26,25 @@ pub struct Shift<'a> {
     pub ids: IdRange,
 }
 
+/// A root filesystem that is mounted and attached nowhere.
+#[derive(Debug)]
+pub(crate) struct Detached {
+    pub(crate) root: OwnedFd,
+    /// The layers' own mounts. Overlayfs has copies, so they may be closed at any time; but a detached mount's close waits
+    /// for an RCU grace period, so it is for a moment when nobody waits.
+    pub(crate) layers: Vec<OwnedFd>,
+}
+
 /// Mounts a root filesystem, attached nowhere. Without `shift`, ids are as on disk.
 /// `staging` is a directory in a mount namespace of the caller's own, for kernels before 6.13.
 ///
 /// Errors leave no mount behind. `read_only` is not applied here, because mount points are still to be made.
 pub fn mount_detached(rootfs: &Rootfs, shift: Option<Shift<'_>>, staging: &Path) -> SyscallResult<OwnedFd> {
+    mount_on_layers(rootfs, shift, staging).map(|detached| detached.root)
+}
+
+/// As [`mount_detached`], and the layers stay open.
+pub(crate) fn mount_on_layers(rootfs: &Rootfs, shift: Option<Shift<'_>>, staging: &Path) -> SyscallResult<Detached> {
     let layers = rootfs.layers.iter().map(|layer| mount_layer(layer, shift)).collect::<Result<Vec<_>, _>>()?;
     let scratch = open_directory(CWD, &rootfs.scratch)?;
     let (upper, made) = make_directory(&scratch, &rootfs.scratch, "upper", 0o755)?;
@@ -38,13 +52,14 @@ pub fn mount_detached(rootfs: &Rootfs, shift: Option<Shift<'_>>, staging: &Path)
         own_root(&upper, top, shift.ids).map_err(|e| SyscallError::new("chown", "upper", e))?;
     }
     let (work, _) = make_directory(&scratch, &rootfs.scratch, "work", 0o700)?;
-    match overlay_of_fds(&layers, &upper, &work) {
+    let root = match overlay_of_fds(&layers, &upper, &work) {
         // Before 6.5 overlayfs takes no fd of any option, before 6.13 none of these.
         Err(e) if matches!(e.errno, Errno::INVAL | Errno::BADF | Errno::OPNOTSUPP) => {
             overlay_of_paths(&layers, &rootfs.scratch, staging)
         }
         other => other,
-    }
+    }?;
+    Ok(Detached { root, layers })
 }
 
 fn mount_layer(layer: &Path, shift: Option<Shift<'_>>) -> SyscallResult<OwnedFd> {

@@ -32,7 +32,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use crate::child;
 use crate::config::{ContainerConfig, Mount, MountSource, Network, ProcessConfig, Seccomp};
 use crate::failure::{StartFailure, StepError};
-use crate::rootfs::{Shift, mount_detached};
+use crate::rootfs::{Detached, Shift, mount_on_layers};
 use crate::seccomp;
 use crate::step::{Word, say, step};
 use crate::system::{Devices, host_sys};
@@ -147,6 +147,9 @@ pub struct Starting {
     pub channel: OwnedFd,
     /// Keeps the root filesystem's superblock, so that taking it down (which syncs) is not the exit's business.
     pub root: Option<OwnedFd>,
+    /// Keeps the mount namespace, so that taking its mounts down (which waits for an RCU grace period) is not the exit's
+    /// business. `None` where something of the host's is bound into it: whoever waits for the end may then unmount that.
+    pub mounts: Option<OwnedFd>,
     /// Sentences about settings that could not be had.
     pub words: Vec<String>,
     /// The terminal's master, once the child has sent it.
@@ -154,6 +157,8 @@ pub struct Starting {
     /// The child has configured its network and waits, in the end, for [`Starting::settled`].
     pub connected: bool,
     pub(crate) executing: bool,
+    /// Closed with this value, when the start has been told: see [`Detached::layers`].
+    layers: Vec<OwnedFd>,
 }
 
 /// Gives the new network namespace its interfaces, between mapped and linked; gets the process's id and pidfd.
@@ -213,7 +218,9 @@ fn furnish(
     }
     let namespace = step("user namespace", user_namespace_of(&starting.pidfd, starting.pid))?;
     let shift = Shift { namespace: namespace.as_fd(), ids: config.ids };
-    let root = step("root filesystem", mount_detached(&config.rootfs, Some(shift), &host.staging))?;
+    let Detached { root, layers } =
+        step("root filesystem", mount_on_layers(&config.rootfs, Some(shift), &host.staging))?;
+    starting.layers = layers;
     let devices = step("make /dev", Devices::make(config.shm_size, config.ids))?;
     let mut mounts = vec![devices.dev, devices.shm];
     for mount in &config.mounts {
@@ -229,6 +236,11 @@ fn furnish(
     let fds: Vec<BorrowedFd<'_>> = [root.as_fd()].into_iter().chain(mounts.iter().map(AsFd::as_fd)).collect();
     starting.tell("go", Word::Go, &fds)?;
     starting.root = Some(root);
+    if !config.mounts.iter().any(|mount| matches!(mount.source, MountSource::Bind { .. })) {
+        // Without it the exit takes the mounts down itself.
+        let path = format!("/proc/{}/ns/mnt", starting.pid);
+        starting.mounts = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
+    }
     Ok(())
 }
 
@@ -287,7 +299,18 @@ pub enum Outcome {
 
 impl Starting {
     pub(crate) fn new(pid: u32, pidfd: OwnedFd, channel: OwnedFd) -> Self {
-        Self { pid, pidfd, channel, root: None, words: Vec::new(), terminal: None, connected: false, executing: false }
+        Self {
+            pid,
+            pidfd,
+            channel,
+            root: None,
+            mounts: None,
+            words: Vec::new(),
+            terminal: None,
+            connected: false,
+            executing: false,
+            layers: Vec::new(),
+        }
     }
 
     /// Says a word that the child waits for.

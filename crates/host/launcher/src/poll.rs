@@ -22,6 +22,8 @@ pub(crate) enum Source {
     Peer(u64, u64),
     Lingering(u64),
     Cleaner(u64),
+    /// The pipe that ends when a cleaner has removed its cgroups.
+    Cleaned(u64),
 }
 
 pub(crate) struct Poller {

@@ -17,7 +17,7 @@ use rustix::net::SocketFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
 
-use crate::clean::{Cgroups, Remains, clean};
+use crate::clean::{Cgroups, Cleaner, Remains, clean};
 use crate::connection::{Connection, Heard};
 use crate::journal::{Entry, Journal};
 use crate::log::{Log, Stream};
@@ -27,11 +27,13 @@ use crate::process::{Drained, Output, Process, STDIN_MAX, Stdin};
 use crate::protocol::{Call, ContainerStatus, Event, Exit, LaunchError, Message, PROTOCOL, Reply, Request, StreamKind};
 use crate::upgrade::{self, Saved, SavedContainer};
 
+mod delayed;
 mod ending;
 mod resuming;
 mod starting;
 mod streams;
 
+use delayed::Asked;
 pub(crate) use starting::start_ticks;
 
 /// Cleaning waits for a quiet moment, but not for more remains than this.
@@ -51,6 +53,8 @@ pub(crate) struct Container {
     pub exit: Option<Exit>,
     pub cgroup: Option<Cgroup>,
     pub root: Option<OwnedFd>,
+    /// See [`Starting::mounts`]. Not passed on to a next program: the exit then takes the mounts down.
+    pub mounts: Option<OwnedFd>,
     pub ids: coppice_container::IdRange,
     pub memory_limited: bool,
 }
@@ -79,7 +83,9 @@ pub(crate) struct Server {
     connections: HashMap<u64, Connection>,
     next: u64,
     remains: Vec<Remains>,
-    cleaners: HashMap<u64, OwnedFd>,
+    cleaners: HashMap<u64, Cleaner>,
+    /// Starts that wait for a cleaner.
+    delayed: Vec<Asked>,
     /// Peers whose process has ended and who have not read everything, and until when they may.
     lingering: HashMap<u64, (Peer, Instant)>,
     attachers: HashMap<String, (u32, Attacher)>,
@@ -114,6 +120,7 @@ impl Server {
             next: 0,
             remains: Vec::new(),
             cleaners: HashMap::new(),
+            delayed: Vec::new(),
             lingering: HashMap::new(),
             attachers: HashMap::new(),
             lists: Vec::new(),
@@ -137,8 +144,10 @@ impl Server {
                 }
             }
             self.drop_stuck_peers();
+            self.begin_overdue();
             self.answer_lists();
             if self.pending.is_empty()
+                && self.delayed.is_empty()
                 && let Some((connection, seq, binary)) = self.upgrade.take()
             {
                 self.re_execute(lock, connection, seq, &binary);
@@ -158,11 +167,17 @@ impl Server {
             Source::Peer(id, peer) => self.peer(id, peer, flags),
             Source::Lingering(id) => self.part(id),
             Source::Cleaner(id) => {
-                if let Some(pidfd) = self.cleaners.remove(&id) {
-                    self.poller.remove(&pidfd, source);
+                self.hear_cgroups_gone(id);
+                if let Some(cleaner) = self.cleaners.remove(&id) {
+                    self.poller.remove(&cleaner.pidfd, source);
                     // Reaping a child that ended cannot fail; its status says nothing we need.
-                    let _ = wait_pidfd(&pidfd);
+                    let _ = wait_pidfd(&cleaner.pidfd);
                 }
+                self.begin_delayed();
+            }
+            Source::Cleaned(id) => {
+                self.hear_cgroups_gone(id);
+                self.begin_delayed();
             }
         }
     }
@@ -173,7 +188,8 @@ impl Server {
         let patience = stuck.map(|since| (since + PATIENCE).saturating_duration_since(Instant::now()));
         let quiet = (!self.remains.is_empty()).then_some(QUIET);
         let parting = self.lingering.values().map(|(_, until)| until.saturating_duration_since(Instant::now())).min();
-        patience.into_iter().chain(quiet).chain(parting).min()
+        let delayed = self.delayed.iter().map(|asked| asked.until.saturating_duration_since(Instant::now())).min();
+        patience.into_iter().chain(quiet).chain(parting).chain(delayed).min()
     }
 
     fn number(&mut self) -> u64 {
@@ -248,7 +264,7 @@ impl Server {
     fn call(&mut self, connection: u64, Call { seq, request }: Call) {
         let reply = match request {
             Request::Hello { protocol, events } => self.hello(connection, protocol, events),
-            Request::Start { config, attach } => match self.start(connection, seq, &config, attach) {
+            Request::Start { config, attach } => match self.start(connection, seq, config, attach) {
                 Ok(()) => return,
                 Err(error) => Err(error),
             },
@@ -268,7 +284,8 @@ impl Server {
                 for id in earlier {
                     self.converse(id, EventFlags::IN);
                 }
-                self.lists.push((connection, seq, self.pending.keys().copied().collect()));
+                let delayed = self.delayed.iter().map(|asked| asked.key);
+                self.lists.push((connection, seq, self.pending.keys().copied().chain(delayed).collect()));
                 self.answer_lists();
                 return;
             }
@@ -295,8 +312,9 @@ impl Server {
     }
 
     fn answer_lists(&mut self) {
-        let is_due =
-            |(_, _, starts): &mut (u64, u64, Vec<u64>)| !starts.iter().any(|key| self.pending.contains_key(key));
+        let under_way =
+            |key: &u64| self.pending.contains_key(key) || self.delayed.iter().any(|asked| asked.key == *key);
+        let is_due = |(_, _, starts): &mut (u64, u64, Vec<u64>)| !starts.iter().any(under_way);
         let due: Vec<_> = self.lists.extract_if(.., is_due).collect();
         for (connection, seq, _) in due {
             let reply = Reply::Containers { containers: self.list() };
@@ -358,17 +376,18 @@ impl Server {
     }
 
     fn shut_down(&mut self, kill: bool) -> Result<Reply, LaunchError> {
-        let running = self.containers.values().filter(|c| c.exit.is_none()).count();
+        let running = self.containers.values().filter(|c| c.exit.is_none()).count() + self.delayed.len();
         if running > 0 && !kill {
             return Err(LaunchError::Refused(format!("{running} containers are running")));
         }
+        self.refuse_delayed();
         for process in self.processes.values() {
             // It may have ended by itself.
             let _ = send_signal(&process.pidfd, libc::SIGKILL);
         }
         self.reap_all();
         self.sweep();
-        for pidfd in self.cleaners.values() {
+        for Cleaner { pidfd, .. } in self.cleaners.values() {
             // What takes longer goes on without us.
             let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
             let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&patience));

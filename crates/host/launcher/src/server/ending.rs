@@ -45,7 +45,11 @@ impl Server {
                 if let Some(container) = self.containers.get_mut(&id) {
                     container.exit = Some(exit);
                     container.process = None;
-                    let remains = Remains { cgroup: container.cgroup.take(), root: container.root.take() };
+                    let remains = Remains {
+                        cgroup: container.cgroup.take(),
+                        root: container.root.take(),
+                        mounts: container.mounts.take(),
+                    };
                     self.remains.push(remains);
                 }
                 Event::Exited { id, exit }
@@ -88,8 +92,8 @@ impl Server {
             return;
         }
         let remains = std::mem::take(&mut self.remains);
-        if let Some(pidfd) = clean(self.host.thread(), &self.cgroups, remains) {
-            self.watch_cleaner(pidfd);
+        if let Some(cleaner) = clean(self.host.thread(), &self.cgroups, remains) {
+            self.watch_cleaner(cleaner);
         }
     }
 }

@@ -16,6 +16,7 @@ impl Server {
                 exit: record.exit,
                 cgroup: None,
                 root: None,
+                mounts: None,
                 ids: coppice_container::IdRange::nth(0),
                 memory_limited: false,
             };
@@ -58,7 +59,7 @@ impl Server {
             containers: self.containers.iter().map(container).collect(),
             processes: self.processes.iter().map(|(key, process)| process.save(*key)).collect(),
             lingering: self.lingering.iter().map(|(id, (peer, _))| peer.save(*id)).collect(),
-            cleaners: self.cleaners.values().map(AsRawFd::as_raw_fd).collect(),
+            cleaners: self.cleaners.values().map(|cleaner| cleaner.pidfd.as_raw_fd()).collect(),
         }
     }
 
@@ -74,6 +75,7 @@ impl Server {
                 exit: c.exit,
                 cgroup,
                 root: c.root.map(upgrade::adopt),
+                mounts: None,
                 ids: c.ids,
                 memory_limited: c.memory_limited,
             };
@@ -91,17 +93,21 @@ impl Server {
             self.linger(Peer::resume(peer));
         }
         for pidfd in saved.cleaners {
-            self.watch_cleaner(upgrade::adopt(pidfd));
+            self.watch_cleaner(Cleaner { pidfd: upgrade::adopt(pidfd), cgroups: None });
         }
         let mut asker = Connection::new(upgrade::adopt(saved.asker));
         // The daemon waits for this word and then connects anew; if it is gone, it will come back anyway.
         asker.say(&Message::Reply { seq: saved.seq, reply: Reply::Done });
     }
 
-    pub(super) fn watch_cleaner(&mut self, pidfd: OwnedFd) {
+    pub(super) fn watch_cleaner(&mut self, cleaner: Cleaner) {
         let id = self.number();
-        // An unwatched cleaner is a zombie until the launcher ends, no more.
-        let _ = self.poller.add(&pidfd, Source::Cleaner(id), EventFlags::IN);
-        self.cleaners.insert(id, pidfd);
+        // An unwatched cleaner is a zombie until the launcher ends, no more: starts that wait for it have a time of
+        // their own.
+        let _ = self.poller.add(&cleaner.pidfd, Source::Cleaner(id), EventFlags::IN);
+        if let Some(cgroups) = &cleaner.cgroups {
+            let _ = self.poller.add(cgroups, Source::Cleaned(id), EventFlags::IN);
+        }
+        self.cleaners.insert(id, cleaner);
     }
 }

@@ -2,30 +2,46 @@
 
 use coppice_cgroup::CgroupError;
 
+use super::delayed::CLEANING;
 use super::*;
-
-/// How long a start waits for a cleaner to let go of its cgroup's name.
-const CLEANING: Duration = Duration::from_secs(2);
 
 impl Server {
     pub(super) fn start(
         &mut self,
         connection: u64,
         seq: u64,
-        config: &ContainerConfig,
+        config: Box<ContainerConfig>,
         attach: bool,
     ) -> Result<(), LaunchError> {
         let peer = match attach {
             true => Some(self.attach_fd(connection)?),
             false => None,
         };
-        if self.containers.contains_key(&config.id) {
+        if self.containers.contains_key(&config.id) || self.delayed.iter().any(|asked| asked.config.id == config.id) {
             return Err(LaunchError::Exists(config.id.clone()));
         }
+        let (key, until) = (self.number(), Instant::now() + CLEANING);
+        self.begin(Asked { key, connection, seq, config, peer, until })
+    }
+
+    /// Starts it, or has it wait: one that is started again may find the cgroup of its last run still there, under the
+    /// same name.
+    pub(super) fn begin(&mut self, asked: Asked) -> Result<(), LaunchError> {
+        let config = &*asked.config;
         let log = Log::open(config.log.clone())
             .map_err(|e| setup("open the log", format!("{}: {e}", config.log.path.display())))?;
         let (child, ours) = streams(&config.process).map_err(|e| setup("standard streams", e))?;
-        let (cgroup, words) = self.create_cgroup(config).map_err(|e| setup("cgroup", e))?;
+        let has_remains = |remain: &Remains| remain.cgroup.as_ref().is_some_and(|c| c.id() == config.id.as_str());
+        if self.remains.iter().any(has_remains) {
+            self.sweep();
+        }
+        let (cgroup, words) = match self.cgroups.parent.create(config.id.as_str(), &limits(config)) {
+            Err(CgroupError::Exists(_)) if !self.cleaners.is_empty() && Instant::now() < asked.until => {
+                self.delayed.push(asked);
+                return Ok(());
+            }
+            created => created.map_err(|e| setup("cgroup", e))?,
+        };
         let mut words: Vec<String> = words.into_iter().map(|word| word.0).collect();
         let attachers = &mut self.attachers;
         let mut connect = |pid: u32, _: BorrowedFd<'_>| connect(attachers, &config.network, pid);
@@ -36,58 +52,37 @@ impl Server {
         let mut starting = match started {
             Ok(starting) => starting,
             Err(failure) => {
-                self.remains.push(Remains { cgroup: Some(cgroup), root: None });
+                self.remains.push(Remains { cgroup: Some(cgroup), root: None, mounts: None });
                 return Err(failure.into());
             }
         };
         words.append(&mut starting.words);
         let at = SystemClock.now();
-        let root = starting.root.take();
+        let (root, mounts) = (starting.root.take(), starting.mounts.take());
         let pid = starting.pid;
         let process = Process {
             terminal: config.process.terminal.is_some(),
             awaits_terminal: config.process.terminal.is_some(),
             log: Some(log),
-            ..Process::new(config.id.clone(), &starting, ours, peer).map_err(|e| setup("pidfd", e))?
+            ..Process::new(config.id.clone(), &starting, ours, asked.peer).map_err(|e| setup("pidfd", e))?
         };
-        let key = self.number();
         self.containers.insert(
             config.id.clone(),
             Container {
-                process: Some(key),
+                process: Some(asked.key),
                 pid,
                 started_at: at,
                 exit: None,
                 cgroup: Some(cgroup),
                 root,
+                mounts,
                 ids: config.ids,
                 memory_limited: config.limits.memory.is_some(),
             },
         );
         let network = Some(config.network.clone());
-        self.expect(key, process, Pending { starting, connection, seq, at, words, network })
-    }
-
-    /// The container's cgroup. One that is started again may find the cgroup of its last run still there, under the
-    /// same name: what waits for a cleaner is removed now, and a cleaner that is at it is waited for.
-    fn create_cgroup(&mut self, config: &ContainerConfig) -> Result<(Cgroup, Vec<coppice_cgroup::Word>), CgroupError> {
-        let id = config.id.as_str();
-        let is_own = |remain: &mut Remains| remain.cgroup.as_ref().is_some_and(|cgroup| cgroup.id() == id);
-        for remain in self.remains.extract_if(.., is_own) {
-            if let Some(cgroup) = &remain.cgroup {
-                cgroup.kill_all()?;
-                cgroup.remove()?;
-            }
-        }
-        let deadline = Instant::now() + CLEANING;
-        loop {
-            match self.cgroups.parent.create(id, &limits(config)) {
-                Err(CgroupError::Exists(_)) if !self.cleaners.is_empty() && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                other => return other,
-            }
-        }
+        let (connection, seq) = (asked.connection, asked.seq);
+        self.expect(asked.key, process, Pending { starting, connection, seq, at, words, network })
     }
 
     /// Watches a process that is on its way.
@@ -202,7 +197,7 @@ impl Server {
         if exec.is_none()
             && let Some(container) = self.containers.remove(id)
         {
-            self.remains.push(Remains { cgroup: container.cgroup, root: container.root });
+            self.remains.push(Remains { cgroup: container.cgroup, root: container.root, mounts: container.mounts });
         }
     }
 
