@@ -1,0 +1,42 @@
+//! Clients that ask more than their share.
+
+use hickory_proto::op::ResponseCode::NoError;
+use hickory_proto::rr::RecordType::A;
+
+use crate::world::{BLOG, NEVER, SHOP, address, ask, exchange, query, socket, start, wait_until};
+
+#[test]
+fn a_client_over_its_rate_is_not_answered_and_others_are() {
+    let server = start(|config| config.client_rate = Some(10));
+    let flood = socket(SHOP);
+    for _ in 0..500 {
+        flood.send_to(&query("web", A), address(&server)).unwrap();
+    }
+    wait_until("all are received", || server.metrics().udp_queries == 500);
+    let metrics = server.metrics();
+    assert!(metrics.answered <= 40, "10 a second and 20 at once: {metrics:?}");
+    assert_eq!(metrics.answered + metrics.limited, 500);
+    assert_eq!(ask(&server, BLOG, "web", A).0, NoError);
+}
+
+#[test]
+fn made_up_sources_cost_no_memory_and_do_not_lock_out_who_is_real() {
+    let server = start(|config| config.client_rate = Some(100));
+    assert_eq!(ask(&server, SHOP, "web", A).0, NoError);
+    for at in 0..2000u16 {
+        let [hi, lo] = at.to_be_bytes();
+        let source = socket(std::net::IpAddr::from([127, 78, hi, lo]));
+        source.send_to(&query("web", A), address(&server)).unwrap();
+    }
+    wait_until("all are received", || server.metrics().udp_queries == 2001);
+    assert_eq!(ask(&server, SHOP, "web", A).0, NoError);
+}
+
+#[test]
+fn an_answer_goes_to_nobody_but_who_asked() {
+    let server = start(|_| {});
+    let other = socket(SHOP);
+    other.set_read_timeout(Some(NEVER)).unwrap();
+    assert!(exchange(address(&server), SHOP, &query("web", A), NEVER * 10).is_some());
+    assert!(other.recv(&mut [0; 512]).is_err());
+}
