@@ -34,6 +34,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// Failures of names, in the certificates folder.
 const SETBACKS: &str = "setbacks.state";
 
+const SETBACK_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Says whether a route leads to a name.
 pub type Routed = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -182,7 +184,10 @@ impl Certificates {
             renewals.have(&record.domain, life_of(&record), &mut *random);
         }
         for (name, setback) in read_setbacks(&folder.join(SETBACKS)).map_err(io(&folder))? {
-            renewals.remember(&name, setback);
+            // Of a name that nobody wanted for so long, nothing is remembered.
+            if setback.until.plus(SETBACK_KEPT) > clock.now() {
+                renewals.remember(&name, setback);
+            }
         }
         let inner = Arc::new_cyclic(|inner: &std::sync::Weak<Inner>| {
             let asked = std::sync::Weak::clone(inner);

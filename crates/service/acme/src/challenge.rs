@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rcgen::{CertificateParams, CustomExtension, KeyPair};
-use rustls::crypto::ring::default_provider;
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
@@ -56,8 +56,9 @@ impl Challenges {
         let key = KeyPair::generate()?;
         let certificate = params.self_signed(&key)?;
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let certified = CertifiedKey::from_der(vec![certificate.der().clone()], der, &default_provider())
-            .map_err(|_| rcgen::Error::CouldNotParseKeyPair)?;
+        // Not `from_der`: it reads the certificate back and refuses the critical extension that is the point of it.
+        let key = any_supported_type(&der).map_err(|_| rcgen::Error::CouldNotParseKeyPair)?;
+        let certified = CertifiedKey::new(vec![certificate.der().clone()], key);
         let mut certificates = self.certificates.write().unwrap_or_else(PoisonError::into_inner);
         certificates.insert(name.to_owned(), Arc::new(certified));
         Ok(Answered { challenges: Arc::clone(self), what: What::Handshake(name.to_owned()) })

@@ -2,6 +2,7 @@
 //! renewed in time, and found by the name a client asks for.
 
 mod account;
+mod authority;
 mod certificate;
 mod certificates;
 mod challenge;
@@ -16,6 +17,7 @@ mod seal;
 mod secret;
 mod store;
 
+pub use authority::{Authority, AuthorityError, Identity, LEAF_LIFE, PeerError, PeerIdentity, ROOT_LIFE};
 pub use certificate::{Certificate, CertificateError, domain_name};
 pub use certificates::{Certificates, CertificatesConfig, ProvisionError, Routed, StartError};
 pub use challenge::{Challenges, HTTP_CHALLENGE_PREFIX};

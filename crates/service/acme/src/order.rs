@@ -35,6 +35,9 @@ use crate::seal::SealKey;
 use crate::secret::Secret;
 use crate::store::{challenge_name, file_stem};
 
+/// Nonces go stale when an authority is restarted or has many servers; one that takes none is not asked for ever.
+const MOST_NONCE_TRIES: u32 = 10;
+
 /// Why an order brought no certificate. The certificate there was, if any, is still used.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
@@ -61,6 +64,8 @@ pub enum OrderError {
     WildcardNeedsDns { parent: String },
     #[error("the authority refused the order for {domain}: {detail}")]
     Refused { domain: String, detail: String, until: Option<Timestamp> },
+    #[error("{directory} takes none of our nonces; it may be overloaded")]
+    Nonce { directory: String },
     #[error("the authority did not finish the order for {domain} in time; it is taken up again")]
     Slow { domain: String, until: Option<Timestamp> },
     #[error("the authority's answer for {domain} makes no sense: {why}; is the directory's address right?")]
@@ -136,7 +141,12 @@ impl Orders {
         }
         let transport = AcmeTransport::new(self.https.clone());
         let run = Run { orders: self, transport, domain, acme };
-        let outcome = run.certificate().await;
+        let mut outcome = run.certificate().await;
+        // The client under us tries thrice; the order goes on where it stood.
+        for _ in 0..MOST_NONCE_TRIES {
+            let Err(OrderError::Nonce { .. }) = outcome else { break };
+            outcome = run.certificate().await;
+        }
         if let Err(OrderError::Refused { .. }) = &outcome {
             self.accounts.refresh(acme).await;
         }
@@ -173,7 +183,9 @@ impl Run<'_> {
         // However it ended, nothing of it stays in the zone.
         let cleaned = self.clean(&mut under_way).await;
         if let Err(error) = proved {
-            if !matches!(error, OrderError::Slow { .. } | OrderError::Unreachable { .. }) && cleaned.is_ok() {
+            if !matches!(error, OrderError::Slow { .. } | OrderError::Unreachable { .. } | OrderError::Nonce { .. })
+                && cleaned.is_ok()
+            {
                 self.orders.done(self.domain)?;
             }
             return Err(error);
@@ -360,6 +372,9 @@ impl Run<'_> {
             AcmeError::Api(problem) if problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:rateLimited") => {
                 let directory = self.acme.directory.url().to_owned();
                 OrderError::RateLimited { directory, detail: problem.detail.unwrap_or_default(), until }
+            }
+            AcmeError::Api(problem) if problem.r#type.as_deref() == Some("urn:ietf:params:acme:error:badNonce") => {
+                OrderError::Nonce { directory: self.acme.directory.url().to_owned() }
             }
             AcmeError::Api(problem) => OrderError::Refused { domain, detail: problem.to_string(), until },
             AcmeError::Timeout(_) => OrderError::Slow { domain, until },

@@ -9,7 +9,7 @@
 //!
 //! A name has at most one order under way. A certificate is ordered anew when a third of its life is left, or a little
 //! before (jitter, so that certificates made together are not ordered together for ever). After a failure it waits:
-//! [`FIRST_WAIT`], three times as long after each further one, at most [`LONGEST_WAIT`] and at most a twelfth of the
+//! two minutes, three times as long after each further one, at most six hours and at most a twelfth of the
 //! certificate's life, a quarter more or less by chance; never less than the authority asked for. Three tries fit into
 //! the first hour: Let's Encrypt allows five failed validations of a name an hour.
 //!
@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use coppice_base::{Random, Timestamp};
 
 /// After the first failure.
-pub const FIRST_WAIT: Duration = Duration::from_secs(120);
+pub(crate) const FIRST_WAIT: Duration = Duration::from_secs(120);
 /// After however many failures.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(6 * 3600);
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(6 * 3600);
 /// How much longer each wait is than the one before.
 const GROWTH: u32 = 3;
 /// Jitter of a renewal: at most this part of the certificate's life before its third is left.
@@ -74,6 +74,8 @@ struct Standing {
 #[derive(Debug, Default)]
 pub struct Renewals {
     names: BTreeMap<String, Standing>,
+    /// Failures from before a restart, of names not wanted yet.
+    remembered: BTreeMap<String, Setback>,
     /// Directories that limited us, and until when.
     limited: BTreeMap<String, Timestamp>,
 }
@@ -87,7 +89,11 @@ impl Renewals {
     pub fn want(&mut self, wanted: &BTreeMap<String, String>) {
         self.names.retain(|name, standing| standing.under_way || wanted.contains_key(name));
         for (name, directory) in wanted {
-            let standing = self.names.entry(name.clone()).or_default();
+            let standing = self.names.entry(name.clone()).or_insert_with(|| Standing {
+                directory: directory.clone(),
+                setback: self.remembered.remove(name),
+                ..Standing::default()
+            });
             if standing.directory != *directory {
                 standing.directory.clone_from(directory);
                 // Another authority owes the failures of the one before nothing.
@@ -110,10 +116,11 @@ impl Renewals {
         }
     }
 
-    /// Puts back what was remembered of a failure before a restart.
+    /// Puts back what was remembered of a failure before a restart, for when the name is wanted again.
     pub fn remember(&mut self, name: &str, setback: Setback) {
-        if let Some(standing) = self.names.get_mut(name) {
-            standing.setback = Some(setback);
+        match self.names.get_mut(name) {
+            Some(standing) => standing.setback = Some(setback),
+            None => drop(self.remembered.insert(name.to_owned(), setback)),
         }
     }
 
@@ -190,8 +197,8 @@ impl Renewals {
 
     /// Failures of all names, for the disk and for people.
     pub fn setbacks(&self) -> BTreeMap<String, Setback> {
-        let names = self.names.iter();
-        names.filter_map(|(name, standing)| Some((name.clone(), standing.setback.clone()?))).collect()
+        let wanted = self.names.iter().filter_map(|(name, standing)| Some((name.clone(), standing.setback.clone()?)));
+        self.remembered.clone().into_iter().chain(wanted).collect()
     }
 
     /// Names with an order under way.
@@ -305,8 +312,10 @@ mod tests {
         let mut random = Seeded::new(3);
         before.due(Timestamp(0));
         let first = before.failed("a.example", "no".to_owned(), None, false, Timestamp(0), &mut random).expect("known");
-        let mut after = wanting(&["a.example"]);
+        let mut after = Renewals::default();
         after.remember("a.example", first.clone());
+        assert_eq!(after.setbacks().len(), 1, "not forgotten before the name is wanted");
+        after.want(&BTreeMap::from([("a.example".to_owned(), "dir".to_owned())]));
         assert!(after.due(Timestamp(first.until.0 - 1)).is_empty());
         assert_eq!(after.due(first.until), ["a.example"]);
         let second = after.failed("a.example", "no".to_owned(), None, false, first.until, &mut random).expect("known");

@@ -8,7 +8,7 @@ mod bearer;
 mod cloudflare;
 mod exec;
 mod gcloud;
-pub mod propagation;
+pub(crate) mod propagation;
 mod route53;
 mod sigv4;
 

@@ -32,7 +32,12 @@ pub struct Lookup {
 }
 
 /// Returns when all name servers of the record's zone have it. Looks at once, then every `poll`, until `within`.
-pub async fn wait(lookup: &Lookup, record: &Record, within: Duration, poll: Duration) -> Result<(), ProviderError> {
+pub(crate) async fn wait(
+    lookup: &Lookup,
+    record: &Record,
+    within: Duration,
+    poll: Duration,
+) -> Result<(), ProviderError> {
     let name = Name::from_ascii(format!("{}.", record.name))
         .map_err(|error| ProviderError::Name { name: record.name.clone(), why: error.to_string() })?;
     let deadline = Instant::now() + within;
