@@ -263,3 +263,46 @@ async fn no_key_is_on_disk_in_the_clear() {
     let store = CertificateStore::open(&root.path().join("certificates"), Arc::new(key)).expect("open");
     assert_eq!((store.list().len(), store.damaged().len()), (0, 1), "another key opens nothing");
 }
+
+/// Set for [`the_node_that_is_killed`]: what it is told, a line each.
+const CHILD: &str = "COPPICE_ACME_TEST_CHILD";
+
+/// Not a test by itself: the process that the next one kills.
+#[tokio::test]
+async fn the_node_that_is_killed() {
+    let Ok(told) = std::env::var(CHILD) else { return };
+    let told: Vec<_> = told.split('\n').collect();
+    let [root, dns, trusted, directory, http_port] = told[..] else { panic!("five lines") };
+    let trusted = std::fs::read_to_string(trusted).expect("root");
+    let config = pebble::config(root.as_ref(), Arc::new(SystemClock), dns.parse().expect("address"), trusted);
+    let certificates = Certificates::start(config).expect("start");
+    pebble::serve_http(http_port.parse().expect("port"), answers(&certificates));
+    certificates.want([&tls(&["killed.test.example"], pebble::acme(directory, AcmeChallenge::Http01))]);
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_node_killed_when_its_certificate_was_just_made_gets_that_one_and_no_second() {
+    let (pebble, root) = (Pebble::start(0), tempfile::tempdir().expect("root"));
+    let told = [
+        root.path().display().to_string(),
+        pebble.dns().to_string(),
+        pebble.root_file().display().to_string(),
+        pebble.directory(),
+        pebble.http_port().to_string(),
+    ];
+    let mut node = std::process::Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "the_node_that_is_killed"])
+        .env(CHILD, told.join("\n"))
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("node");
+    eventually("the certificate is made", || pebble.issued() == 1).await;
+    node.kill().expect("kill -9");
+    node.wait().expect("ended");
+    let certificates = pebble.certificates(root.path(), Arc::new(SystemClock));
+    let acme = pebble.acme(AcmeChallenge::Http01);
+    let record = certificates.provision("killed.test.example", acme).await.expect("taken up");
+    assert_eq!(record.names, ["killed.test.example"]);
+    assert_eq!(pebble.issued(), 1);
+}

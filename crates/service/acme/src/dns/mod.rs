@@ -9,6 +9,8 @@ mod cloudflare;
 mod exec;
 mod gcloud;
 pub(crate) mod propagation;
+#[cfg(test)]
+mod requests;
 mod route53;
 mod sigv4;
 

@@ -94,8 +94,17 @@ impl Pebble {
     }
 
     pub(crate) fn acme(&self, challenge: AcmeChallenge) -> AcmeSpec {
-        let directory = AcmeDirectory::Url(self.directory());
-        AcmeSpec { email: "admin@test.example".to_owned(), directory, challenge, on_demand: false }
+        acme(&self.directory(), challenge)
+    }
+
+    /// The PEM file to trust for the directory.
+    pub(crate) fn root_file(&self) -> PathBuf {
+        self.folder.path().join("root.pem")
+    }
+
+    /// Where it asks for HTTP-01.
+    pub(crate) fn http_port(&self) -> u16 {
+        self.http_port
     }
 
     /// DNS-01 through a program that tells Pebble's DNS server, and writes what it was asked into [`Pebble::hook_log`].
@@ -130,47 +139,12 @@ impl Pebble {
     }
 
     pub(crate) fn config(&self, root: &Path, clock: Arc<dyn Clock>) -> CertificatesConfig {
-        CertificatesConfig {
-            folder: root.join("certificates"),
-            key_file: root.join("keys/certificates.key"),
-            extra_roots: vec![self.root_pem.clone()],
-            request_within: PATIENCE,
-            order: OrderSettings {
-                within: PATIENCE,
-                propagation: Lookup { resolvers: vec![self.dns()], name_server_port: None },
-            },
-            demand: DemandLimits::default(),
-            routed: Arc::new(|name| name.ends_with(".routed.example")),
-            default_domain: None,
-            clock,
-            random: Box::new(Seeded::new(7)),
-        }
+        config(root, clock, self.dns(), self.root_pem.clone())
     }
 
     /// Answers Pebble over plain HTTP from what `answers` has at that moment.
     pub(crate) fn serve_http(&self, answers: Answers) {
-        let listener = TcpListener::bind(("127.0.0.1", self.http_port)).expect("the HTTP port is ours");
-        listener.set_nonblocking(true).expect("nonblocking");
-        let listener = tokio::net::TcpListener::from_std(listener).expect("listener");
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let answers = answers.clone();
-                tokio::spawn(async move {
-                    let mut request = vec![0; 4096];
-                    let length = stream.read(&mut request).await.unwrap_or(0);
-                    let text = String::from_utf8_lossy(&request[..length]).into_owned();
-                    let path = text.split(' ').nth(1).unwrap_or_default();
-                    let body = answers.lock().expect("lock").as_ref().and_then(|found| found.response_to_path(path));
-                    let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
-                    let body = body.unwrap_or_default();
-                    let answer = format!(
-                        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-                        body.len()
-                    );
-                    let _ = stream.write_all(answer.as_bytes()).await;
-                });
-            }
-        });
+        serve_http(self.http_port, answers);
     }
 
     /// Serves TLS with `resolver` where Pebble looks for TLS-ALPN-01, and clients for certificates.
@@ -206,6 +180,51 @@ impl Pebble {
         self.serve_http(answers(&certificates));
         certificates
     }
+}
+
+pub(crate) fn acme(directory: &str, challenge: AcmeChallenge) -> AcmeSpec {
+    let directory = AcmeDirectory::Url(directory.to_owned());
+    AcmeSpec { email: "admin@test.example".to_owned(), directory, challenge, on_demand: false }
+}
+
+pub(crate) fn config(root: &Path, clock: Arc<dyn Clock>, dns: SocketAddr, root_pem: String) -> CertificatesConfig {
+    CertificatesConfig {
+        folder: root.join("certificates"),
+        key_file: root.join("keys/certificates.key"),
+        extra_roots: vec![root_pem],
+        request_within: PATIENCE,
+        order: OrderSettings { within: PATIENCE, propagation: Lookup { resolvers: vec![dns], name_server_port: None } },
+        demand: DemandLimits::default(),
+        routed: Arc::new(|name| name.ends_with(".routed.example")),
+        default_domain: None,
+        clock,
+        random: Box::new(Seeded::new(7)),
+    }
+}
+
+/// Answers on `port` of this machine from what `answers` has at that moment.
+pub(crate) fn serve_http(port: u16, answers: Answers) {
+    let listener = TcpListener::bind(("127.0.0.1", port)).expect("the HTTP port is ours");
+    listener.set_nonblocking(true).expect("nonblocking");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("listener");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answers = answers.clone();
+            tokio::spawn(async move {
+                let mut request = vec![0; 4096];
+                let length = stream.read(&mut request).await.unwrap_or(0);
+                let text = String::from_utf8_lossy(&request[..length]).into_owned();
+                let path = text.split(' ').nth(1).unwrap_or_default();
+                let body = answers.lock().expect("lock").as_ref().and_then(|found| found.response_to_path(path));
+                let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
+                let body = body.unwrap_or_default();
+                let length = body.len();
+                let answer =
+                    format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
 }
 
 /// Who answers over HTTP now; `None`: nobody.
@@ -332,6 +351,7 @@ fn web_certificate(folder: &Path) -> String {
     let web = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("params");
     let web = web.signed_by(&key, &issuer).expect("certificate");
     let path = |name: &str| -> PathBuf { folder.join(name) };
+    std::fs::write(path("root.pem"), &pem).expect("root");
     std::fs::write(path("web.pem"), web.pem()).expect("certificate");
     std::fs::write(path("web.key"), key.serialize_pem()).expect("key");
     pem
