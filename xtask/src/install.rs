@@ -31,6 +31,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "mmdebstrap",
     "nftables",
     "nginx-light",
+    "pebble",
     "podman",
     "procps",
     "qemu-system-x86",

@@ -1,5 +1,22 @@
 //! Certificates: ordered from an ACME authority, installed by hand or issued by the app's own authority; kept encrypted,
 //! renewed in time, and found by the name a client asks for.
+//!
+//! ```text
+//!  manifests ──want──► Certificates ──► Renewals: what is due ──► order ──► CertificateStore (sealed)
+//!  cert provision/renew/install/rm ─┘                              │              │
+//!                                              Challenges ◄────────┘              ▼
+//!  port 80: /.well-known/acme-challenge/ ────────┘  └── acme-tls/1 ──────────► Resolver ◄── TLS handshakes
+//! ```
+//!
+//! A node starts one [`Certificates`] under its root and keeps the handle: [`Certificates::want`] with the `tls` of all
+//! services whenever they change, [`Certificates::resolver`] in the TLS server's configuration (which also offers
+//! [`ACME_TLS_ALPN`]), [`Certificates::challenges`] before any other route of plain HTTP, and for people
+//! [`Certificates::provision`], [`Certificates::renew`], [`Certificates::install`], [`Certificates::list`] and
+//! [`Certificates::remove`]. An [`Authority`] for each app gives its services an [`Identity`] each, with configurations
+//! of TLS for both sides of a connection.
+//!
+//! Refuses what would fail at a client: keys that do not match, dates that are not now, names that are not meant; and
+//! what would give a key away: files that others may read, plain HTTP to other machines.
 
 mod account;
 mod authority;

@@ -157,6 +157,9 @@ impl Renewals {
 
     /// When [`Renewals::due`] has something next; `None`: not before something happens.
     pub fn next(&self) -> Option<Timestamp> {
+        if self.names.values().filter(|standing| standing.under_way).count() >= Self::MOST_AT_ONCE {
+            return None;
+        }
         let waiting = self.names.values().filter(|standing| !standing.under_way);
         waiting.filter_map(|standing| standing.next(&self.limited)).min()
     }
@@ -276,6 +279,9 @@ mod tests {
         while seen.len() < names.len() {
             let due = renewals.due(Timestamp(1));
             assert!(!due.is_empty() && renewals.under_way().len() <= Renewals::MOST_AT_ONCE);
+            if due.len() == Renewals::MOST_AT_ONCE {
+                assert_eq!(renewals.next(), None, "the end of an order is waited for, not a time");
+            }
             for name in due {
                 renewals.ordered(&name, life(0, HOUR), &mut random);
                 assert!(seen.insert(name));

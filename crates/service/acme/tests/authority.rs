@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use coppice_acme::{Authority, Identity, LEAF_LIFE, PeerError, PeerIdentity, SealKey};
+use coppice_acme::{Authority, Identity, LEAF_LIFE, PeerError, PeerIdentity, ROOT_LIFE, SealKey};
 use coppice_base::{Clock, Name, SystemClock, Timestamp};
 use coppice_spec::PeerTls;
 use rustls::pki_types::ServerName;
@@ -160,13 +160,31 @@ async fn a_root_is_rotated_without_a_restart_and_the_one_before_is_trusted_as_lo
     assert_ne!(before, after);
     assert!(meet(&db, PeerTls::Off, old_root, "db").await.is_err(), "the new root signs");
     let leaf = rustls::pki_types::CertificateDer::from(before);
-    assert!(db.caller(Some(&[leaf.clone()])).is_ok(), "the old root's certificates are trusted");
+    assert!(db.caller(Some(std::slice::from_ref(&leaf))).is_ok(), "the old root's certificates are trusted");
     clock.ahead(LEAF_LIFE + Duration::from_secs(600));
-    assert!(db.caller(Some(&[leaf.clone()])).is_err(), "until they end");
+    assert!(db.caller(Some(std::slice::from_ref(&leaf))).is_err(), "until they end");
     app.rotate_root().expect("rotate");
     assert_eq!(app.roots_der().len(), 2, "the first root is forgotten");
     let again = authority(root.path(), "shop", Arc::<MovedClock>::clone(&clock));
     assert_eq!(again.roots_der(), app.roots_der(), "a restart finds the same roots");
     let text = std::fs::read(root.path().join("certificates/authority/shop.sealed")).expect("file");
     assert!(!String::from_utf8_lossy(&text).contains("PRIVATE KEY"));
+}
+
+#[tokio::test]
+async fn a_root_that_cannot_be_rotated_in_time_signs_on() {
+    let root = tempfile::tempdir().expect("root");
+    let clock = Arc::new(MovedClock::default());
+    let app = authority(root.path(), "shop", Arc::<MovedClock>::clone(&clock));
+    let (web, db) = (service(&app, "web"), service(&app, "db"));
+    let client = web.client_config(None).expect("client");
+    clock.ahead(ROOT_LIFE / 4 * 3);
+    // A folder that is gone fails a write as a full disk does.
+    std::fs::rename(root.path().join("certificates"), root.path().join("away")).expect("away");
+    meet(&db, PeerTls::Require, client.clone(), "db").await.expect("met");
+    assert_eq!(app.roots_der().len(), 1);
+    std::fs::rename(root.path().join("away"), root.path().join("certificates")).expect("back");
+    clock.ahead(ROOT_LIFE / 4 * 3 + LEAF_LIFE);
+    meet(&db, PeerTls::Require, client, "db").await.expect("met");
+    assert_eq!(app.roots_der().len(), 2, "rotated by itself as soon as it could be");
 }

@@ -13,7 +13,7 @@ use coppice_acme::{
     ACME_TLS_ALPN, Certificates, CertificatesConfig, Challenges, DemandLimits, Lookup, OrderSettings, Resolver,
 };
 use coppice_base::random::Seeded;
-use coppice_base::{Clock, SystemClock, Timestamp};
+use coppice_base::{Clock, Random, SystemClock, SystemRandom, Timestamp};
 use coppice_spec::{AcmeChallenge, AcmeDirectory, AcmeSpec, DnsProvider, DnsProviderKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -44,8 +44,7 @@ impl Pebble {
     /// `rejected`: percent of good nonces it refuses.
     pub(crate) fn start(rejected: u8) -> Self {
         let folder = tempfile::tempdir().expect("folder");
-        let [directory_port, management, http_port, tls_port, dns_management] = free_tcp_ports();
-        let dns_port = free_dns_port();
+        let [directory_port, management, http_port, tls_port, dns_management, dns_port] = free_ports();
         let root_pem = web_certificate(folder.path());
         let config = serde_json::json!({ "pebble": {
             "listenAddress": format!("127.0.0.1:{directory_port}"),
@@ -324,20 +323,18 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn free_tcp_ports<const COUNT: usize>() -> [u16; COUNT] {
-    let held = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    held.map(|listener| listener.local_addr().expect("address").port())
-}
-
-/// Free for TCP and UDP both.
-fn free_dns_port() -> u16 {
-    loop {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("address");
-        if UdpSocket::bind(address).is_ok() {
-            return address.port();
+/// Ports nobody listens on, below those the kernel gives to outgoing connections: between our look and the server's
+/// bind none of these takes them.
+fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let mut held = Vec::new();
+    while held.len() < COUNT {
+        let port = u16::try_from(10_000 + SystemRandom.below(20_000)).expect("fits");
+        // Free for both, since DNS takes both.
+        if let (Ok(tcp), Ok(udp)) = (TcpListener::bind(("127.0.0.1", port)), UdpSocket::bind(("127.0.0.1", port))) {
+            held.push((port, tcp, udp));
         }
     }
+    std::array::from_fn(|number| held[number].0)
 }
 
 /// Writes `web.pem` and `web.key` for 127.0.0.1; returns the root that signed them.
