@@ -10,6 +10,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 /// Bytes of questions (as the kernel counts them) that may wait in each UDP socket: some thousands, so that a burst of
 /// all clients is not lost.
 const WAITING_BYTES: usize = 4 << 20;
+/// Ports tried when any will do (port 0, for tests): one free for UDP may be taken for TCP.
+const PORT_TRIES: usize = 32;
 /// Connections that may wait to be taken.
 const BACKLOG: i32 = 128;
 
@@ -31,24 +33,40 @@ pub enum ListenError {
 
 impl Listeners {
     /// Binds each address for UDP, `threads` (at least 1) sockets each, and TCP. The kernel spreads clients over the
-    /// sockets of one address. An address that the machine is about to get may be bound already.
+    /// sockets of one address. An address that the machine is about to get may be bound already; one that somebody
+    /// else serves may not.
     pub fn bind(addresses: &[SocketAddr], threads: usize) -> Result<Self, ListenError> {
         let mut own = Self { udp: Vec::new(), tcp: Vec::new() };
         for address in addresses {
-            let mut address = *address;
-            let failed = |address, protocol| move |source| ListenError::Bind { address, protocol, source };
-            for _ in 0..threads.max(1) {
-                let socket = bind(address, SocketType::DGRAM).map_err(failed(address, "udp"))?;
-                let socket = UdpSocket::from(socket);
-                // Port 0 is for tests: all sockets take the port the first was given.
-                address = socket.local_addr().map_err(failed(address, "udp"))?;
-                own.udp.push(socket);
-            }
-            let socket = bind(address, SocketType::STREAM).map_err(failed(address, "tcp"))?;
-            rustix::net::listen(&socket, BACKLOG).map_err(io::Error::from).map_err(failed(address, "tcp"))?;
-            own.tcp.push(TcpListener::from(socket));
+            let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+            let bound = loop {
+                tries -= 1;
+                match Self::bind_one(*address, threads) {
+                    Err(ListenError::Bind { source, .. }) if tries > 0 && source.kind() == io::ErrorKind::AddrInUse => {
+                    }
+                    other => break other?,
+                }
+            };
+            own.udp.extend(bound.udp);
+            own.tcp.extend(bound.tcp);
         }
         Ok(own)
+    }
+
+    fn bind_one(mut address: SocketAddr, threads: usize) -> Result<Self, ListenError> {
+        let failed = |address, protocol| move |source| ListenError::Bind { address, protocol, source };
+        let mut udp = Vec::new();
+        for at in 0..threads.max(1) {
+            // The first shares with nobody, so that a second server is not let in unseen; then the others join it.
+            let socket = bind(address, SocketType::DGRAM, at > 0).map_err(failed(address, "udp"))?;
+            sockopt::set_socket_reuseport(&socket, true).map_err(io::Error::from).map_err(failed(address, "udp"))?;
+            let socket = UdpSocket::from(socket);
+            address = socket.local_addr().map_err(failed(address, "udp"))?;
+            udp.push(socket);
+        }
+        let socket = bind(address, SocketType::STREAM, false).map_err(failed(address, "tcp"))?;
+        rustix::net::listen(&socket, BACKLOG).map_err(io::Error::from).map_err(failed(address, "tcp"))?;
+        Ok(Self { udp, tcp: vec![TcpListener::from(socket)] })
     }
 
     /// Sockets that another process held, as [`Listeners::fds`] gave them.
@@ -92,7 +110,7 @@ impl Listeners {
     }
 }
 
-fn bind(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+fn bind(address: SocketAddr, kind: SocketType, shared: bool) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let protocol = if kind == SocketType::DGRAM { ipproto::UDP } else { ipproto::TCP };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -105,7 +123,7 @@ fn bind(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
         }
     }
     if kind == SocketType::DGRAM {
-        sockopt::set_socket_reuseport(&socket, true)?;
+        sockopt::set_socket_reuseport(&socket, shared)?;
         // Beyond the machine's limit where we may; else as much as it lets us.
         sockopt::set_socket_recv_buffer_size_force(&socket, WAITING_BYTES)
             .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, WAITING_BYTES))?;

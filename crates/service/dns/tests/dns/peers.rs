@@ -1,10 +1,10 @@
 //! Peers that are not ours: dig asks, dnsmasq is asked, dnsperf pushes.
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 
-use coppice_dns::{Server, Upstreams};
+use coppice_dns::{Listeners, Server, Upstreams};
 
 use crate::world::{SHOP, address, exchange, query, start, wait_until};
 use hickory_proto::rr::RecordType::A;
@@ -84,7 +84,8 @@ impl Drop for Running {
 
 #[test]
 fn dnsmasq_answers_what_is_not_ours() {
-    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // A port that is free for both, found as the server finds its own.
+    let port = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], 1).unwrap().addresses()[0].port();
     let upstream: SocketAddr = ([127, 0, 0, 1], port).into();
     let child = Command::new("dnsmasq")
         .args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--bind-interfaces"])

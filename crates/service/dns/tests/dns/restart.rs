@@ -47,6 +47,9 @@ fn a_dropped_server_lets_go_of_its_address_and_threads() {
 fn an_address_the_machine_does_not_have_yet_can_be_bound_and_a_taken_one_is_said() {
     let free = Listeners::bind(&["192.0.2.77:0".parse().unwrap(), "[2001:db8::77]:0".parse().unwrap()], 1).unwrap();
     assert_eq!(free.addresses().len(), 2);
+    let serving = config();
+    let error = Listeners::bind(&serving.listeners.addresses(), 2).unwrap_err();
+    assert!(error.to_string().contains("(udp)"), "another server is not joined unseen: {error}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let error = Listeners::bind(&[taken.local_addr().unwrap()], 1).unwrap_err();
     let text = error.to_string();
