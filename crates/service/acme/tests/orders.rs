@@ -281,6 +281,16 @@ async fn the_node_that_is_killed() {
     std::future::pending::<()>().await;
 }
 
+/// Killed with SIGKILL when dropped.
+struct Node(std::process::Child);
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[tokio::test]
 async fn a_node_killed_when_its_certificate_was_just_made_gets_that_one_and_no_second() {
     let (pebble, root) = (Pebble::start(0), tempfile::tempdir().expect("root"));
@@ -291,15 +301,16 @@ async fn a_node_killed_when_its_certificate_was_just_made_gets_that_one_and_no_s
         pebble.directory(),
         pebble.http_port().to_string(),
     ];
-    let mut node = std::process::Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "the_node_that_is_killed"])
-        .env(CHILD, told.join("\n"))
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .expect("node");
+    let node = Node(
+        std::process::Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "the_node_that_is_killed"])
+            .env(CHILD, told.join("\n"))
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("node"),
+    );
     eventually("the certificate is made", || pebble.issued() == 1).await;
-    node.kill().expect("kill -9");
-    node.wait().expect("ended");
+    drop(node);
     let certificates = pebble.certificates(root.path(), Arc::new(SystemClock));
     let acme = pebble.acme(AcmeChallenge::Http01);
     let record = certificates.provision("killed.test.example", acme).await.expect("taken up");

@@ -1,6 +1,8 @@
 //! Certificates that the operator brings, how they are kept, and which one a client is shown.
 
+use std::io::Write;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use coppice_acme::{
@@ -123,18 +125,49 @@ fn a_damaged_file_is_told_of_and_left_and_the_others_work() {
     assert_eq!(store(root.path()).damaged().len(), 1);
 }
 
+/// A small disk of its own, gone when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+            .arg(folder.path())
+            .status()
+            .expect("mount runs");
+        assert!(mounted.success(), "mounting a tmpfs needs root");
+        Self(folder)
+    }
+
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.path().join("filler")).expect("filler");
+        while file.write_all(&[0; 512]).is_ok() {}
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
 #[test]
-fn a_full_disk_keeps_the_certificate_there_was() {
-    let root = tempfile::tempdir().expect("root");
-    let store = store(root.path());
+fn a_full_disk_is_told_of_and_the_certificate_there_was_is_kept() {
+    let disk = SmallDisk::new();
+    let store = store(disk.0.path());
     put(&store, "a.example", &made(&["a.example"], -1, 90)).expect("kept");
     let before = store.list();
-    // A folder that is gone fails a write as a full disk does, on every file system and for root too.
-    let folder = root.path().join("certificates");
-    std::fs::rename(&folder, root.path().join("away")).expect("away");
-    let error = put(&store, "a.example", &made(&["a.example"], -1, 90)).expect_err("cannot be written");
-    assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    disk.fill();
+    for domain in ["a.example", "b.example"] {
+        let error = put(&store, domain, &made(&[domain], -1, 90)).expect_err("no space");
+        assert!(error.to_string().contains("No space left on device"), "{error}");
+    }
     assert_eq!(store.list(), before);
+    std::fs::remove_file(disk.0.path().join("filler")).expect("freed");
+    let again = self::store(disk.0.path());
+    assert_eq!((again.list(), again.damaged().len()), (before, 0));
+    put(&again, "a.example", &made(&["a.example"], -1, 90)).expect("kept again");
 }
 
 #[test]
