@@ -385,13 +385,15 @@ impl Inner {
         self.resolver.set(&self.store.certificates(), self.default_domain.as_deref());
     }
 
-    /// Tells the core what is ordered; a certificate that is there already counts.
+    /// Tells the core what is ordered; a certificate that is there already counts, unless another authority made it.
     fn rewant(&self, state: &mut State) {
         let new: Vec<_> = state.ordered.keys().filter(|name| !state.renewals.is_wanted(name)).cloned().collect();
         state.renewals.want(&directories(&state.ordered));
         for record in new.iter().filter_map(|name| self.store.get(name)) {
-            // One from another authority or for other settings is replaced when it is due.
-            state.renewals.have(&record.domain, life_of(&record), &mut *state.random);
+            let wanted = state.ordered[&record.domain].acme.directory.url();
+            if record.directory().is_none_or(|directory| directory == wanted) {
+                state.renewals.have(&record.domain, life_of(&record), &mut *state.random);
+            }
         }
     }
 

@@ -96,8 +96,9 @@ impl Renewals {
             });
             if standing.directory != *directory {
                 standing.directory.clone_from(directory);
-                // Another authority owes the failures of the one before nothing.
-                standing.setback = None;
+                // Failures of the authority before are not this one's, nor is its certificate what is wanted now: who
+                // goes from a staging authority to the real one does not wait two thirds of a life.
+                (standing.setback, standing.life) = (None, None);
             }
         }
     }
@@ -300,6 +301,15 @@ mod tests {
         renewals.ask("b.example");
         assert!(renewals.due(Timestamp(until.0 - 1)).is_empty());
         assert_eq!(renewals.due(until).len(), 2);
+    }
+
+    #[test]
+    fn another_authority_is_asked_at_once() {
+        let mut renewals = wanting(&["a.example"]);
+        renewals.have("a.example", life(0, 1000 * HOUR), &mut Seeded::new(1));
+        assert!(renewals.due(Timestamp(1)).is_empty());
+        renewals.want(&BTreeMap::from([("a.example".to_owned(), "another".to_owned())]));
+        assert_eq!(renewals.due(Timestamp(1)), ["a.example"]);
     }
 
     #[test]

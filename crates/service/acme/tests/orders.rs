@@ -106,6 +106,31 @@ async fn a_certificate_is_renewed_when_a_third_of_its_life_is_left_and_shown_wit
 }
 
 #[tokio::test]
+async fn a_restart_orders_nothing_anew_and_another_authority_does() {
+    let (pebble, root) = (Pebble::start(0), tempfile::tempdir().expect("root"));
+    let mut acme = pebble.acme(AcmeChallenge::Http01);
+    let first = Certificates::start(pebble.config(root.path(), Arc::new(SystemClock))).expect("start");
+    let served = answers(&first);
+    pebble.serve_http(Arc::clone(&served));
+    first.want([&tls(&["moved.test.example"], acme.clone())]);
+    eventually("it is ordered", || !first.list().is_empty()).await;
+    let record = first.list().remove(0);
+    drop(first);
+    let again = Certificates::start(pebble.config(root.path(), Arc::new(SystemClock))).expect("restart");
+    *served.lock().expect("lock") = Some(again.challenges());
+    again.want([]);
+    assert!(!again.list()[0].managed, "a name nobody wants is not renewed");
+    again.want([&tls(&["moved.test.example"], acme.clone())]);
+    assert!(again.list()[0].managed);
+    // The same server by another name is another directory.
+    acme.directory = AcmeDirectory::Url(pebble.directory().replace("127.0.0.1", "localhost"));
+    again.want([&tls(&["moved.test.example"], acme.clone())]);
+    eventually("it is ordered there", || again.list()[0].fingerprint != record.fingerprint).await;
+    assert_eq!(again.list()[0].directory(), Some(acme.directory.url()));
+    assert_eq!(pebble.issued(), 2);
+}
+
+#[tokio::test]
 async fn two_requests_at_once_make_one_order() {
     let (pebble, root) = (Pebble::start(0), tempfile::tempdir().expect("root"));
     let certificates = pebble.certificates(root.path(), Arc::new(SystemClock));
