@@ -84,6 +84,24 @@ async fn a_record_that_is_never_seen_is_removed_and_the_error_says_where_it_is_m
 }
 
 #[tokio::test]
+async fn a_record_left_by_an_order_that_was_cut_short_is_removed_by_the_next() {
+    let (pebble, root) = (Pebble::start(0), tempfile::tempdir().expect("root"));
+    let mut config = pebble.config(root.path(), Arc::new(SystemClock));
+    // Nobody there has the record, so the order waits for it.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("port");
+    config.order.propagation.resolvers = vec![silent.local_addr().expect("address")];
+    let certificates = Certificates::start(config).expect("start");
+    certificates.want([&tls(&["left.example"], pebble.acme(pebble.hook()))]);
+    eventually("the record is published", || pebble.hook_log().starts_with("present left.example")).await;
+    drop(certificates);
+    assert!(!pebble.hook_log().contains("cleanup"));
+    let again = pebble.certificates(root.path(), Arc::new(SystemClock));
+    again.provision("left.example", pebble.acme(AcmeChallenge::Http01)).await.expect("ordered another way");
+    assert!(pebble.hook_log().lines().last().expect("lines").starts_with("cleanup left.example"));
+    assert_eq!(pebble.issued(), 1);
+}
+
+#[tokio::test]
 async fn a_certificate_is_renewed_when_a_third_of_its_life_is_left_and_shown_without_a_restart() {
     let (pebble, root) = (Pebble::start(0), tempfile::tempdir().expect("root"));
     let clock = Arc::new(MovedClock::default());

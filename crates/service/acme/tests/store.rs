@@ -208,3 +208,29 @@ fn a_key_is_not_shown_in_a_log() {
     assert!(shown.contains("a.example") && !shown.contains("PRIVATE"), "{shown}");
     assert!(certificate.not_after > Timestamp(SystemClock.now().0 + 89 * DAY_MS));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
+
+    /// Whoever brings a certificate may bring anything.
+    #[test]
+    fn a_changed_byte_of_a_certificate_or_key_makes_no_panic(
+        at in 0..700usize, changed: u8, key: bool,
+    ) {
+        let made = MADE.get_or_init(|| made(&["a.example"], -1, 90));
+        let change = |pem: &str| {
+            let mut bytes = pem.as_bytes().to_vec();
+            let at = at % bytes.len();
+            bytes[at] = changed;
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        let (chain, key) =
+            if key { (made.chain.clone(), change(&made.key)) } else { (change(&made.chain), made.key.clone()) };
+        if let Ok(certificate) = Certificate::parse(&chain, &key) {
+            // Taken for what its bytes are; whether anybody trusts it is the client's to judge.
+            proptest::prop_assert!(!certificate.names.is_empty());
+        }
+    }
+}
+
+static MADE: std::sync::OnceLock<Made> = std::sync::OnceLock::new();
