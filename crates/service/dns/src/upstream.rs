@@ -258,3 +258,31 @@ fn write(question: &Question, edns: bool) -> (u16, Vec<u8>) {
     }
     (id, wire)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_follow_the_file_and_outlive_its_absence() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let write = |text: &str| std::fs::write(file.path(), text).expect("written");
+        let second = Duration::from_secs(1);
+        let own = vec!["10.9.0.1:53".parse().expect("an address")];
+        let pool = Pool::new(Upstreams::ResolvConf(file.path().to_owned()), own, second, second);
+        let begin = Instant::now();
+        let order = |after_s: u32| -> Vec<String> {
+            pool.order(begin + after_s * second).iter().map(|server| server.ip().to_string()).collect()
+        };
+        write("nameserver 10.9.0.1\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n");
+        assert_eq!(order(0), ["192.0.2.1", "192.0.2.2"], "without ourselves");
+        pool.note("192.0.2.1:53".parse().expect("an address"), Some(begin));
+        assert_eq!(order(1), ["192.0.2.2", "192.0.2.1"], "who did not answer comes last");
+        assert_eq!(order(60), ["192.0.2.1", "192.0.2.2"], "for a while");
+        write("nameserver 192.0.2.33\n");
+        assert_eq!(order(61), ["192.0.2.1", "192.0.2.2"], "not looked at for each question");
+        assert_eq!(order(120), ["192.0.2.33"]);
+        std::fs::remove_file(file.path()).expect("removed");
+        assert_eq!(order(180), ["192.0.2.33"]);
+    }
+}

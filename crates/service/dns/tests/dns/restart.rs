@@ -64,3 +64,20 @@ fn only_sockets_that_can_be_served_are_taken_over() {
     let connected = one.as_fd().try_clone_to_owned().unwrap();
     assert!(matches!(Listeners::from_fds(vec![connected]), Err(ListenError::Kind(_))));
 }
+
+#[test]
+fn both_families_are_served_and_a_client_is_known_by_either_address() {
+    let mut both = config();
+    both.listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()], 1).unwrap();
+    let mut spec = spec();
+    // The only IPv6 address a loopback surely has.
+    spec.apps[1].clients.push("::1".parse().unwrap());
+    let server = Server::start(both, Zone::new(&spec).unwrap()).unwrap();
+    let [v4, v6] = server.addresses() else { panic!("{:?}", server.addresses()) };
+    for (address, client) in [(*v4, crate::world::BLOG), (*v6, "::1".parse().unwrap())] {
+        let bytes = crate::world::exchange(address, client, &query("web", A), SOON).unwrap();
+        let message = Message::from_vec(&bytes).unwrap();
+        assert_eq!(message.answers[0].data.to_string(), "127.77.2.10", "{address}");
+        assert!(std::net::TcpStream::connect(address).is_ok());
+    }
+}
