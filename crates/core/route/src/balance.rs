@@ -48,7 +48,8 @@ impl Instance {
     /// What probes and the supervisor say.
     pub fn set(&self, ready: bool, draining: bool) {
         self.ready.store(ready, Ordering::Relaxed);
-        self.draining.store(draining, Ordering::Relaxed);
+        // In one order with `enter`: see there.
+        self.draining.store(draining, Ordering::SeqCst);
     }
 
     pub fn is_ready(&self) -> bool {
@@ -59,17 +60,26 @@ impl Instance {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Requests it is answering now.
+    /// Requests it is answering now. Once it drains and this is 0, no request comes any more.
     pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
+        self.in_flight.load(Ordering::SeqCst)
     }
 
-    pub fn enter(&self) {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    /// Counts a request as in flight; false, and not counted, when the instance has begun to drain since it was chosen.
+    /// First the count, then the question, both in one order with what `set` and `in_flight` do: whoever drains it and
+    /// reads 0 can stop it, because a request that was chosen before and comes late is turned away here.
+    #[must_use]
+    pub fn enter(&self) -> bool {
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        if self.draining.load(Ordering::SeqCst) {
+            self.leave();
+            return false;
+        }
+        true
     }
 
     pub fn leave(&self) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// Reports an outcome: `ok` is an answer below 500.
@@ -161,15 +171,14 @@ where
     let best = match how.sticky {
         Some(key) => candidates().max_by_key(|(_, instance)| hash::rendezvous(key, instance.id)),
         None => {
-            // Another thread may have changed an instance since it was counted: count anew what can be indexed.
             let count = candidates().count().max(1);
             let first = (how.random as u32 as usize) % count;
             let second = ((how.random >> 32) as usize) % count;
             let (a, b) = (candidates().nth(first), candidates().nth(second));
             match (a, b) {
                 (Some(a), Some(b)) if b.1.in_flight() < a.1.in_flight() => Some(b),
-                (Some(a), _) => Some(a),
-                (None, b) => b,
+                // Another thread may have drained one since they were counted.
+                (a, b) => a.or(b).or_else(|| candidates().next()),
             }
         }
     };

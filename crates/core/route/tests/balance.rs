@@ -62,7 +62,7 @@ fn equal_instances_get_about_equal_shares() {
 fn a_loaded_instance_gets_less() {
     let all = instances(2);
     for _ in 0..10 {
-        all[0].enter();
+        assert!(all[0].enter());
     }
     let counts = counted(&all, &PLAIN);
     assert!(counts[&0] < counts[&1] / 2, "{counts:?}");
@@ -78,6 +78,17 @@ fn an_instance_that_is_not_ready_or_drains_takes_no_new_request_whatever_is_aske
     }
     all[2].set(true, true);
     assert_eq!(pick(&all, 1, &PLAIN), Chosen::None);
+}
+
+#[test]
+fn a_request_that_was_chosen_before_the_drain_and_comes_after_it_is_turned_away() {
+    let instance = instances(1).remove(0);
+    assert!(instance.enter());
+    instance.set(true, true);
+    assert!(!instance.enter());
+    assert_eq!(instance.in_flight(), 1);
+    instance.leave();
+    assert_eq!(instance.in_flight(), 0);
 }
 
 #[test]

@@ -57,7 +57,8 @@ pub(crate) struct Http1Source {
     pub(crate) io: Rc<Io>,
     pub(crate) buffer: Buffer,
     state: Reading,
-    trailers: Option<HeaderMap>,
+    /// Boxed: few bodies have any.
+    trailers: Option<Box<HeaderMap>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,7 +136,7 @@ impl Http1Source {
                 }
                 Reading::Trailers => {
                     if let Some(end) = head::end(&mut self.buffer).map_err(BodyError::Trailers)? {
-                        self.trailers = trailers(self.buffer.slice(0..end))?;
+                        self.trailers = trailers(self.buffer.slice(0..end))?.map(Box::new);
                         self.buffer.consume(end);
                         self.state = Reading::Done;
                         continue;
@@ -276,7 +277,7 @@ impl Source {
     pub(crate) fn take_trailers(&mut self) -> Option<HeaderMap> {
         match self {
             Self::Empty | Self::Whole(_) => None,
-            Self::Http1(source) => source.trailers.take(),
+            Self::Http1(source) => source.trailers.take().map(|trailers| *trailers),
             Self::Http2 { trailers, .. } => trailers.take(),
         }
     }

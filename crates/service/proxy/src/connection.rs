@@ -28,7 +28,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: So
     let _ = stream.set_nodelay(true);
     let (mut address, mut local) = (address, local);
     if kind.proxy_protocol {
-        match within(&watch, proxied(&mut stream)).await.flatten() {
+        match Box::pin(within(&watch, proxied(&mut stream))).await.flatten() {
             Some(Some((from, to))) => (address, local) = (from, to),
             Some(None) => {}
             None => return,

@@ -7,16 +7,18 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coppice_base::Timestamp;
+
+use crate::plan;
 
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
 const NEVER: u64 = u64::MAX;
 
-#[derive(Default)]
 pub(crate) struct Deadlines {
+    base: Instant,
     entries: RefCell<Vec<Entry>>,
     free: RefCell<Vec<u32>>,
     now: Cell<u64>,
@@ -29,7 +31,22 @@ struct Entry {
 }
 
 impl Deadlines {
+    /// `base` is where time begins.
+    pub(crate) fn new(base: Instant) -> Rc<Self> {
+        Rc::new(Self {
+            base,
+            entries: RefCell::default(),
+            free: RefCell::default(),
+            now: Cell::new(0),
+            count: Cell::new(0),
+        })
+    }
+
     pub(crate) fn watch(self: &Rc<Self>) -> Watch {
+        if self.count.get() == 0 {
+            // Nobody had asked for the time: it may be long ago that it was told.
+            self.now.set(plan::since(self.base).0);
+        }
         self.count.set(self.count.get() + 1);
         let mut entries = self.entries.borrow_mut();
         let empty = Entry { at: NEVER, waker: None };

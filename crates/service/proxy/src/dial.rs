@@ -68,9 +68,9 @@ pub(crate) enum DialError {
 pub(crate) struct Stay(pub(crate) Arc<Member>);
 
 impl Stay {
-    pub(crate) fn at(member: &Arc<Member>) -> Self {
-        member.instance.enter();
-        Self(Arc::clone(member))
+    /// `None`: the instance has begun to drain since it was chosen.
+    pub(crate) fn at(member: &Arc<Member>) -> Option<Self> {
+        member.instance.enter().then(|| Self(Arc::clone(member)))
     }
 }
 

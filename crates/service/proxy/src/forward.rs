@@ -32,7 +32,7 @@ use crate::io::Io;
 use crate::mirror::Mirror;
 use crate::plan::{Forward, UpstreamHead};
 use crate::reply::Reply;
-use crate::routes::{Group, Member};
+use crate::routes::{Compiled, Group, Member};
 use crate::tunnel;
 use crate::upstream::{Awaiting, Kept, Upstream};
 use crate::worker::Worker;
@@ -92,19 +92,33 @@ pub(crate) async fn forward(
     }
     let mut mirror = Mirror::start(worker, forward);
     let mut retries = if forward.repeatable { spec.retry.count } else { 0 };
-    let (mut moves, mut fresh) = (MOVES, false);
+    let (mut moves, mut fresh, mut again) = (MOVES, false, false);
     let mut tried: Vec<u64> = Vec::new();
     let mut last = None;
+    let mut route = Arc::clone(&forward.route);
     let answer = loop {
-        let Some(member) = pick(worker, forward, &tried, retries > 0 || fresh) else {
+        let Some(member) = pick(worker, forward, &route, &tried, again || fresh) else {
+            // The routes may have been replaced, with all their instances, since the request was planned.
+            let newest = worker.with_snapshot(|snapshot| snapshot.again(&route));
+            if let Some(newest) = newest.filter(|newest| !Arc::ptr_eq(newest, &route)) {
+                route = newest;
+                continue;
+            }
             if let Some(answer) = last.take() {
+                if !again && retries > 0 && budget.take(spec.retry.budget_percent, worker.now()) {
+                    retries -= 1;
+                    counts.retries.add(1);
+                    again = true;
+                    last = Some(answer);
+                    continue;
+                }
                 break answer;
             }
             counts.unavailable.add(1);
             let answer = Answer::text(503, "No instance is ready to answer.");
             break answer.retry_after(Duration::from_secs(1));
         };
-        let stay = Stay::at(&member);
+        let Some(stay) = Stay::at(&member) else { continue };
         let begun = Instant::now();
         let may_retry = retries > 0;
         let dialed = dial(worker, forward, &member, fresh, watch).await;
@@ -119,6 +133,7 @@ pub(crate) async fn forward(
                 // Nobody has seen the request: it may go elsewhere whatever it is, as long as there is an elsewhere.
                 if moves > 0 {
                     moves -= 1;
+                    again = false;
                     continue;
                 }
                 break last.take().unwrap_or_else(|| Answer::text(502, "No connection."));
@@ -148,6 +163,7 @@ pub(crate) async fn forward(
                 if may_retry && budget.take(spec.retry.budget_percent, worker.now()) {
                     retries -= 1;
                     counts.retries.add(1);
+                    again = true;
                     continue;
                 }
                 break last.take().unwrap_or_else(|| Answer::text(502, "The instance failed."));
@@ -236,10 +252,10 @@ fn report(worker: &Worker, member: &Member, ok: bool, begun: Instant) {
 }
 
 /// The instance for the next attempt: of the chosen service, else of another of the route's.
-fn pick(worker: &Worker, forward: &Forward, tried: &[u64], again: bool) -> Option<Arc<Member>> {
+fn pick(worker: &Worker, forward: &Forward, route: &Compiled, tried: &[u64], again: bool) -> Option<Arc<Member>> {
     let from = |group: &Group| {
         let how = Picking {
-            breaker: &forward.route.spec.breaker,
+            breaker: &route.spec.breaker,
             now: worker.now(),
             random: worker.random(),
             sticky: forward.sticky,
@@ -252,7 +268,7 @@ fn pick(worker: &Worker, forward: &Forward, tried: &[u64], again: bool) -> Optio
             Chosen::OnlyTried(_) | Chosen::None => None,
         }
     };
-    let backends = &forward.route.backends;
+    let backends = &route.backends;
     let first = backends.get(forward.group).and_then(&from);
     let others =
         || backends.iter().enumerate().filter(|(at, _)| *at != forward.group).filter_map(|(_, group)| from(group));
@@ -430,6 +446,15 @@ impl Attempt<'_> {
         })
         .await;
         if let Err(by_client) = done {
+            if !by_client {
+                // What did come of the answer is sent, and then nothing that would end it well.
+                watch.set(LOOK);
+                poll_fn(|cx| match down.poll_flush(cx) {
+                    Poll::Pending if !watch.expired(cx) => Poll::Pending,
+                    _ => Poll::Ready(()),
+                })
+                .await;
+            }
             return Err(failed(by_client, back.moved));
         }
         self.keep(source, &head, kept, uploaded);
@@ -493,13 +518,15 @@ impl Attempt<'_> {
         });
         view.each(|name, value| {
             let passes = match headers::classify(name) {
+                // Only what means nothing to us can be of the connection because Connection says so.
+                Field::Plain => !headers::nominated(view, connection, name),
                 Field::Connection | Field::Hop | Field::RequestId | Field::Te | Field::Loop => false,
                 Field::Upgrade => head.status == 101,
                 // Without a body it says what there would be; with one it is said by the framing.
                 Field::ContentLength => framing == Framing::None && head.status != 204,
                 _ => true,
             };
-            if passes && (edits.is_empty() || !edited(name)) && !headers::nominated(view, connection, name) {
+            if passes && (edits.is_empty() || !edited(name)) {
                 out.field(name, value);
             }
         });

@@ -10,7 +10,7 @@ use crate::buffer::{Buffer, Span};
 
 /// Why a head is refused. Display is for logs; the client gets the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HeadError {
+pub(crate) enum HeadError {
     #[error("a line ends with a line feed alone")]
     BareLineFeed,
     #[error("the request line is not `METHOD target HTTP/1.x`")]
@@ -263,4 +263,98 @@ fn is_value(byte: u8) -> bool {
 
 fn to_u32(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(text: &[u8]) -> Result<Option<(RequestHead, Vec<Span>)>, HeadError> {
+        let mut buffer = Buffer::default();
+        let count = text.len().min(crate::buffer::SIZE);
+        buffer.room()[..count].copy_from_slice(&text[..count]);
+        buffer.filled(count);
+        let Some(length) = end(&mut buffer)? else { return Ok(None) };
+        let mut spans = Vec::new();
+        request(buffer.slice(0..length), &mut spans, 64).map(|head| Some((head, spans)))
+    }
+
+    #[test]
+    fn a_head_is_read_to_its_fields_and_framing() {
+        let text = b"POST /a?b HTTP/1.1\r\nHost: x\r\nEmpty:\r\nPadded: \t y z\t \r\nContent-Length: 12\r\n\r\nbody";
+        let (head, spans) = read(text).unwrap().unwrap();
+        assert_eq!((&text[head.method], &text[head.target], head.minor), (&b"POST"[..], &b"/a?b"[..], 1));
+        assert_eq!((head.framing, head.len), (Framing::Length(12), text.len() - 4));
+        let values: Vec<_> = spans.iter().map(|span| value(text, span)).collect();
+        assert_eq!(values, [&b"x"[..], b"", b"y z", b"12"]);
+    }
+
+    #[test]
+    fn a_head_that_is_not_whole_is_waited_for() {
+        let text = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        for cut in 0..text.len() {
+            assert!(matches!(read(&text[..cut]), Ok(None)), "{cut}");
+        }
+        assert!(matches!(read(text), Ok(Some(_))));
+    }
+
+    /// Pieces that heads are made of, and pieces that break them.
+    fn pieces() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop::sample::select(vec![
+            "GET ",
+            "POST ",
+            "/",
+            "/a",
+            " HTTP/1.1\r\n",
+            " HTTP/1.0\r\n",
+            "Host: x\r\n",
+            "a: b\r\n",
+            ": ",
+            "\r\n",
+            "\r",
+            "\n",
+            " ",
+            "\t",
+            "Content-Length: 5\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "\0",
+            "\x7f",
+            "é",
+            "x",
+            ":",
+        ]);
+        let start = prop::sample::select(vec!["", "GET / HTTP/1.1\r\nHost: x\r\n"]);
+        (start, prop::collection::vec(piece, 0..12), any::<bool>()).prop_map(|(start, pieces, ended)| {
+            [start, &pieces.concat(), if ended { "\r\n\r\n" } else { "" }].concat().into_bytes()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        #[test]
+        fn what_is_taken_another_parser_takes_alike(text in pieces()) {
+            if let Ok(Some((head, spans))) = read(&text) {
+                let mut fields = [httparse::EMPTY_HEADER; 64];
+                let mut other = httparse::Request::new(&mut fields);
+                let status = other.parse(&text);
+                prop_assert_eq!(status, Ok(httparse::Status::Complete(head.len)));
+                prop_assert_eq!(other.method.map(str::as_bytes), Some(&text[head.method]));
+                prop_assert_eq!(other.path.map(str::as_bytes), Some(&text[head.target]));
+                prop_assert_eq!(other.headers.len(), spans.len());
+                for (theirs, ours) in other.headers.iter().zip(&spans) {
+                    prop_assert_eq!((theirs.name.as_bytes(), theirs.value), (name(&text, ours), value(&text, ours)));
+                }
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(text in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&text);
+            let mut spans = Vec::new();
+            let _ = request(&text, &mut spans, 64);
+            let _ = response(&text, &mut spans, 64);
+        }
+    }
 }

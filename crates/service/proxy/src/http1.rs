@@ -39,27 +39,47 @@ enum Next {
     Http2(Vec<u8>),
 }
 
+/// How it goes on when nothing more was sent.
+enum After {
+    Idle,
+    Over,
+    Http2(Vec<u8>),
+}
+
 pub(crate) async fn serve(worker: Rc<Worker>, io: Rc<Io>, peer: Rc<Peer>, watch: Watch) {
-    let mut source = Http1Source::new(Rc::clone(&io), Buffer::default());
     let mut first = true;
     loop {
-        if source.buffer.is_empty() {
-            source.buffer.rest();
-            if !idle(&worker, &io, &watch, first).await {
-                return;
-            }
+        if !idle(&worker, &io, &watch, first).await {
+            return;
         }
-        // Boxed: what a request needs is not held by a connection that has none.
-        let next = Box::pin(request(&worker, &io, &peer, &watch, source, first)).await;
-        match next {
-            (back, Next::Request) => source = back,
-            (back, Next::Close { linger: true }) => return lingering(back, &watch).await,
-            (_, Next::Close { linger: false }) => return,
-            (_, Next::Http2(before)) => {
+        // Boxed: what requests need is not held by a connection that has none.
+        match Box::pin(requests(&worker, &io, &peer, &watch, first)).await {
+            After::Idle => first = false,
+            After::Over => return,
+            After::Http2(before) => {
                 return Box::pin(http2::serve(worker, Stream::new(io, before), peer, watch)).await;
             }
         }
+    }
+}
+
+/// Serves what has been sent, to the last byte.
+async fn requests(worker: &Rc<Worker>, io: &Rc<Io>, peer: &Rc<Peer>, watch: &Watch, mut first: bool) -> After {
+    let mut source = Http1Source::new(Rc::clone(io), Buffer::default());
+    loop {
+        let (back, next) = request(worker, io, peer, watch, source, first).await;
+        source = back;
         first = false;
+        match next {
+            Next::Request if source.buffer.is_empty() => return After::Idle,
+            Next::Request => {}
+            Next::Close { linger: true } => {
+                lingering(source, watch).await;
+                return After::Over;
+            }
+            Next::Close { linger: false } => return After::Over,
+            Next::Http2(before) => return After::Http2(before),
+        }
     }
 }
 
@@ -145,8 +165,10 @@ async fn request(
     let keep = matches!(&reply, Reply::Http1(reply) if reply.keep_alive);
     let next = match (ended.broken, keep) {
         (false, true) => Next::Request,
-        // Without its whole answer a client must not wait for the rest.
-        _ => Next::Close { linger: !ended.aborted && ended.status != 101 && ended.instance.is_none() },
+        // What is still coming of a body that nobody wanted would reset the connection under its answer.
+        _ => Next::Close {
+            linger: !ended.aborted && ended.status != 101 && !(source.is_done() && ended.instance.is_some()),
+        },
     };
     (source, next)
 }
@@ -191,7 +213,10 @@ pub(crate) async fn carry_out(
         }
         counts.sent.add(ended.sent);
         counts.received.add(ended.received);
-        counts.latency.record(took);
+        // How long a tunnel was open says nothing of how fast anything is.
+        if ended.status != 101 {
+            counts.latency.record(took);
+        }
     }
     if let Some(record) = record {
         worker.log(

@@ -132,7 +132,9 @@ async fn stream(worker: &Rc<Worker>, peer: &Peer, request: http::Request<RecvStr
         is_http2: true,
     };
     let planned = plan::plan(worker, peer, &asked);
-    let mut reply = Reply::Http2 { respond, is_head: parts.method == http::Method::HEAD };
+    let content_type = parts.headers.get(http::header::CONTENT_TYPE);
+    let grpc = content_type.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    let mut reply = Reply::Http2 { respond, is_head: parts.method == http::Method::HEAD, grpc };
     drop(parts);
     let watch = worker.deadlines.watch();
     carry_out(worker, planned, &mut body, &mut reply, &watch).await;

@@ -106,7 +106,7 @@ impl Copy {
     async fn run(self, mut pieces: mpsc::UnboundedReceiver<Option<Bytes>>) {
         let worker = Rc::clone(&self.running.0);
         let watch = worker.deadlines.watch();
-        let _stay = Stay::at(&self.member);
+        let Some(_stay) = Stay::at(&self.member) else { return };
         let kept = worker.pools.take(&self.member, worker.now());
         let io = match kept {
             Some(io) => io,

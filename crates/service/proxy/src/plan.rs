@@ -180,9 +180,12 @@ fn decide(
         answer.content_type = "application/octet-stream";
         return Plan::Answer(answer, None);
     }
-    let snapshot = worker.snapshot();
-    let found = snapshot.table.find(&host, &target.path, request.method, |name, value| request.view.has(name, value));
-    let Some(route) = found.map(|entry| Arc::clone(&entry.value)) else {
+    let has = |name: &str, value: &str| request.view.has(name, value);
+    let found = worker.with_snapshot(|snapshot| {
+        let entry = snapshot.table.find(&host, &target.path, request.method, has);
+        entry.map(|entry| Arc::clone(&entry.value))
+    });
+    let Some(route) = found else {
         worker.counts.unrouted.add(1);
         return Plan::Answer(Answer::text(404, "No route takes this request."), None);
     };
@@ -357,14 +360,15 @@ fn emit(
     let (trace, continued) = identity::traceparent(known.traceparent, || worker.random());
     request.view.each(|name, value| {
         let passes = match headers::classify(name) {
-            Field::Plain | Field::ContentType => true,
+            Field::Plain => !headers::nominated(request.view, known.connection, name),
+            Field::ContentType => true,
             // Several Cookie fields of HTTP/2 are one in HTTP/1.1; that is done below.
             Field::Cookie => !(request.is_http2 && matches!(out, Fields::Http1(_))),
             Field::Authorization => route.passwords.is_open(),
             Field::Tracestate => continued,
             _ => false,
         };
-        if passes && (edits.is_empty() || !edited(name)) && !headers::nominated(request.view, known.connection, name) {
+        if passes && (edits.is_empty() || !edited(name)) {
             out.put(name, value);
         }
     });

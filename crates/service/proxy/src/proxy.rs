@@ -50,7 +50,7 @@ impl Proxy {
         let mut compiler = Compiler::default();
         let base = Instant::now();
         let empty = compiler.compile(&Routes::default(), count, plan::since(base));
-        let empty = empty.map_err(|error| StartError::Thread(io::Error::other(error)))?;
+        let (empty, _) = empty.map_err(|error| StartError::Thread(io::Error::other(error)))?;
         let log = config.access_log.map(access_log::start).transpose().map_err(StartError::Thread)?;
         let (hand, handed): (Vec<_>, Vec<_>) = (0..count).map(|_| unbounded_channel()).unzip();
         let shared = Arc::new(Shared {
@@ -118,19 +118,20 @@ impl Proxy {
     pub fn update(&self, routes: &Routes) -> Result<(), UpdateError> {
         let leave_by = plan::since(self.shared.base).plus(self.shared.limits.drain);
         let mut compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
-        let snapshot = compiler.compile(routes, self.shared.open.len(), leave_by)?;
+        let (snapshot, changes) = compiler.compile(routes, self.shared.open.len(), leave_by)?;
         *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
         self.shared.version.fetch_add(1, Ordering::Release);
+        changes.apply();
         Ok(())
     }
 
     /// Requests that instances of this name are answering, at all ports. A draining instance may be stopped at 0.
     pub fn in_flight(&self, app: &str, service: &str, instance: &str) -> u32 {
-        let snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
         let named = |member: &&Arc<crate::routes::Member>| {
             member.app.as_str() == app && member.service.as_str() == service && member.name == instance
         };
-        snapshot.members().iter().filter(named).map(|member| member.instance.in_flight()).sum()
+        compiler.members().filter(named).map(|member| member.instance.in_flight()).sum()
     }
 
     pub fn metrics(&self) -> MetricsSnapshot {

@@ -15,7 +15,12 @@ use crate::io::Io;
 
 pub(crate) enum Reply {
     Http1(Http1Reply),
-    Http2 { respond: SendResponse<Bytes>, is_head: bool },
+    Http2 {
+        respond: SendResponse<Bytes>,
+        is_head: bool,
+        /// It is a gRPC call: our own answers must be statuses of gRPC.
+        grpc: bool,
+    },
 }
 
 pub(crate) struct Http1Reply {
@@ -139,6 +144,11 @@ impl Reply {
         if answer.close {
             self.close();
         }
+        if let Self::Http2 { grpc: true, .. } = self
+            && answer.status >= 400
+        {
+            return self.begin_grpc(answer, request_id);
+        }
         let mut head = self.head(answer.status, answer::reason(answer.status).as_bytes());
         head.field(b"content-type", answer.content_type.as_bytes());
         for (name, value) in &answer.fields {
@@ -153,5 +163,26 @@ impl Reply {
             return self.send(head, answer.status, Framing::None);
         }
         self.send(head, answer.status, Framing::Length(length))
+    }
+
+    /// An answer of headers alone, as gRPC wants it ("Trailers-Only" in its specification of HTTP/2).
+    fn begin_grpc(&mut self, answer: &Answer, request_id: &[u8]) -> Result<Sink, BodyError> {
+        // The mapping of gRPC's own `http-grpc-status-mapping.md`, and RESOURCE_EXHAUSTED for what we limit.
+        let status: &[u8] = match answer.status {
+            400 => b"13",
+            401 => b"16",
+            403 => b"7",
+            404 => b"12",
+            408 => b"4",
+            413 | 429 => b"8",
+            502..=504 => b"14",
+            _ => b"2",
+        };
+        let mut head = self.head(200, b"");
+        head.field(b"content-type", b"application/grpc");
+        head.field(b"grpc-status", status);
+        head.field(b"grpc-message", answer.body.trim_end().replace('%', "%25").as_bytes());
+        head.field(b"x-request-id", request_id);
+        self.send(head, 200, Framing::None)
     }
 }

@@ -147,11 +147,25 @@ impl RouteState {
     }
 }
 
+/// What instances will be told once the routes that know of it are published: told before, a request that still has the
+/// old routes could find all of its instances gone.
+pub(crate) struct Changes(Vec<(Arc<Member>, bool, bool)>);
+
+impl Changes {
+    pub(crate) fn apply(self) {
+        for (member, ready, draining) in self.0 {
+            member.instance.set(ready, draining);
+        }
+    }
+}
+
 /// Turns [`Routes`] into [`Snapshot`]s, and remembers what lives over them.
 #[derive(Default)]
 pub(crate) struct Compiler {
     members: HashMap<(Name, Name, String, SocketAddr), Arc<Member>>,
     states: HashMap<(Name, Name, Name), Arc<RouteState>>,
+    /// Instances that are gone from the routes, with requests that are not.
+    leaving: Vec<Arc<Member>>,
     uids: u64,
 }
 
@@ -162,7 +176,7 @@ impl Compiler {
         routes: &Routes,
         threads: usize,
         leave_by: Timestamp,
-    ) -> Result<Snapshot, UpdateError> {
+    ) -> Result<(Snapshot, Changes), UpdateError> {
         for route in &routes.routes {
             check(route)?;
         }
@@ -175,13 +189,15 @@ impl Compiler {
         RouteTable::new(named)?;
         let mut entries = Vec::with_capacity(routes.routes.len());
         let (mut members, mut states) = (HashMap::new(), HashMap::new());
+        let mut changes = Vec::new();
         for route in &routes.routes {
             let key = (route.app.clone(), route.service.clone(), route.spec.name.clone());
             let state = self.states.get(&key).cloned().unwrap_or_else(|| Arc::new(state(threads)));
             state.gone_by.store(0, Ordering::Relaxed);
             states.insert(key, Arc::clone(&state));
-            let mut group =
-                |service: &Name| Group { members: self.group(routes, route, service, threads, leave_by, &mut members) };
+            let mut group = |service: &Name| Group {
+                members: self.group(routes, route, service, threads, leave_by, &mut members, &mut changes),
+            };
             let (backends, weights) = match route.spec.backends.is_empty() {
                 true => (vec![group(&route.service)], vec![100]),
                 false => route.spec.backends.iter().map(|(service, weight)| (group(service), *weight)).unzip(),
@@ -210,16 +226,20 @@ impl Compiler {
         }
         for (key, member) in &self.members {
             if !members.contains_key(key) {
-                member.instance.set(false, true);
+                changes.push((Arc::clone(member), false, true));
                 let _ = member.gone_by.compare_exchange(0, leave_by.0, Ordering::Relaxed, Ordering::Relaxed);
+                self.leaving.push(Arc::clone(member));
             }
         }
+        // Those of before this update are told by now: what they have in flight can only become less.
+        self.leaving.retain(|member| !member.instance.is_draining() || member.instance.in_flight() > 0);
         (self.members, self.states) = (members, states);
         let mut all: Vec<_> = self.members.values().cloned().collect();
         all.sort_by_key(|member| member.uid);
-        Ok(Snapshot { table, members: all })
+        Ok((Snapshot { table, members: all }, Changes(changes)))
     }
 
+    #[allow(clippy::too_many_arguments)] // the pieces of one compilation
     fn group(
         &mut self,
         routes: &Routes,
@@ -228,6 +248,7 @@ impl Compiler {
         threads: usize,
         leave_by: Timestamp,
         members: &mut HashMap<(Name, Name, String, SocketAddr), Arc<Member>>,
+        changes: &mut Vec<(Arc<Member>, bool, bool)>,
     ) -> Vec<Arc<Member>> {
         let backend = routes.backends.iter().find(|backend| backend.app == route.app && backend.service == *service);
         let mut group = Vec::new();
@@ -239,18 +260,21 @@ impl Compiler {
             let known = members.get(&key).or_else(|| self.members.get(&key)).cloned();
             let member = known.unwrap_or_else(|| {
                 self.uids += 1;
+                let instance = Instance::new(&endpoint.name);
+                // Nobody knows it yet: it is told at once, and takes requests as soon as it is seen.
+                instance.set(endpoint.ready, endpoint.draining);
                 Arc::new(Member {
                     uid: self.uids,
                     app: route.app.clone(),
                     service: service.clone(),
                     name: endpoint.name.clone(),
                     address,
-                    instance: Instance::new(&endpoint.name),
+                    instance,
                     counts: (0..threads).map(|_| BackendCounts::default()).collect(),
                     gone_by: AtomicU64::new(0),
                 })
             });
-            member.instance.set(endpoint.ready, endpoint.draining);
+            changes.push((Arc::clone(&member), endpoint.ready, endpoint.draining));
             if !endpoint.draining {
                 member.gone_by.store(0, Ordering::Relaxed);
             } else {
@@ -262,12 +286,25 @@ impl Compiler {
         group
     }
 
+    /// Every instance that may have requests in flight.
+    pub(crate) fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
+        self.members.values().chain(&self.leaving)
+    }
+
     pub(crate) fn states(&self) -> impl Iterator<Item = (&(Name, Name, Name), &Arc<RouteState>)> {
         self.states.iter()
     }
 }
 
 impl Snapshot {
+    /// This route in this snapshot.
+    pub(crate) fn again(&self, route: &Compiled) -> Option<Arc<Compiled>> {
+        let same = |other: &Compiled| {
+            (&other.app, &other.service, &other.spec.name) == (&route.app, &route.service, &route.spec.name)
+        };
+        self.table.entries().map(|entry| &entry.value).find(|other| same(other)).cloned()
+    }
+
     pub(crate) fn members(&self) -> &[Arc<Member>] {
         &self.members
     }

@@ -103,7 +103,7 @@ impl Worker {
         let snapshot = shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Rc::new(Self {
             index,
-            deadlines: Rc::default(),
+            deadlines: Deadlines::new(shared.base),
             pools: Pools::default(),
             counts: Arc::clone(&shared.counts[index]),
             mirrors: Cell::new(0),
@@ -118,15 +118,15 @@ impl Worker {
         plan::since(self.shared.base)
     }
 
-    /// The newest routes.
-    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+    /// Shows the newest routes. Lent, not given: a shared count would be written by all threads for each request.
+    pub(crate) fn with_snapshot<T>(&self, see: impl FnOnce(&Snapshot) -> T) -> T {
         let version = self.shared.version.load(Ordering::Acquire);
         let mut known = self.snapshot.borrow_mut();
         if known.0 != version {
             let newest = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
             *known = (version, newest);
         }
-        Arc::clone(&known.1)
+        see(&known.1)
     }
 
     /// splitmix64: good enough to spread load and to name requests, and guessed by nobody who gains by it.
@@ -200,9 +200,10 @@ impl Worker {
                 self.counts.log_lines_dropped.add(log.hand_over());
             }
             if turn.is_multiple_of(SWEEP) || idle {
-                let snapshot = self.snapshot();
-                let there = |uid| snapshot.members().binary_search_by_key(&uid, |member| member.uid).is_ok();
-                self.pools.sweep(self.now(), there);
+                self.with_snapshot(|snapshot| {
+                    let there = |uid| snapshot.members().binary_search_by_key(&uid, |member| member.uid).is_ok();
+                    self.pools.sweep(self.now(), there);
+                });
             }
         }
         taking.abort();
@@ -244,6 +245,10 @@ impl Worker {
     /// Serves a connection that is counted as open already.
     fn serve(self: &Rc<Self>, stream: TcpStream, address: SocketAddr, kind: Kind) {
         let open = Open(Rc::clone(self));
+        if self.deadlines.is_empty() {
+            // The clock ticks slowly while nobody watches it.
+            self.shared.changed[self.index].notify_one();
+        }
         tokio::task::spawn_local(async move {
             connection::serve(Rc::clone(&open.0), stream, address, kind).await;
             drop(open);

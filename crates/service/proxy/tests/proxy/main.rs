@@ -1,6 +1,11 @@
 //! The proxy between real clients and real servers: sockets, threads, and programs people use.
 
+mod attacks;
 mod features;
+mod grpc;
 mod http1;
+mod http2;
+mod load;
 mod resilience;
 mod stage;
+mod tunnels;

@@ -202,7 +202,7 @@ fn read_request(stream: &mut TcpStream, held: &mut Vec<u8>) -> Option<String> {
             let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
             let whole = match length {
                 Some(length) => Some(end + 4 + length),
-                None if head.contains("transfer-encoding: chunked") => text.find("0\r\n\r\n").map(|at| at + 5),
+                None if head.contains("transfer-encoding: chunked") => chunks_end(&text, end),
                 None => Some(end + 4),
             };
             if let Some(whole) = whole.filter(|whole| *whole <= held.len()) {
@@ -214,6 +214,12 @@ fn read_request(stream: &mut TcpStream, held: &mut Vec<u8>) -> Option<String> {
             Ok(count) => held.extend_from_slice(&piece[..count]),
         }
     }
+}
+
+/// Where the chunks after the head that ends at `end` have ended, trailers and all.
+fn chunks_end(text: &str, end: usize) -> Option<usize> {
+    let last = end + 2 + text[end + 2..].find("\r\n0\r\n")?;
+    text[last + 3..].find("\r\n\r\n").map(|at| last + 3 + at + 4)
 }
 
 /// Waits until `holds`, looking often; panics with `what` after ten seconds.
