@@ -15,6 +15,7 @@ use crate::shell;
 /// Debian's names. The peers (runc … docker.io), image tools, servers that test apps run, and tools.
 pub(crate) const PACKAGES: &[&str] = &[
     "apache2-utils",
+    "bind9-dnsutils",
     "buildah",
     "busybox-static",
     "ca-certificates",
@@ -23,12 +24,15 @@ pub(crate) const PACKAGES: &[&str] = &[
     "crun",
     "curl",
     "docker-registry",
+    "dnsmasq-base",
+    "dnsperf",
     "docker.io",
     "e2fsprogs",
     "hyperfine",
     "iproute2",
     "jq",
     "mmdebstrap",
+    "nghttp2-client",
     "nftables",
     "nginx-light",
     "pebble",
@@ -43,6 +47,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "strace",
     "uidmap",
     "umoci",
+    "wrk",
     "xz-utils",
 ];
 

@@ -27,10 +27,16 @@ pub fn hosts_file(own_names: &[&str], ip: Option<IpAddr>, others: &[(String, IpA
 
 /// `/etc/resolv.conf` from the host's: loopback name servers are removed, search domains and options kept; with no
 /// server left, public ones are used. Where systemd-resolved serves the host, its real servers are in
-/// `/run/systemd/resolve/resolv.conf`: give that file's text.
-pub fn resolv_conf(host_text: &str) -> String {
+/// `/run/systemd/resolve/resolv.conf`: give that file's text. `own`: a server that comes before those, and domains that
+/// are searched before the host's.
+pub fn resolv_conf(host_text: &str, own: Option<(IpAddr, &str)>) -> String {
     let mut text = String::new();
     let mut servers = 0;
+    let mut domains = String::new();
+    if let Some((server, search)) = own {
+        let _ = writeln!(text, "nameserver {server}"); // writing to a String cannot fail
+        domains.push_str(search);
+    }
     for line in host_text.lines() {
         let line = line.trim();
         let mut words = line.split_whitespace();
@@ -46,6 +52,12 @@ pub fn resolv_conf(host_text: &str) -> String {
                 let _ = writeln!(text, "nameserver {address}");
                 servers += 1;
             }
+            // Of several such lines a resolver reads the last: ours and the host's must be one.
+            Some("search" | "domain") if own.is_some() => {
+                for domain in words {
+                    let _ = write!(domains, " {domain}");
+                }
+            }
             Some("search" | "domain" | "options" | "sortlist") => {
                 let _ = writeln!(text, "{line}");
             }
@@ -56,6 +68,9 @@ pub fn resolv_conf(host_text: &str) -> String {
         for server in FALLBACK_SERVERS {
             let _ = writeln!(text, "nameserver {server}");
         }
+    }
+    if !domains.is_empty() {
+        let _ = writeln!(text, "search {domains}");
     }
     text
 }
@@ -83,9 +98,20 @@ mod tests {
     fn loopback_name_servers_are_replaced_and_the_rest_kept() {
         let text = resolv_conf(
             "# made by x\nnameserver 127.0.0.53\nnameserver ::1\nnameserver fe80::1%eth0\nsearch a.example b\noptions ndots:2\nbogus\n",
+            None,
         );
         assert_eq!(text, "search a.example b\noptions ndots:2\nnameserver 8.8.8.8\nnameserver 8.8.4.4\n");
-        assert_eq!(resolv_conf("nameserver 192.0.2.1\nnameserver 127.0.0.1"), "nameserver 192.0.2.1\n");
-        assert_eq!(resolv_conf(""), "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
+        assert_eq!(resolv_conf("nameserver 192.0.2.1\nnameserver 127.0.0.1", None), "nameserver 192.0.2.1\n");
+        assert_eq!(resolv_conf("", None), "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
+    }
+
+    #[test]
+    fn our_own_name_server_and_domains_come_before_the_hosts() {
+        let own = (IpAddr::from([10, 88, 0, 1]), "shop.coppice.internal coppice.internal");
+        assert_eq!(
+            resolv_conf("nameserver 192.0.2.1\nsearch a.example\noptions ndots:2\n", Some(own)),
+            "nameserver 10.88.0.1\nnameserver 192.0.2.1\noptions ndots:2\n\
+             search shop.coppice.internal coppice.internal a.example\n"
+        );
     }
 }

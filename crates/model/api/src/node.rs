@@ -33,6 +33,8 @@ pub struct NodeStatus {
     pub bridge: String,
     /// e.g. `10.88.0.0/16`.
     pub subnet: String,
+    /// Where the proxy listens, e.g. `[::]:80`; empty while no app has routes.
+    pub proxy: Vec<String>,
     pub apps: u32,
     pub containers_running: u32,
     pub containers_total: u32,

@@ -24,6 +24,7 @@ use crate::network::Names;
 use crate::removal::{self, mark_volumes};
 use crate::root::{make, replace_file};
 use crate::supervisor::{self, Supervisor};
+use crate::traffic::{Here, Present};
 
 /// What the log says about an app.
 pub(crate) type AppState = coppice_state::App;
@@ -320,6 +321,7 @@ impl App {
         for service in self.wanted().spec().services.keys() {
             self.containers.network.release_ports(&self.port_owner(service));
         }
+        self.containers.traffic.remove(&self.name);
         removal::clear(&self.containers, &self.name, containers).await;
     }
 
@@ -429,6 +431,7 @@ impl App {
                 tokio::spawn(async move {
                     // New connections go elsewhere while it finishes those it has.
                     app.refresh_network().await;
+                    app.drained(&key).await;
                     if let Some(container) = container
                         && let Err(error) = app.containers.stop(&container, None, None).await
                     {
@@ -620,16 +623,41 @@ impl App {
         }
     }
 
+    /// The first TCP port that the image of each service exposes, where the service publishes none and has routes.
+    fn image_ports(&self, wanted: &AppState) -> BTreeMap<Name, u16> {
+        let routed = wanted.spec().services.iter().filter(|(_, service)| service.ports.is_empty());
+        let port = routed.filter_map(|(name, service)| {
+            let image = self.containers.images.resolve(&service.workload.image).ok().flatten()?;
+            let ports = image.config.exposed_ports.iter().filter(|port| !port.ends_with("/udp"));
+            let first = ports.filter_map(|port| port.trim_end_matches("/tcp").parse().ok()).min()?;
+            Some((name.clone(), first))
+        });
+        if wanted.spec().services.values().all(|service| service.routes.is_empty()) {
+            return BTreeMap::new();
+        }
+        port.collect()
+    }
+
+    /// Resolves when the proxy has nothing under way at an instance that is to be stopped, or after its stop timeout.
+    async fn drained(&self, instance: &str) {
+        let wanted = self.wanted();
+        let Some(workload) = workload_of(wanted.spec(), instance) else { return };
+        let Some(service) = wanted.spec().services.get(&workload) else { return };
+        let patience = service.workload.stop_timeout.0;
+        self.containers.traffic.drained(&self.name, &workload, instance, patience).await;
+    }
+
     /// Points names and published ports at the instances that are ready (or, where none is, those that run).
     pub(crate) async fn refresh_network(&self) {
         let mut current = self.names.lock().await;
         let wanted = self.wanted();
         let mut names = Names::new();
         let mut running = Vec::new();
+        let mut instances: BTreeMap<Name, Vec<Here>> = BTreeMap::new();
         let mut ready_of: BTreeMap<Name, Vec<Ipv4Addr>> = BTreeMap::new();
         for (name, _) in wanted.spec().workloads() {
             let (mut ready, mut up) = (Vec::new(), Vec::new());
-            for instance in instances_of(&wanted, name) {
+            for (index, instance) in (0..).zip(instances_of(&wanted, name)) {
                 let slots = self.slots();
                 let Some(slot) = slots.get(&instance) else { continue };
                 let Some(container) = slot.container.clone().filter(|c| c.phase().is_running()) else { continue };
@@ -638,6 +666,9 @@ impl App {
                 if slot.ready {
                     ready.push(address);
                 }
+                let leaving = slot.stop.as_ref().is_some_and(|stop| *stop.borrow());
+                let here = Here { key: instance.clone(), index, address, ready: slot.ready, leaving };
+                instances.entry(name.clone()).or_default().push(here);
                 if instance != name.as_str() {
                     names.insert(instance, vec![address]);
                 }
@@ -655,6 +686,8 @@ impl App {
                 tracing::warn!(app = %self.name, service = %name, %error, "cannot publish its ports");
             }
         }
+        let (spec, image_ports) = (wanted.spec().clone(), self.image_ports(&wanted));
+        self.containers.traffic.set(&self.name, Present { spec, instances, image_ports });
         if *current != names {
             for container in running {
                 self.containers.refresh_hosts(&container, &names);

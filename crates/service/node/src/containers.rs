@@ -34,6 +34,7 @@ use crate::root::{Root, make, replace_file};
 use crate::settings::Settings;
 use crate::signal::KILL;
 use crate::table::{AD_HOC_RANGES, Table};
+use crate::traffic::Traffic;
 use crate::volume;
 
 const RECORD: &str = "container.json";
@@ -72,6 +73,7 @@ pub(crate) struct Containers {
     pub(crate) events: Events,
     pub(crate) images: ImageStore,
     pub(crate) network: NodeNetwork,
+    pub(crate) traffic: Traffic,
     pub(crate) table: Table,
     /// Manifest digests that the kept releases of the apps name.
     pub(crate) release_images: Mutex<BTreeSet<String>>,
@@ -90,9 +92,11 @@ impl Containers {
         network: NodeNetwork,
         launcher: Launcher,
     ) -> Self {
+        let traffic = Traffic::new(settings.proxy.clone(), root.key());
         Self {
             root,
             settings,
+            traffic,
             clock,
             events,
             images,
@@ -316,6 +320,9 @@ impl Containers {
             NetworkMode::None => return Ok(Network::None),
             NetworkMode::Bridge => self.network.lease(&container.id, container.read(|record| record.home.clone()))?,
         };
+        if let Network::Bridge { gateway, prefix, .. } = &network {
+            self.traffic.serve_names(*gateway, *prefix);
+        }
         if !spec.ports.is_empty()
             && matches!(container.owner, Owner::AdHoc)
             && let Network::Bridge { address, .. } = &network
@@ -380,7 +387,12 @@ impl Containers {
             _ => None,
         };
         std::fs::write(etc.join("hostname"), format!("{hostname}\n"))?;
-        std::fs::write(etc.join("resolv.conf"), self.network.resolv_conf(network))?;
+        let app = match &record.owner {
+            Owner::App { app, .. } => Some(app),
+            Owner::AdHoc => None,
+        };
+        let server = self.traffic.has_names().then(|| self.network.gateway()).flatten();
+        std::fs::write(etc.join("resolv.conf"), self.network.resolv_conf(network, server, app))?;
         std::fs::write(etc.join("hosts"), hosts::text(record, hostname, address, names))
     }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use coppice_api::{ApiError, ErrorKind};
 use coppice_launcher::protocol::LaunchError;
 
+use crate::ingress::IngressError;
 use crate::launcher::LauncherError;
 use crate::network::NetworkError;
 use crate::prepare::PrepareError;
@@ -26,6 +27,8 @@ pub enum NodeError {
     Launcher(#[from] LauncherError),
     #[error(transparent)]
     Network(Box<NetworkError>),
+    #[error(transparent)]
+    Ingress(Box<IngressError>),
     #[error("container {0} is running")]
     Running(String),
     #[error("container {0} is not running: `coppice start {0}` starts it")]
@@ -99,6 +102,7 @@ impl NodeError {
             | Self::ImageInUse { .. }
             | Self::Rejected(_) => ErrorKind::Conflict,
             Self::Network(error) => error.kind(),
+            Self::Ingress(error) => error.kind(),
             Self::Launcher(LauncherError::Refused(refused)) => match refused {
                 LaunchError::NotFound(_) | LaunchError::NotExecutable { .. } | LaunchError::Setup { .. } => {
                     ErrorKind::CannotStart
@@ -140,6 +144,7 @@ boxed_from!(
     Image(coppice_image::ResolveError),
     Rejected(coppice_state::Rejection),
     Network(NetworkError),
+    Ingress(IngressError),
     Cgroup(coppice_cgroup::CgroupError),
 );
 

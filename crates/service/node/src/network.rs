@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
 use coppice_api::ErrorKind;
-use coppice_base::{ContainerId, Random, SystemRandom};
+use coppice_base::{ContainerId, Name, Random, SystemRandom};
 use coppice_container::Network;
 use coppice_network::{
     Asserted, Backend, Bridge, BridgeConfig, Ipam, LinkName, PortKey, Published, RulesWatch, Subnet4, hold_port,
@@ -407,12 +407,23 @@ impl NodeNetwork {
         }
     }
 
-    /// resolv.conf for a container: the host's own on the host's network, else without its loopback servers.
-    pub(crate) fn resolv_conf(&self, network: &Network) -> String {
+    /// The bridge's own address; none while there is no bridge.
+    pub(crate) fn gateway(&self) -> Option<Ipv4Addr> {
+        self.bridge.get().map(|joined| joined.subnet.gateway())
+    }
+
+    /// resolv.conf for a container: the host's own on the host's network, else without its loopback servers. `names`:
+    /// the node's name server, which comes first on a bridge. The host's follow it, so that the world's names resolve
+    /// while there is no daemon.
+    pub(crate) fn resolv_conf(&self, network: &Network, names: Option<Ipv4Addr>, app: Option<&Name>) -> String {
         let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        match network {
-            Network::Host => text,
-            _ => resolv_conf(&text),
+        match (network, names) {
+            (Network::Host, _) => text,
+            (Network::Bridge { .. }, Some(server)) => {
+                let app = app.map(|app| format!("{app}.{} ", coppice_dns::DOMAIN)).unwrap_or_default();
+                resolv_conf(&text, Some((server.into(), &format!("{app}{}", coppice_dns::DOMAIN))))
+            }
+            _ => resolv_conf(&text, None),
         }
     }
 }

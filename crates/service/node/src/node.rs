@@ -227,6 +227,7 @@ impl Node {
             cgroup: self.containers.cgroup_kind(),
             bridge: self.containers.network.bridge_name(),
             subnet: self.containers.network.subnet(),
+            proxy: self.containers.traffic.addresses().iter().map(ToString::to_string).collect(),
             apps: u32::try_from(self.agent.all().len()).unwrap_or(u32::MAX),
             containers_running: u32::try_from(all.iter().filter(|c| c.phase().is_running()).count())
                 .unwrap_or(u32::MAX),
@@ -482,6 +483,7 @@ impl Node {
         let spec = request.spec;
         let mut broken = spec.check();
         broken.extend(coppice_plan::name_clashes(&spec));
+        broken.extend(not_done_yet(&spec));
         for name in request.only.iter().filter(|name| spec.workload(name.as_str()).is_none()) {
             broken.push(format!("{name} is not in the app"));
         }
@@ -494,6 +496,7 @@ impl Node {
         for (name, service) in &spec.services {
             self.containers.network.check_ports(&format!("{}/{name}", spec.name), &service.ports)?;
         }
+        self.containers.traffic.check(&spec)?;
         let plan = self.plan(&spec);
         // Old instances run on while images come.
         let mut digests = BTreeMap::new();
@@ -765,4 +768,15 @@ async fn keep_rules(containers: Arc<Containers>, mut stopping: watch::Receiver<b
             Err(error) => tracing::warn!(%error, "cannot look after the network's rules"),
         }
     }
+}
+
+/// What a manifest may say and this version does not carry out: refused, because nobody is to believe it holds.
+fn not_done_yet(spec: &AppSpec) -> Vec<String> {
+    let tls = spec.services.iter().filter(|(_, service)| service.tls.is_some());
+    let mut refused: Vec<String> =
+        tls.map(|(name, _)| format!("service {name} has `tls`, which this version does not serve: remove it")).collect();
+    if spec.policy != coppice_spec::PolicySpec::default() {
+        refused.push("`policy` is not enforced by this version: remove it".to_owned());
+    }
+    refused
 }

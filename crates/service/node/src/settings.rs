@@ -1,9 +1,11 @@
 //! A node's settings: `<root>/node.toml`, all optional.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use coppice_base::Bytes;
+use coppice_spec::Cidr;
 use serde::Deserialize;
 
 /// What an operator can set for one node. Unknown keys are refused.
@@ -15,6 +17,7 @@ pub struct Settings {
     pub logs: LogSettings,
     pub network: NetworkSettings,
     pub images: ImageSettings,
+    pub proxy: ProxySettings,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -60,6 +63,23 @@ pub struct ImageSettings {
     pub mirrors: BTreeMap<String, Vec<String>>,
     /// Registry hosts spoken to in plain HTTP.
     pub insecure: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxySettings {
+    /// Where the proxy listens for HTTP, from the first route of an app on.
+    pub http: Vec<SocketAddr>,
+    /// Its threads; 0: one for each processor.
+    pub threads: usize,
+    /// Other proxies, whose X-Forwarded-For and Forwarded are believed, as in `10.0.0.0/8`.
+    pub trusted: Vec<Cidr>,
+}
+
+impl Default for ProxySettings {
+    fn default() -> Self {
+        Self { http: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 80))], threads: 0, trusted: Vec::new() }
+    }
 }
 
 impl Default for ContainerSettings {

@@ -1,0 +1,119 @@
+//! How traffic finds instances: the proxy's routes and the name server's zone, kept equal to what runs.
+//!
+//! Each app tells what it has ([`Present`]); whenever that differs from before, routes and names are made anew, whole,
+//! and handed over. Nothing here is stored: a returning daemon's apps tell again.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use coppice_base::Name;
+use coppice_spec::AppSpec;
+
+use crate::ingress::{self, Ingress, IngressError};
+use crate::names::NameServer;
+use crate::settings::ProxySettings;
+
+/// What an app has, as far as traffic is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Present {
+    pub(crate) spec: AppSpec,
+    /// Instances that run, by workload.
+    pub(crate) instances: BTreeMap<Name, Vec<Here>>,
+    /// The first port that a service's image exposes.
+    pub(crate) image_ports: BTreeMap<Name, u16>,
+}
+
+/// An instance that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Here {
+    /// As in `web-1`.
+    pub(crate) key: String,
+    /// From 0: `0.web.shop`.
+    pub(crate) index: u32,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) ready: bool,
+    /// It is being stopped: finishes what it has.
+    pub(crate) leaving: bool,
+}
+
+/// What all apps have, and who is told.
+pub(crate) struct Traffic {
+    apps: Mutex<BTreeMap<Name, Present>>,
+    ingress: Ingress,
+    names: Mutex<Option<NameServer>>,
+}
+
+impl Traffic {
+    /// `node` tells this node's proxy from others.
+    pub(crate) fn new(settings: ProxySettings, node: String) -> Self {
+        Self { apps: Mutex::default(), ingress: Ingress::new(settings, node), names: Mutex::default() }
+    }
+
+    /// `app` has this now. Nothing happens when it is what was told before.
+    pub(crate) fn set(&self, app: &Name, present: Present) {
+        let mut apps = self.apps.lock().expect("no panic holds this lock");
+        if apps.get(app) != Some(&present) {
+            apps.insert(app.clone(), present);
+            self.publish(&apps);
+        }
+    }
+
+    /// `app` is no more.
+    pub(crate) fn remove(&self, app: &Name) {
+        let mut apps = self.apps.lock().expect("no panic holds this lock");
+        if apps.remove(app).is_some() {
+            self.publish(&apps);
+        }
+    }
+
+    fn publish(&self, apps: &BTreeMap<Name, Present>) {
+        if let Err(error) = self.ingress.update(apps) {
+            tracing::warn!(%error, "the routes of before are served");
+        }
+        if let Some(names) = self.names.lock().expect("no panic holds this lock").as_mut() {
+            names.update(apps);
+        }
+    }
+
+    /// Whether the routes of `spec` can be served: the proxy's ports can be had, and no other app takes the same requests.
+    pub(crate) fn check(&self, spec: &AppSpec) -> Result<(), IngressError> {
+        if !ingress::has_routes(spec) {
+            return Ok(());
+        }
+        let apps = self.apps.lock().expect("no panic holds this lock").clone();
+        ingress::check(&apps, spec)?;
+        self.ingress.listen()
+    }
+
+    /// Answers names at the bridge's own address; nothing when it does already. Without (the port is taken) names are
+    /// those of the hosts files.
+    pub(crate) fn serve_names(&self, gateway: Ipv4Addr, prefix: u8) {
+        // In this order everywhere: apps, then names.
+        let apps = self.apps.lock().expect("no panic holds this lock");
+        let mut names = self.names.lock().expect("no panic holds this lock");
+        if names.is_some() {
+            return;
+        }
+        match NameServer::start(gateway, prefix, &apps) {
+            Ok(server) => *names = Some(server),
+            Err(error) => tracing::warn!(%error, "names are in hosts files only"),
+        }
+    }
+
+    /// Whether names are answered at the bridge's address.
+    pub(crate) fn has_names(&self) -> bool {
+        self.names.lock().expect("no panic holds this lock").is_some()
+    }
+
+    /// Where the proxy listens; empty while there are no routes.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.ingress.addresses()
+    }
+
+    /// Resolves when the proxy has no request left at an instance that is [leaving](Here::leaving), or after `patience`.
+    pub(crate) async fn drained(&self, app: &Name, service: &Name, instance: &str, patience: Duration) {
+        self.ingress.drained(app, service, instance, patience).await;
+    }
+}
