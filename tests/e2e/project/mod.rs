@@ -123,7 +123,9 @@ impl<'n> Project<'n> {
 
     #[track_caller]
     pub fn pid(&self, instance: &str) -> u32 {
-        self.child(instance).pid.unwrap_or_else(|| panic!("{instance} does not run"))
+        let child = self.child(instance);
+        let Some(pid) = child.pid else { panic!("{instance} does not run: {child:?}") };
+        pid
     }
 
     /// Every running instance and its pid.

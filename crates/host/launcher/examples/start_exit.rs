@@ -19,6 +19,8 @@ use rig::Rig;
 
 fn main() {
     let count: usize = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(200);
+    // Before the launcher, which is to be in the bridge's network.
+    let bridge = (std::env::args().nth(2).as_deref() == Some("bridge")).then(Bridge::new);
     let rig = Rig::new();
     // Every real image has these; without them each start makes three directories.
     for name in ["proc", "sys", "dev"] {
@@ -55,7 +57,6 @@ fn main() {
         println!("{count} idle containers: launcher {resident}");
         return;
     }
-    let bridge = (std::env::args().nth(2).as_deref() == Some("bridge")).then(|| Bridge::new(60));
     let (mut starts, mut totals) = (Vec::new(), Vec::new());
     for _ in 0..count {
         let mut config = rig.config(&["/bin/true"]);

@@ -1,5 +1,5 @@
 //! Starts that wait until a cleaner has removed the cgroup of the container's last run. The launcher serves everyone
-//! else meanwhile.
+//! else meanwhile. A cleaner gives up after half a second; while a start waits, another one takes over.
 
 use super::*;
 
@@ -19,6 +19,17 @@ pub(super) struct Asked {
 }
 
 impl Server {
+    /// Has a start wait for a cleaner: for one at work, or for another after one that gave up.
+    pub(super) fn delay(&mut self, asked: Asked) {
+        if self.cleaners.is_empty()
+            && let Ok(cgroup) = self.cgroups.parent.open(asked.config.id.as_str())
+        {
+            self.remains.push(Remains { cgroup: Some(cgroup), root: None, mounts: None });
+            self.sweep();
+        }
+        self.delayed.push(asked);
+    }
+
     /// A cleaner has removed what it could of its cgroups.
     pub(super) fn hear_cgroups_gone(&mut self, cleaner: u64) {
         let pipe = self.cleaners.get_mut(&cleaner).and_then(|cleaner| cleaner.cgroups.take());
@@ -52,4 +63,15 @@ impl Server {
             self.say(connection, &Message::Reply { seq, reply: Reply::Error { error } });
         }
     }
+}
+
+/// What is said to a start that has waited in vain.
+pub(super) fn still_there(path: &Path) -> LaunchError {
+    let why = format!(
+        "{} of the container's last run is still in use after {} s; a process in it that cannot be killed, or a cgroup \
+         that something else made in it, holds it: end that, and start the container again",
+        path.display(),
+        CLEANING.as_secs()
+    );
+    LaunchError::Setup { step: "cgroup".to_owned(), why }
 }

@@ -2,7 +2,7 @@
 
 use coppice_cgroup::CgroupError;
 
-use super::delayed::CLEANING;
+use super::delayed::{CLEANING, still_there};
 use super::*;
 
 impl Server {
@@ -36,10 +36,11 @@ impl Server {
             self.sweep();
         }
         let (cgroup, words) = match self.cgroups.parent.create(config.id.as_str(), &limits(config)) {
-            Err(CgroupError::Exists(_)) if !self.cleaners.is_empty() && Instant::now() < asked.until => {
-                self.delayed.push(asked);
+            Err(CgroupError::Exists(_)) if Instant::now() < asked.until => {
+                self.delay(asked);
                 return Ok(());
             }
+            Err(CgroupError::Exists(path)) => return Err(still_there(&path)),
             created => created.map_err(|e| setup("cgroup", e))?,
         };
         let mut words: Vec<String> = words.into_iter().map(|word| word.0).collect();

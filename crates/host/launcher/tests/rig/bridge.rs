@@ -1,25 +1,29 @@
-//! A bridge of a test's own, made and removed by `ip`.
+//! A bridge of a test's own, made by `ip` in a network namespace of the test's own.
 
 use std::net::Ipv4Addr;
 use std::process::Command;
 
 use coppice_container::{ContainerConfig, Network};
+use coppice_linux::NamespaceFlags;
 
-/// A bridge at 10.213.`net`.1/24.
+/// A bridge at 10.213.0.1/24.
 pub struct Bridge {
     pub name: String,
-    net: u8,
 }
 
 impl Bridge {
-    /// `net`: no two tests have the same, because they run at the same time on one machine.
-    pub fn new(net: u8) -> Self {
-        let bridge = Self { name: format!("clt{net}-{}", std::process::id()), net };
-        let name = bridge.name.as_str();
+    /// Moves this thread, and the launcher and servers it starts from now on, into a new network namespace and makes
+    /// the bridge there: two tests, or two runs of the same, cannot take each other's packets. Goes with the namespace.
+    pub fn new() -> Self {
+        coppice_linux::unshare(NamespaceFlags::NET).expect("a network namespace");
+        let bridge = Self { name: "clt0".to_owned() };
         let gateway = format!("{}/24", bridge.gateway());
-        ip(&["link", "add", name, "type", "bridge"]);
-        ip(&["address", "add", &gateway, "dev", name]);
-        ip(&["link", "set", name, "up"]);
+        ip(&["link", "set", "lo", "up"]);
+        // Without an address of its own, as a node's bridge has, it takes a port's, and another's when that port goes:
+        // what is on its way to the old one then is lost.
+        ip(&["link", "add", &bridge.name, "address", "02:00:0a:d5:00:01", "type", "bridge"]);
+        ip(&["address", "add", &gateway, "dev", &bridge.name]);
+        ip(&["link", "set", &bridge.name, "up"]);
         bridge
     }
 
@@ -28,7 +32,7 @@ impl Bridge {
     }
 
     pub fn address(&self, last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(10, 213, self.net, last)
+        Ipv4Addr::new(10, 213, 0, last)
     }
 
     /// Puts a container on the bridge.
@@ -40,12 +44,6 @@ impl Bridge {
             prefix: 24,
             gateway: self.gateway(),
         };
-    }
-}
-
-impl Drop for Bridge {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["link", "del", &self.name]).status();
     }
 }
 
