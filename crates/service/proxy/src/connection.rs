@@ -19,38 +19,53 @@ use crate::tls::{ACME, ClientName};
 use crate::worker::{Kind, Worker};
 use crate::{http1, http2};
 
+/// A connection whose first moments are over.
+struct Begun {
+    io: Rc<Io>,
+    peer: Rc<Peer>,
+    watch: Watch,
+    is_http2: bool,
+}
+
 /// Serves one connection to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, mut stream: TcpStream, address: SocketAddr, kind: Kind) {
+pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr, kind: Kind) {
+    // Boxed: what a beginning needs (a TLS handshake is large) is not held for the connection's whole life.
+    let Some(begun) = Box::pin(begin(&worker, stream, address, kind)).await else { return };
+    let Begun { io, peer, watch, is_http2 } = begun;
+    if is_http2 {
+        return Box::pin(http2::serve(worker, Stream::new(io, Vec::new()), peer, watch)).await;
+    }
+    http1::serve(worker, io, peer, watch).await;
+}
+
+async fn begin(worker: &Worker, mut stream: TcpStream, mut address: SocketAddr, kind: Kind) -> Option<Begun> {
     let watch = worker.deadlines.watch();
     watch.set(worker.shared.limits.header_timeout);
-    let Ok(local) = stream.local_addr() else { return };
+    let mut local = stream.local_addr().ok()?;
     // Fails only for a connection that is gone, which reading will tell.
     let _ = stream.set_nodelay(true);
-    let (mut address, mut local) = (address, local);
-    if kind.proxy_protocol {
-        match Box::pin(within(&watch, proxied(&mut stream))).await.flatten() {
-            Some(Some((from, to))) => (address, local) = (from, to),
-            Some(None) => {}
-            None => return,
-        }
+    if kind.proxy_protocol
+        && let Some((from, to)) = within(&watch, proxied(&mut stream)).await.flatten()?
+    {
+        (address, local) = (from, to);
     }
     let trusted = worker.shared.trusted.iter().any(|network| network.contains(address.ip()));
     let peer = Rc::new(Peer { address, local, tls: kind.tls, trusted });
     if !kind.tls {
-        return http1::serve(worker, Io::plain(stream), peer, watch).await;
+        return Some(Begun { io: Io::plain(stream), peer, watch, is_http2: false });
     }
-    // Boxed: a handshake's future is large and short-lived.
-    let Some(stream) = Box::pin(within(&watch, handshake(&worker, stream))).await.flatten() else {
+    let Some(stream) = within(&watch, handshake(worker, stream)).await.flatten() else {
         worker.counts.handshake_failures.add(1);
-        return;
+        return None;
     };
     worker.counts.handshakes.add(1);
-    match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => Box::pin(http2::serve(worker, Stream::new(Io::tls(stream), Vec::new()), peer, watch)).await,
-        // The authority has seen the certificate; that was all.
-        Some(ACME) => {}
-        _ => http1::serve(worker, Io::tls(stream), peer, watch).await,
+    let protocol = stream.get_ref().1.alpn_protocol();
+    // An authority that validates a name has seen the certificate; that was all.
+    if protocol == Some(ACME) {
+        return None;
     }
+    let is_http2 = protocol == Some(b"h2");
+    Some(Begun { io: Io::tls(stream), peer, watch, is_http2 })
 }
 
 /// `work`, unless the watch's deadline is over first.

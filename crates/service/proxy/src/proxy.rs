@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,17 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::access_log::{self, Log};
-use crate::config::Config;
+use crate::config::{Config, Listener};
 use crate::metrics::{BackendSnapshot, MetricsSnapshot, RouteSnapshot, WorkerCounts, backend_totals, histogram};
 use crate::plan;
 use crate::routes::{Compiler, Routes, UpdateError};
-use crate::worker::{Kind, Shared, Worker};
+use crate::worker::{Handed, Kind, Shared, Worker};
 
 /// A running proxy. Dropping it ends every connection; [`Proxy::drain`] first is kinder.
 pub struct Proxy {
     shared: Arc<Shared>,
     compiler: Mutex<Compiler>,
-    listeners: Vec<TcpListener>,
+    listeners: Mutex<Vec<TcpListener>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -74,14 +74,13 @@ impl Proxy {
             .into_iter()
             .map(|one| (one.socket, Kind { tls: one.tls, proxy_protocol: one.proxy_protocol }))
             .collect();
-        let mut proxy = Self { shared, compiler: Mutex::new(compiler), listeners: Vec::new(), threads: Vec::new() };
+        let mut proxy =
+            Self { shared, compiler: Mutex::new(compiler), listeners: Mutex::default(), threads: Vec::new() };
         let mut random = SystemRandom;
         for (index, handed) in handed.into_iter().enumerate() {
             let mut own = Vec::with_capacity(listeners.len());
             for (socket, kind) in &listeners {
-                let socket = socket.try_clone().map_err(StartError::Listener)?;
-                socket.set_nonblocking(true).map_err(StartError::Listener)?;
-                own.push((socket, *kind));
+                own.push((duplicate(socket)?, *kind));
             }
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_io()
@@ -109,8 +108,27 @@ impl Proxy {
             let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(run);
             proxy.threads.push(thread.map_err(StartError::Thread)?);
         }
-        proxy.listeners = listeners.into_iter().map(|(socket, _)| socket).collect();
+        proxy.listeners = Mutex::new(listeners.into_iter().map(|(socket, _)| socket).collect());
         Ok(proxy)
+    }
+
+    /// Accepts from one more socket, beside those there are. On an error nothing was changed.
+    pub fn listen(&self, listener: Listener) -> Result<(), StartError> {
+        if listener.tls && self.shared.tls.is_none() {
+            return Err(StartError::NoTls);
+        }
+        let kind = Kind { tls: listener.tls, proxy_protocol: listener.proxy_protocol };
+        let sockets = self.shared.hand.iter().map(|_| duplicate(&listener.socket)).collect::<Result<Vec<_>, _>>()?;
+        for (hand, socket) in self.shared.hand.iter().zip(sockets) {
+            // A worker that is gone has told why; the others accept.
+            let _ = hand.send(Handed::Listener(socket, kind));
+        }
+        self.sockets().push(listener.socket);
+        Ok(())
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Vec<TcpListener>> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Serves `routes` from the next request on. Requests that are under way go on as they began; streams and upgraded
@@ -179,12 +197,12 @@ impl Proxy {
 
     /// Where it listens.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+        self.sockets().iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
     /// The listening sockets, for a successor: what waits in their queues is not lost when this proxy ends.
     pub fn listeners(&self) -> io::Result<Vec<TcpListener>> {
-        self.listeners.iter().map(TcpListener::try_clone).collect()
+        self.sockets().iter().map(TcpListener::try_clone).collect()
     }
 
     /// Accepts nothing more, tells clients to go (`Connection: close`, GOAWAY), and waits until the last has gone, at most
@@ -214,6 +232,13 @@ impl Proxy {
     fn wake(&self) {
         self.shared.changed.iter().for_each(|changed| changed.notify_one());
     }
+}
+
+/// A descriptor of one worker's own for `socket`, non-blocking.
+fn duplicate(socket: &TcpListener) -> Result<TcpListener, StartError> {
+    let own = socket.try_clone().map_err(StartError::Listener)?;
+    own.set_nonblocking(true).map_err(StartError::Listener)?;
+    Ok(own)
 }
 
 impl Drop for Proxy {

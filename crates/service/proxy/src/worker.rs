@@ -41,11 +41,12 @@ pub(crate) struct Kind {
     pub(crate) proxy_protocol: bool,
 }
 
-/// A connection on its way from one worker to another.
-pub(crate) struct Handed {
-    stream: std::net::TcpStream,
-    address: SocketAddr,
-    kind: Kind,
+/// What a worker is given while it runs.
+pub(crate) enum Handed {
+    /// A connection on its way from one worker to another.
+    Connection { stream: std::net::TcpStream, address: SocketAddr, kind: Kind },
+    /// One more socket to accept from; non-blocking.
+    Listener(std::net::TcpListener, Kind),
 }
 
 /// What all workers share.
@@ -161,17 +162,25 @@ impl Worker {
         mut handed: UnboundedReceiver<Handed>,
     ) {
         let changed = Arc::clone(&self.shared.changed[self.index]);
-        let accepting: Vec<_> = listeners
-            .into_iter()
-            .map(|(listener, kind)| tokio::task::spawn_local(Rc::clone(&self).accept(listener, kind)))
-            .collect();
-        let taking = Rc::clone(&self);
+        let start = |listener, kind| tokio::task::spawn_local(Rc::clone(&self).accept(listener, kind));
+        let accepting: Vec<_> = listeners.into_iter().map(|(listener, kind)| start(listener, kind)).collect();
+        let accepting = Rc::new(RefCell::new(accepting));
+        let (taking, more) = (Rc::clone(&self), Rc::clone(&accepting));
         let taking = tokio::task::spawn_local(async move {
-            while let Some(Handed { stream, address, kind }) = handed.recv().await {
-                // Counted by whoever handed it over; given back here when it cannot be served.
-                match TcpStream::from_std(stream) {
-                    Ok(stream) => taking.serve(stream, address, kind),
-                    Err(_) => drop(Open(Rc::clone(&taking))),
+            while let Some(handed) = handed.recv().await {
+                match handed {
+                    // Counted by whoever handed it over; given back here when it cannot be served.
+                    Handed::Connection { stream, address, kind } => match TcpStream::from_std(stream) {
+                        Ok(stream) => taking.serve(stream, address, kind),
+                        Err(_) => drop(Open(Rc::clone(&taking))),
+                    },
+                    Handed::Listener(socket, kind) => match TcpListener::from_std(socket) {
+                        Ok(listener) => {
+                            let accept = tokio::task::spawn_local(Rc::clone(&taking).accept(listener, kind));
+                            more.borrow_mut().push(accept);
+                        }
+                        Err(error) => tracing::error!(%error, "a worker cannot listen: the others go on"),
+                    },
                 }
             }
         });
@@ -189,7 +198,7 @@ impl Worker {
             self.deadlines.tick(self.now(), newest != version || closing != told || self.must_end());
             (version, told) = (newest, closing);
             if closing {
-                accepting.iter().for_each(tokio::task::JoinHandle::abort);
+                accepting.borrow().iter().for_each(tokio::task::JoinHandle::abort);
                 let open = self.shared.open[self.index].load(Ordering::Relaxed);
                 if self.must_end() || (open == 0 && self.shared.connections() == 0) {
                     break;
@@ -230,8 +239,9 @@ impl Worker {
             let other = self.shared.open[least].load(Ordering::Relaxed);
             if own >= other + SLACK {
                 self.shared.open[least].fetch_add(1, Ordering::Relaxed);
-                let given =
-                    stream.into_std().map(|stream| self.shared.hand[least].send(Handed { stream, address, kind }));
+                let given = stream
+                    .into_std()
+                    .map(|stream| self.shared.hand[least].send(Handed::Connection { stream, address, kind }));
                 if !matches!(given, Ok(Ok(()))) {
                     self.shared.open[least].fetch_sub(1, Ordering::Relaxed);
                 }

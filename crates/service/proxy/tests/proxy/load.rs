@@ -35,7 +35,7 @@ fn replace_all_along(stage: &Stage, over: &dyn Fn() -> bool) -> usize {
         living.push((made, Stoppable::start()));
         made += 1;
         let oldest = living[0].0;
-        if made % 3 == 0 {
+        if made.is_multiple_of(3) {
             // Not announced as draining but gone at once, and the others with it: only the newest is left.
             let gone: Vec<_> = living.drain(..living.len() - 1).collect();
             serve(listed(&living, None));
@@ -192,4 +192,65 @@ fn the_proxy_ends_within_its_drain_deadline_even_when_clients_do_not_leave() {
     let begun = std::time::Instant::now();
     assert_eq!(stage.proxy.drain(Duration::from_millis(500)), 1);
     assert!(begun.elapsed() < Duration::from_secs(5));
+}
+
+/// An nginx that serves a folder, ended with the test.
+struct Nginx {
+    child: std::process::Child,
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+}
+
+impl Nginx {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().display().to_string();
+        // Free a moment ago, and nginx takes it at once.
+        let address = crate::stage::socket().local_addr().unwrap();
+        let config = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log {at}/error.log; events {{ worker_connections 64; }} \
+             http {{ access_log off; client_body_temp_path {at}/a; proxy_temp_path {at}/b; fastcgi_temp_path {at}/c; \
+             uwsgi_temp_path {at}/d; scgi_temp_path {at}/e; server {{ listen {address}; root {at}; }} }}"
+        );
+        std::fs::write(folder.path().join("conf"), config).unwrap();
+        let child = Command::new("nginx").args(["-c", &format!("{at}/conf")]).stderr(Stdio::null()).spawn();
+        let nginx = Self { child: child.expect("apt-get install nginx-light"), folder, address };
+        wait_until("nginx did not start", || std::net::TcpStream::connect(nginx.address).is_ok());
+        nginx
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn nginx_behind_the_proxy_is_read_whole_in_ranges_and_by_head() {
+    let nginx = Nginx::start();
+    // nginx's workers may be nobody.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(nginx.folder.path(), open).unwrap();
+    let large: Vec<u8> = (0..30_000_000u32).map(|at| (at % 251) as u8).collect();
+    std::fs::write(nginx.folder.path().join("large"), &large).unwrap();
+    let stage = Stage::serving(&[nginx.address]);
+    for version in ["--http1.1", "--http2-prior-knowledge"] {
+        let curl = |more: &[&str]| {
+            let output = Command::new("curl")
+                .args(["-sS", "-m", "60", version, "-H", "host: example.com"])
+                .args(more)
+                .arg(format!("http://{}/large", stage.address))
+                .output()
+                .unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            output.stdout
+        };
+        assert!(curl(&[]) == large, "{version}: the file came changed");
+        assert_eq!(curl(&["-r", "1000-1999"]), &large[1000..2000]);
+        let head = String::from_utf8(curl(&["-I"])).unwrap().to_ascii_lowercase();
+        assert!(head.contains("content-length: 30000000"), "{head}");
+    }
+    assert_eq!(stage.proxy.metrics().backends[0].failures, 0);
 }
