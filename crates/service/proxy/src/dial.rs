@@ -124,6 +124,13 @@ impl Pools {
         });
     }
 
+    /// Streams that run on them end as they can; no new one begins.
+    fn forget_http2(&self, member: &Member) {
+        if let Some(pool) = self.pools.borrow_mut().get_mut(&member.uid) {
+            pool.http2.clear();
+        }
+    }
+
     fn http2(&self, member: &Member) -> Option<Http2> {
         let mut pools = self.pools.borrow_mut();
         let pool = pools.get_mut(&member.uid)?;
@@ -165,17 +172,26 @@ pub(crate) async fn connect(
     Ok(io)
 }
 
-/// A place on an HTTP/2 connection to `member`: on one there is, else on a new one.
+/// A place on an HTTP/2 connection to `member`: on one there is, else (or when it must be `fresh`) on a new one.
 pub(crate) async fn http2(
     worker: &Rc<Worker>,
     member: &Arc<Member>,
     timeout: Duration,
     before: Option<Vec<u8>>,
+    fresh: bool,
     watch: &Watch,
 ) -> Result<(SendRequest<Bytes>, Place), DialError> {
     let shared = before.is_none();
-    if shared && let Some(http2) = worker.pools.http2(member) {
-        return place(http2, watch).await;
+    if fresh {
+        // The one there is has just failed: no other request is to try it.
+        worker.pools.forget_http2(member);
+    } else if shared && let Some(http2) = worker.pools.http2(member) {
+        let ended = Rc::clone(&http2.ended);
+        match place(http2, watch).await {
+            Ok(placed) => return Ok(placed),
+            // It is about to end (GOAWAY), or has: nobody's failure.
+            Err(_) => ended.set(true),
+        }
     }
     let io = connect(worker, member, timeout, before, watch).await?;
     let mut builder = h2::client::Builder::new();

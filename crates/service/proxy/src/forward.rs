@@ -34,7 +34,7 @@ use crate::plan::{Forward, UpstreamHead};
 use crate::reply::Reply;
 use crate::routes::{Compiled, Group, Member};
 use crate::tunnel;
-use crate::upstream::{Awaiting, Kept, Upstream};
+use crate::upstream::{Awaiting, Kept, Lost, Upstream};
 use crate::worker::Worker;
 
 /// How often a request may move on because an instance took no connection, beside the route's retries.
@@ -58,7 +58,10 @@ enum Failure {
     /// Before any byte of an answer.
     Upstream {
         timeout: bool,
+        /// On a kept connection, which may have been closed before it was used.
         stale: bool,
+        /// Surely not begun by the instance.
+        unseen: bool,
         answered: Option<u16>,
     },
     Client(BodyError),
@@ -151,7 +154,7 @@ pub(crate) async fn forward(
             Err(failure) => failure,
         };
         match failure {
-            Failure::Upstream { stale: true, .. } if forward.repeatable && !fresh => fresh = true,
+            Failure::Upstream { stale: true, unseen, .. } if (forward.repeatable || unseen) && !fresh => fresh = true,
             Failure::Upstream { timeout, answered, .. } => {
                 report(worker, &member, false, begun);
                 tried.push(member.instance.id);
@@ -300,7 +303,7 @@ async fn dial(
         }
         UpstreamHead::Http2(_) => {
             watch.set(timeout);
-            let (send, place) = dial::http2(worker, member, timeout, before, watch).await?;
+            let (send, place) = dial::http2(worker, member, timeout, before, fresh, watch).await?;
             Ok((Upstream::Http2(send, place), true))
         }
     }
@@ -321,7 +324,10 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     async fn run(&mut self, upstream: Upstream, reused: bool, retry_5xx: bool) -> Result<Ended, Failure> {
         let spec = &self.forward.route.spec;
-        let (mut awaiting, mut sink) = self.send_head(upstream).map_err(|_| Failure::upstream(reused))?;
+        let (mut awaiting, mut sink) = self.send_head(upstream).map_err(|_| {
+            // Not even its head was taken.
+            Failure::Upstream { timeout: false, stale: reused, unseen: true, answered: None }
+        })?;
         let mut pump = Pump::new(spec.max_body.map(|most| most.0));
         let (watch, limits) = (self.watch, &self.worker.shared.limits);
         let begun = self.worker.now();
@@ -360,8 +366,15 @@ impl Attempt<'_> {
             }
             match awaiting.poll_head(cx, limits) {
                 Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
-                Poll::Ready(Err(nothing_read)) => {
-                    return Poll::Ready(Err(Failure::upstream(reused && nothing_read && pump.moved == 0)));
+                Poll::Ready(Err(lost)) => {
+                    // A body that has begun to move is not there any more to be sent again.
+                    let whole = pump.moved == 0;
+                    return Poll::Ready(Err(Failure::Upstream {
+                        timeout: false,
+                        stale: reused && whole && lost != Lost::Broken,
+                        unseen: whole && lost == Lost::Refused,
+                        answered: None,
+                    }));
                 }
                 Poll::Pending => {}
             }
@@ -370,7 +383,7 @@ impl Attempt<'_> {
             }
             if watch.expired(cx) {
                 return Poll::Ready(Err(match uploaded {
-                    true => Failure::Upstream { timeout: true, stale: false, answered: None },
+                    true => Failure::Upstream { timeout: true, stale: false, unseen: false, answered: None },
                     false => Failure::Client(BodyError::Io(std::io::ErrorKind::TimedOut.into())),
                 }));
             }
@@ -378,7 +391,7 @@ impl Attempt<'_> {
         })
         .await?;
         if head.status >= 500 && retry_5xx {
-            return Err(Failure::Upstream { timeout: false, stale: false, answered: Some(head.status) });
+            return Err(Failure::Upstream { timeout: false, stale: false, unseen: false, answered: Some(head.status) });
         }
         let switches = head.status == 101;
         if switches && !self.forward.upgrade {
@@ -562,7 +575,7 @@ impl Attempt<'_> {
 
 impl Failure {
     fn upstream(stale: bool) -> Self {
-        Self::Upstream { timeout: false, stale, answered: None }
+        Self::Upstream { timeout: false, stale, unseen: false, answered: None }
     }
 }
 

@@ -46,6 +46,7 @@ mod upstream;
 mod worker;
 
 pub use config::{Challenges, Config, Limits, Listener};
+pub use coppice_route::breaker::BreakerState;
 pub use metrics::{BUCKETS, BackendSnapshot, HistogramSnapshot, MetricsSnapshot, RouteSnapshot};
 pub use proxy::{Proxy, StartError};
 pub use proxy_protocol::ProxyHeader;

@@ -41,6 +41,17 @@ pub(crate) struct Answered {
     len: usize,
 }
 
+/// How an exchange ended before its answer's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// Nothing had come: on a kept connection it may have been closed before it was used.
+    Silent,
+    /// The instance says that it has not begun (RFC 9113, 8.7): the request may be sent elsewhere, whatever it is.
+    Refused,
+    /// The answer had begun, or was malformed.
+    Broken,
+}
+
 /// What is held until the body has ended.
 pub(crate) enum Kept {
     Http1,
@@ -56,16 +67,16 @@ impl Awaiting {
         Self::Http2 { response, place, parts: None }
     }
 
-    /// Ready with the head of the final answer; interim ones are swallowed. The error says whether nothing at all had come.
-    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>, limits: &Limits) -> Poll<Result<Answered, bool>> {
+    /// Ready with the head of the final answer; interim ones are swallowed.
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>, limits: &Limits) -> Poll<Result<Answered, Lost>> {
         match self {
             Self::Http1 { source, spans, reason } => loop {
-                if let Some(end) = head::end(&mut source.buffer).map_err(|_| false)? {
+                if let Some(end) = head::end(&mut source.buffer).map_err(|_| Lost::Broken)? {
                     // An instance may have more header fields than a client.
                     let read = head::response(source.buffer.slice(0..end), spans, limits.headers.max(256));
                     let read = read.map_err(|error| {
                         tracing::debug!(%error, "an instance's answer is malformed");
-                        false
+                        Lost::Broken
                     })?;
                     if (100..200).contains(&read.status) && read.status != 101 {
                         source.buffer.consume(end);
@@ -83,19 +94,22 @@ impl Awaiting {
                     }));
                 }
                 if source.buffer.is_full() {
-                    return Poll::Ready(Err(false));
+                    return Poll::Ready(Err(Lost::Broken));
                 }
-                let nothing = source.buffer.is_empty();
+                let lost = if source.buffer.is_empty() { Lost::Silent } else { Lost::Broken };
                 match ready!(source.poll_more(cx)) {
                     Ok(count) if count > 0 => {}
-                    Ok(_) | Err(_) => return Poll::Ready(Err(nothing)),
+                    Ok(_) | Err(_) => return Poll::Ready(Err(lost)),
                 }
             },
             Self::Http2 { response, parts, .. } => {
                 let answer = ready!(Pin::new(response).poll(cx)).map_err(|error| {
                     tracing::debug!(%error, "an instance's stream failed");
-                    // The instance says that it has not begun (RFC 9113, 8.7), or is about to leave.
-                    error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away()
+                    match error.reason() {
+                        Some(h2::Reason::REFUSED_STREAM) => Lost::Refused,
+                        // Streams it will not answer are told so; this is one that it saw, or the connection was cut.
+                        _ => Lost::Silent,
+                    }
                 })?;
                 let (head, body) = answer.into_parts();
                 let length =

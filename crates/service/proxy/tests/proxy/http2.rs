@@ -90,6 +90,50 @@ fn an_http1_client_reaches_an_instance_that_speaks_only_http2() {
     assert!(server.seen().last().unwrap().ends_with("\r\n\r\ndata"));
 }
 
+/// An instance that ends each connection after three answers, as gRPC servers do that limit a connection's age.
+async fn leaving_often() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                let mut answered = 0;
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let mut body = request.into_body();
+                    tokio::spawn(async move {
+                        while let Some(Ok(piece)) = body.data().await {
+                            body.flow_control().release_capacity(piece.len()).unwrap();
+                        }
+                        respond.send_response(http::Response::new(()), true).unwrap();
+                    });
+                    answered += 1;
+                    if answered == 3 {
+                        connection.graceful_shutdown();
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_ends_its_connections_gracefully_fails_no_request_with_a_body() {
+    let address = leaving_often().await;
+    let stage = Stage::start();
+    let mut spec = spec();
+    spec.protocol = BackendProtocol::H2c;
+    stage.route(spec, &[address]);
+    let statuses = tokio::task::spawn_blocking(move || {
+        let post = b"POST / HTTP/1.1\r\nhost: example.com\r\nconnection: close\r\ncontent-length: 4\r\n\r\ndata";
+        let ask = |_| crate::stage::Answer::of(&stage.exchange(post)).status;
+        let statuses: Vec<u16> = (0..60).map(ask).collect();
+        (statuses, stage.proxy.metrics().backends[0].failures)
+    });
+    assert_eq!(statuses.await.unwrap(), (vec![200; 60], 0));
+}
+
 #[derive(Debug)]
 struct ByName(Arc<CertifiedKey>);
 
