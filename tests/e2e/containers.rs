@@ -10,6 +10,7 @@ mod exec;
 mod healthcheck;
 mod images;
 mod lifecycle;
+mod parting;
 mod private_registry;
 mod remains;
 mod run;
