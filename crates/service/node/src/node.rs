@@ -1,5 +1,7 @@
 //! The node as its API sees it: everything that can be asked of one machine.
 
+mod certificates;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -8,7 +10,8 @@ use std::time::Duration;
 
 use coppice_api::{
     AppStatus, AppSummary, ApplyReply, ApplyRequest, ContainerDetail, ContainerSummary, Created, ExecRequest,
-    ExitReply, LogLine, LogQuery, NodeStatus, PlanReply, PlanStep, Process, RunRequest, Stats, StepAction, StopRequest,
+    ExitReply, LogLine, LogQuery, Metrics, NodeStatus, PlanReply, PlanStep, Process, RunRequest, Stats, StepAction,
+    StopRequest,
 };
 use coppice_base::{Clock, Name, SystemClock, SystemRandom, Timestamp};
 use coppice_container::TerminalSize;
@@ -33,7 +36,7 @@ use crate::network::{Names, NodeNetwork};
 use crate::root::{Root, RootError};
 use crate::settings::{Settings, SettingsError};
 use crate::signal::parse_signal;
-use crate::{archive, images, logs, stats, view, volume};
+use crate::{archive, images, logs, metrics, stats, view, volume};
 
 /// This node's id in its cluster of one.
 const NODE: NodeId = NodeId(1);
@@ -236,6 +239,11 @@ impl Node {
             images_bytes: images.iter().map(|image| image.size.0).sum(),
             words: launcher.identity.word.iter().cloned().chain(self.containers.network.words()).collect(),
         }
+    }
+
+    /// What is counted and measured here. Reads cgroups: blocking.
+    pub fn metrics(&self) -> Metrics {
+        metrics::read(&self.containers, &self.agent, &self.adhoc, self.started_at)
     }
 
     // ── containers ──────────────────────────────────────────────────────────────────────────────────────────
@@ -772,9 +780,15 @@ async fn keep_rules(containers: Arc<Containers>, mut stopping: watch::Receiver<b
 
 /// What a manifest may say and this version does not carry out: refused, because nobody is to believe it holds.
 fn not_done_yet(spec: &AppSpec) -> Vec<String> {
-    let tls = spec.services.iter().filter(|(_, service)| service.tls.is_some());
-    let mut refused: Vec<String> =
-        tls.map(|(name, _)| format!("service {name} has `tls`, which this version does not serve: remove it")).collect();
+    let is_asked = |service: &coppice_spec::ServiceSpec| {
+        service.tls.as_ref().is_some_and(|tls| tls.peer != coppice_spec::PeerTls::Off)
+    };
+    let peer = spec.services.iter().filter(|(_, service)| is_asked(service));
+    let mut refused: Vec<String> = peer
+        .map(|(name, _)| {
+            format!("service {name} has `tls.peer`, and this version does not encrypt between services: remove it")
+        })
+        .collect();
     if spec.policy != coppice_spec::PolicySpec::default() {
         refused.push("`policy` is not enforced by this version: remove it".to_owned());
     }
