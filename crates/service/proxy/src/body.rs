@@ -564,3 +564,40 @@ fn digits(mut number: u64, base: u64) -> Digits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_chunks_line_is_hex_digits_with_nothing_before_them() {
+        for (line, size) in [("0\r\n", 0), ("1f\r\n", 31), ("0005;a=b\r\n", 5), ("A ;x\r\n", 10)] {
+            assert_eq!(chunk_size(line.as_bytes()).unwrap(), Some((size, line.len())), "{line:?}");
+            assert_eq!(chunk_size(&line.as_bytes()[..line.len() - 1]).unwrap(), None, "{line:?} without its end");
+        }
+        for bad in ["\r\n", "g\r\n", " 5\r\n", "+5\r\n", "5\n", "5 5\r\n", "5;\0\r\n", "1000000000000000\r\n"] {
+            assert!(chunk_size(bad.as_bytes()).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_as_a_chunks_line_is_what_the_standard_says(line in "[0-9a-fA-F]{0,18}[ ;x+\r\n\t\u{0}]{0,4}\r?\n?") {
+            if let Ok(Some((size, taken))) = chunk_size(line.as_bytes()) {
+                let line = &line[..taken];
+                let digits = line.find(|c: char| !c.is_ascii_hexdigit()).unwrap();
+                prop_assert_eq!(u64::from_str_radix(&line[..digits], 16), Ok(size));
+                let rest = line[digits..].strip_suffix("\r\n").unwrap().trim_start();
+                prop_assert!(rest.is_empty() || rest.starts_with(';'));
+                prop_assert!(!rest.contains(['\r', '\n', '\0']));
+            }
+        }
+
+        #[test]
+        fn numbers_are_written_as_everyone_writes_them(number in any::<u64>()) {
+            prop_assert_eq!(decimal(number).text().to_vec(), number.to_string().into_bytes());
+            prop_assert_eq!(format_hex(number).text().to_vec(), format!("{number:x}").into_bytes());
+        }
+    }
+}

@@ -27,8 +27,8 @@ use crate::worker::Worker;
 /// What may wait in memory for a slow instance: a stream's, and all of a connection's.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// Bytes that may wait for a slow client on one stream.
-const SEND_BUFFER: usize = 128 << 10;
+/// Bytes that may wait for a slow client on one stream: times the streams, what a client that reads nothing costs.
+const SEND_BUFFER: usize = 32 << 10;
 /// Streams a client resets before the proxy began them, waiting to be seen: more end the connection (CVE-2023-44487).
 const RESET_UNSEEN: usize = 20;
 /// Streams a client made the proxy reset, over the connection's life (CVE-2025-8671).

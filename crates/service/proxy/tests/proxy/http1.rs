@@ -194,3 +194,22 @@ fn an_instance_that_breaks_off_is_not_passed_off_as_whole() {
     let all = stage.exchange(b"GET / HTTP/1.1\r\nhost: example.com\r\n\r\n");
     assert!(all.contains("hello") && !all.ends_with("0\r\n\r\n"), "{all}");
 }
+
+#[test]
+fn a_request_that_comes_byte_by_byte_is_the_same_request() {
+    let server = Server::saying("ok");
+    let stage = Stage::serving(&[server.address]);
+    let request = "\r\nPOST /a HTTP/1.1\r\nHost: example.com\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   3\r\nabc\r\n0A;x=y\r\n0123456789\r\n0\r\nx-sum: 1\r\n\r\n";
+    let mut client = stage.connect();
+    client.set_nodelay(true).unwrap();
+    for turn in 0..2 {
+        for byte in request.as_bytes() {
+            client.write_all(&[*byte]).unwrap();
+            std::thread::yield_now();
+        }
+        read_until(&mut client, "\r\n\r\nok");
+        let seen = server.seen().remove(turn);
+        assert!(seen.starts_with("POST /a HTTP/1.1\r\n") && seen.ends_with("0\r\nx-sum: 1\r\n\r\n"), "{seen}");
+    }
+}

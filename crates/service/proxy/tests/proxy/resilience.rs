@@ -198,3 +198,28 @@ fn a_drained_proxy_answers_what_it_has_and_its_successor_takes_the_same_port() {
     assert_eq!(read_to_end(&mut idle), "");
     assert_eq!(draining.join().unwrap(), 0);
 }
+
+#[test]
+fn a_socket_that_is_added_later_is_accepted_from_as_the_first_is_and_closed_with_it() {
+    let server = Server::saying("ok");
+    let stage = Stage::serving(&[server.address]);
+    let added = crate::stage::socket();
+    let address = added.local_addr().unwrap();
+    stage.proxy.listen(coppice_proxy::Listener::plain(added)).unwrap();
+    assert_eq!(stage.proxy.addresses(), [stage.address, address]);
+    assert_eq!(stage.proxy.listeners().unwrap().len(), 2);
+    let ask = |address| {
+        let mut client = crate::stage::connect(address);
+        client.write_all(b"GET / HTTP/1.1\r\nhost: example.com\r\nconnection: close\r\n\r\n").unwrap();
+        read_to_end(&mut client)
+    };
+    // More than one worker's share.
+    for _ in 0..8 {
+        assert!(ask(address).ends_with("ok"));
+    }
+    assert!(ask(stage.address).ends_with("ok"));
+    let refused = stage.proxy.listen(coppice_proxy::Listener::tls(crate::stage::socket()));
+    assert!(matches!(refused, Err(coppice_proxy::StartError::NoTls)), "{refused:?}");
+    assert_eq!(stage.proxy.drain(Duration::from_secs(10)), 0);
+    assert!(std::net::TcpStream::connect(address).is_err(), "somebody listens");
+}
