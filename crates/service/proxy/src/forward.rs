@@ -39,6 +39,8 @@ use crate::worker::Worker;
 
 /// How often a request may move on because an instance took no connection, beside the route's retries.
 const MOVES: usize = 3;
+/// A body of declared length may stand still for so long (nginx's `client_body_timeout`).
+const STALL: Duration = Duration::from_secs(60);
 /// Between two looks at whether a stream must end with its route or instance.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -334,7 +336,7 @@ impl Attempt<'_> {
         let paced = matches!(self.forward.framing, Framing::Length(_)) && limits.body_rate > 0;
         let (body, mirror, reply) = (&mut *self.body, &mut *self.mirror, &mut *self.reply);
         let (idle, patience) = (spec.timeouts.idle.0, spec.timeouts.request.0);
-        let body_wait = if paced { idle.min(limits.header_timeout) } else { idle };
+        let body_wait = if paced { idle.min(STALL) } else { idle };
         watch.set(body_wait);
         let (mut uploaded, mut upload_failed) = (false, false);
         let head = poll_fn(|cx| {
