@@ -10,6 +10,7 @@ mod container;
 mod error;
 mod event;
 mod image;
+mod metrics;
 mod node;
 pub mod path;
 pub mod stream;
@@ -27,5 +28,8 @@ pub use event::Event;
 pub use image::{
     ImageDetail, ImageSummary, LayerProgress, LayerState, LoadReply, PruneReply, PruneRequest, PullRequest,
     PushRequest, RegistryLogin, RemoveReply, TagRequest, TransferLine,
+};
+pub use metrics::{
+    BackendMetrics, BreakerState, Bucket, ContainerMetrics, DnsMetrics, Histogram, Metrics, ProxyMetrics, RouteMetrics,
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};

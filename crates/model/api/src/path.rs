@@ -8,6 +8,10 @@ pub const NODE: &str = "/v1/node";
 pub const NODE_STOP: &str = "/v1/node/stop";
 /// GET → the OpenAPI document.
 pub const OPENAPI: &str = "/v1/openapi.json";
+/// GET → [`Metrics`](crate::Metrics).
+pub const METRICS: &str = "/v1/metrics";
+/// GET → the same in Prometheus' text format, 0.0.4; at the path where a Prometheus looks for it.
+pub const METRICS_TEXT: &str = "/metrics";
 /// GET `?since=<ms>&follow=true&app=` → lines of [`Event`](crate::Event).
 pub const EVENTS: &str = "/v1/events";
 

@@ -5,10 +5,12 @@
 //! an `Origin` are refused, so that no web page reaches it through a proxy (DNS rebinding).
 
 mod answer;
+mod metrics;
 mod openapi;
 mod peer;
 mod query;
 mod routes;
+mod scrape;
 mod serve;
 
 pub use openapi::document;

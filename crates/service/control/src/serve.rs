@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tower::ServiceExt;
 
 use crate::peer::{Allowed, group_id};
-use crate::routes;
+use crate::{routes, scrape};
 
 /// Connections served at a time; more wait. A CLI needs one, a follower holds one.
 const CONNECTIONS_MAX: usize = 4096;
@@ -40,6 +40,9 @@ pub async fn serve(node: Arc<Node>) -> Result<(), ServeError> {
     let failed = |source| ServeError::Listen { path: path.clone(), source };
     let listener = listen(&path, group).map_err(failed)?;
     let allowed = Allowed { owner: rustix::process::geteuid(), group };
+    if let Some(address) = node.settings().metrics.listen {
+        tokio::spawn(scrape::serve(node.clone(), address));
+    }
     let router = routes::router(node.clone());
     let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
     loop {

@@ -89,6 +89,11 @@ impl Ingress {
         Ok(self.proxy()?.update(&routes(apps))?)
     }
 
+    /// `None` while it does not run.
+    pub(crate) fn metrics(&self) -> Option<coppice_proxy::MetricsSnapshot> {
+        self.running().map(|proxy| proxy.metrics())
+    }
+
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.running().map(|proxy| proxy.addresses()).unwrap_or_default()
     }

@@ -28,6 +28,7 @@ mod ingress;
 mod instance;
 mod launcher;
 mod logs;
+mod metrics;
 mod names;
 mod network;
 mod node;

@@ -41,6 +41,10 @@ impl NameServer {
         Ok(Self { server, subnet, serial: 1 })
     }
 
+    pub(crate) fn metrics(&self) -> coppice_dns::Metrics {
+        self.server.metrics()
+    }
+
     pub(crate) fn update(&mut self, apps: &BTreeMap<Name, Present>) {
         self.serial = self.serial.wrapping_add(1);
         match zone(apps, self.subnet, self.serial) {

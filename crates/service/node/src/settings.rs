@@ -18,6 +18,7 @@ pub struct Settings {
     pub network: NetworkSettings,
     pub images: ImageSettings,
     pub proxy: ProxySettings,
+    pub metrics: MetricsSettings,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -74,6 +75,13 @@ pub struct ProxySettings {
     pub threads: usize,
     /// Other proxies, whose X-Forwarded-For and Forwarded are believed, as in `10.0.0.0/8`.
     pub trusted: Vec<Cidr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsSettings {
+    /// Where a Prometheus may read `/metrics`, as in `127.0.0.1:9180`, without asking who it is; absent: only the socket.
+    pub listen: Option<SocketAddr>,
 }
 
 impl Default for ProxySettings {

@@ -107,6 +107,12 @@ impl Traffic {
         self.names.lock().expect("no panic holds this lock").is_some()
     }
 
+    /// What proxy and name server have counted, where they run.
+    pub(crate) fn metrics(&self) -> (Option<coppice_proxy::MetricsSnapshot>, Option<coppice_dns::Metrics>) {
+        let names = self.names.lock().expect("no panic holds this lock").as_ref().map(NameServer::metrics);
+        (self.ingress.metrics(), names)
+    }
+
     /// Where the proxy listens; empty while there are no routes.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.ingress.addresses()

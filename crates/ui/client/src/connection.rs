@@ -212,6 +212,11 @@ impl Client {
         Ok(Lines::of(self.send(Method::GET, &target, Payload::None).await?.into_body()))
     }
 
+    pub(crate) async fn get_text(&self, target: Target) -> Result<String, ClientError> {
+        let body = whole(self.send(Method::GET, &target, Payload::None).await?.into_body()).await?;
+        String::from_utf8(body).map_err(ClientError::garbled)
+    }
+
     pub(crate) async fn get_bytes(&self, target: Target) -> Result<Download, ClientError> {
         Ok(Download { body: self.send(Method::GET, &target, Payload::None).await?.into_body() })
     }

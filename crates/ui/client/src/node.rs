@@ -1,6 +1,6 @@
 //! The node itself, and what happens on it.
 
-use coppice_api::{API, Event, NodeStatus, StopNodeRequest, VersionReply, path};
+use coppice_api::{API, Event, Metrics, NodeStatus, StopNodeRequest, VersionReply, path};
 use coppice_base::Timestamp;
 
 use crate::target::Target;
@@ -19,6 +19,15 @@ impl Client {
 
     pub async fn stop_node(&self, request: &StopNodeRequest) -> Result<(), ClientError> {
         self.command(Target::of(path::NODE_STOP), Some(request)).await
+    }
+
+    pub async fn metrics(&self) -> Result<Metrics, ClientError> {
+        self.get(Target::of(path::METRICS)).await
+    }
+
+    /// The same in Prometheus' text format.
+    pub async fn metrics_text(&self) -> Result<String, ClientError> {
+        self.get_text(Target::of(path::METRICS_TEXT)).await
     }
 
     /// The OpenAPI document.

@@ -3,6 +3,7 @@
 mod app;
 mod container;
 mod image;
+pub(crate) mod metrics;
 mod node;
 
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::NODE, get(node::status))
         .route(path::NODE_STOP, post(node::stop))
         .route(path::OPENAPI, get(node::openapi))
+        .route(path::METRICS, get(metrics::json))
+        .route(path::METRICS_TEXT, get(metrics::text))
         .route(path::EVENTS, get(node::events))
         .route(path::APPS, get(app::list).post(app::apply))
         .route(path::APPS_PLAN, post(app::plan))

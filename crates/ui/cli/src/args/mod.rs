@@ -21,7 +21,7 @@ pub(crate) use image::{
     ExportArgs, ImageVerb, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs, NamesArgs, PruneArgs, PullArgs,
     PushArgs, RmiArgs, SaveArgs, TagArgs,
 };
-pub(crate) use node::{CompletionsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb};
+pub(crate) use node::{CompletionsArgs, MetricsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb};
 pub(crate) use run::{CreateArgs, NewContainerArgs, RunArgs};
 
 /// What to type first, under the list of verbs.
@@ -132,6 +132,8 @@ pub(crate) enum Verb {
     Inspect(InspectArgs),
     /// Show what containers use
     Stats(StatsArgs),
+    /// Show what services answered and how fast, by route and by instance
+    Metrics(MetricsArgs),
     /// Show a container's processes
     Top(AttachOnly),
     /// Print what happens on the node as it happens

@@ -44,6 +44,20 @@ pub(crate) struct NodeRunArgs {
     pub(crate) apart: bool,
 }
 
+/// Counts begin with the daemon, or with their route or instance. Percentiles are estimated from a histogram's buckets.
+#[derive(Args, Debug)]
+pub(crate) struct MetricsArgs {
+    /// Go on, measuring every second, until interrupted
+    #[arg(long, conflicts_with = "prometheus")]
+    pub(crate) watch: bool,
+    /// Print all of the node's metrics as text for Prometheus
+    #[arg(long, conflicts_with = "service")]
+    pub(crate) prometheus: bool,
+    /// Only this service: `web`, or `APP/web` where several apps have one
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct CompletionsArgs {
     /// Shell

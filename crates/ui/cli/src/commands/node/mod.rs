@@ -2,6 +2,7 @@
 
 pub(crate) mod completions;
 pub(crate) mod install;
+pub(crate) mod metrics;
 pub(crate) mod openapi;
 pub(crate) mod run;
 pub(crate) mod start;

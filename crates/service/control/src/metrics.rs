@@ -1,0 +1,312 @@
+//! The node's metrics in Prometheus' text format, version 0.0.4.
+//!
+//! Each name is written once, with its HELP and TYPE, followed by all its samples; the order is that of this file and of the
+//! API's lists, so two equal states make equal texts. A name without samples is left out: a proxy that does not run has
+//! no counts, rather than counts of nothing. Names and labels are in docs/metrics.md; a test compares.
+//!
+//! Written by hand: the format is lines, and a registry (as the usual crates have) would be a second place for every count.
+
+use std::fmt::Write;
+
+use coppice_api::{
+    BackendMetrics, BreakerState, ContainerMetrics, ContainerState, DnsMetrics, HealthState, Histogram, Metrics,
+    ProxyMetrics, RouteMetrics,
+};
+
+/// What Prometheus is told that it gets.
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Writes everything in `metrics`.
+pub(crate) fn text(metrics: &Metrics) -> String {
+    let mut text = Text(String::new());
+    node(&mut text, metrics);
+    containers(&mut text, &metrics.containers);
+    if let Some(proxy) = &metrics.proxy {
+        of_proxy(&mut text, proxy);
+    }
+    routes(&mut text, &metrics.routes);
+    backends(&mut text, &metrics.backends);
+    if let Some(names) = &metrics.dns {
+        dns(&mut text, names);
+    }
+    text.0
+}
+
+fn node(text: &mut Text, metrics: &Metrics) {
+    text.gauge("coppice_build_info", "The version that runs; always 1.", [(label("version", &metrics.version), 1u32)]);
+    let started = [(Labels::new(), Value::Seconds(metrics.started_at.0 * 1000))];
+    text.gauge("coppice_start_time_seconds", "When the daemon started, in seconds since 1970.", started);
+    text.gauge("coppice_apps", "Apps on this node.", [(Labels::new(), metrics.apps)]);
+    let states = [
+        ("created", ContainerState::Created),
+        ("running", ContainerState::Running),
+        ("paused", ContainerState::Paused),
+        ("exited", ContainerState::Exited),
+    ];
+    let count = |state| metrics.containers.iter().filter(|one| one.state == state).count() as u64;
+    let samples = states.map(|(word, state)| (label("state", word), count(state)));
+    text.gauge("coppice_containers", "Containers of this node by state.", samples);
+}
+
+fn containers(text: &mut Text, all: &[ContainerMetrics]) {
+    let labels = |one: &ContainerMetrics| {
+        let app = one.app.iter().flat_map(|app| label("app", app));
+        let service = one.workload.iter().flat_map(|workload| label("service", workload));
+        app.chain(service).chain(label("container", &one.name)).collect::<Labels>()
+    };
+    let cpu = all.iter().filter_map(|one| Some((labels(one), Value::Seconds(one.cpu_usec?))));
+    text.counter("coppice_container_cpu_seconds_total", "CPU time that a running container has used.", cpu);
+    let memory = all.iter().filter_map(|one| Some((labels(one), one.memory_bytes?)));
+    text.gauge("coppice_container_memory_bytes", "Memory that a running container uses, caches included.", memory);
+    let restarts = all.iter().map(|one| (labels(one), one.restarts));
+    text.counter("coppice_container_restarts_total", "Restarts of a container that nobody asked for.", restarts);
+    let states =
+        [("starting", HealthState::Starting), ("healthy", HealthState::Healthy), ("unhealthy", HealthState::Unhealthy)];
+    let health = all
+        .iter()
+        .filter(|one| one.health != HealthState::None)
+        .flat_map(|one| states.map(|(word, state)| (and(labels(one), "state", word), u64::from(one.health == state))));
+    text.gauge("coppice_container_health", "1 for the state that a container's health check finds it in.", health);
+}
+
+fn of_proxy(text: &mut Text, proxy: &ProxyMetrics) {
+    text.gauge("coppice_proxy_connections", "Open client connections.", [(Labels::new(), proxy.connections)]);
+    let counts = [
+        ("coppice_proxy_connections_accepted_total", "Client connections taken.", proxy.accepted),
+        ("coppice_proxy_connections_refused_total", "Client connections closed at once: too many.", proxy.refused),
+        ("coppice_proxy_tls_handshakes_total", "TLS handshakes that succeeded.", proxy.tls_handshakes),
+        ("coppice_proxy_tls_handshake_failures_total", "TLS handshakes that failed.", proxy.tls_handshake_failures),
+        ("coppice_proxy_bad_requests_total", "Malformed requests.", proxy.bad_requests),
+        ("coppice_proxy_unrouted_requests_total", "Requests that no route takes.", proxy.unrouted),
+        (
+            "coppice_proxy_access_log_lines_dropped_total",
+            "Lines of the access log that nobody took in time.",
+            proxy.log_lines_dropped,
+        ),
+    ];
+    for (name, help, count) in counts {
+        text.counter(name, help, [(Labels::new(), count)]);
+    }
+}
+
+fn routes(text: &mut Text, all: &[RouteMetrics]) {
+    type Count = fn(&RouteMetrics) -> u64;
+    let labels = |one: &RouteMetrics| -> Labels {
+        [("app", &one.app), ("service", &one.service), ("route", &one.route)]
+            .into_iter()
+            .flat_map(|(key, value)| label(key, value.as_str()))
+            .collect()
+    };
+    let requests = all.iter().flat_map(|one| {
+        let class = (1..).zip(one.classes).map(move |(digit, count)| (format!("{digit}xx"), count));
+        class.map(move |(class, count)| (and(labels(one), "class", &class), count))
+    });
+    text.counter("coppice_route_requests_total", "Requests answered, by class of the status.", requests);
+    let durations = all.iter().map(|one| (labels(one), &one.duration));
+    text.histogram(
+        "coppice_route_request_duration_seconds",
+        "From a request's head to the end of its answer.",
+        durations,
+    );
+    let counts: [(&str, &str, Count); 8] = [
+        ("coppice_route_requests_aborted_total", "Requests whose client went away first.", |one| one.aborted),
+        ("coppice_route_received_bytes_total", "Bytes of requests' bodies.", |one| one.received_bytes),
+        ("coppice_route_sent_bytes_total", "Bytes of answers' bodies.", |one| one.sent_bytes),
+        ("coppice_route_retries_total", "Tries after the first.", |one| one.retries),
+        ("coppice_route_requests_mirrored_total", "Copies of requests sent to a mirror.", |one| one.mirrored),
+        ("coppice_route_requests_limited_total", "Answers 429 by the rate limit.", |one| one.limited),
+        ("coppice_route_requests_refused_total", "Answers 401 and 403 by basic auth and allowlist.", |one| one.refused),
+        ("coppice_route_requests_unavailable_total", "Answers 503: no instance could answer.", |one| one.unavailable),
+    ];
+    for (name, help, count) in counts {
+        text.counter(name, help, all.iter().map(|one| (labels(one), count(one))));
+    }
+}
+
+fn backends(text: &mut Text, all: &[BackendMetrics]) {
+    type Look = fn(&BackendMetrics) -> u64;
+    let labels = |one: &BackendMetrics| -> Labels {
+        [("app", one.app.as_str()), ("service", one.service.as_str()), ("backend", &one.instance)]
+            .into_iter()
+            .flat_map(|(key, value)| label(key, value))
+            .collect()
+    };
+    let counts: [(&str, &str, Look); 3] = [
+        ("coppice_backend_requests_total", "Requests sent to an instance.", |one| one.requests),
+        ("coppice_backend_failures_total", "Of these, no connection, no answer, or 5xx.", |one| one.failures),
+        ("coppice_backend_connects_total", "New connections to an instance.", |one| one.connects),
+    ];
+    for (name, help, count) in counts {
+        text.counter(name, help, all.iter().map(|one| (labels(one), count(one))));
+    }
+    let gauges: [(&str, &str, Look); 4] = [
+        ("coppice_backend_requests_in_flight", "Requests at an instance now.", |one| one.in_flight.into()),
+        ("coppice_backend_ready", "1 when an instance is ready.", |one| one.ready.into()),
+        ("coppice_backend_draining", "1 when an instance only finishes what it has.", |one| one.draining.into()),
+        ("coppice_backend_ejected", "1 when an instance is left out for its failures.", |one| one.ejected.into()),
+    ];
+    for (name, help, look) in gauges {
+        text.gauge(name, help, all.iter().map(|one| (labels(one), look(one))));
+    }
+    let states =
+        [("closed", BreakerState::Closed), ("open", BreakerState::Open), ("half_open", BreakerState::HalfOpen)];
+    let breaker = all
+        .iter()
+        .flat_map(|one| states.map(|(word, state)| (and(labels(one), "state", word), u64::from(one.breaker == state))));
+    text.gauge("coppice_backend_breaker_state", "1 for the state of an instance's circuit breaker.", breaker);
+    let durations = all.iter().map(|one| (labels(one), &one.duration));
+    text.histogram(
+        "coppice_backend_request_duration_seconds",
+        "From sending a request to an instance to the end of its answer.",
+        durations,
+    );
+}
+
+fn dns(text: &mut Text, dns: &DnsMetrics) {
+    let queries = [(label("transport", "udp"), dns.udp_queries), (label("transport", "tcp"), dns.tcp_queries)];
+    text.counter("coppice_dns_queries_total", "Messages that came, by transport.", queries);
+    let counts = [
+        ("coppice_dns_answered_total", "Answers with records of our own names.", dns.answered),
+        ("coppice_dns_no_data_total", "Answers that a name of ours has nothing of the type.", dns.no_data),
+        ("coppice_dns_no_name_total", "Answers that a name of ours does not exist.", dns.no_name),
+        ("coppice_dns_refused_total", "Refusals.", dns.refused),
+        ("coppice_dns_truncated_total", "Answers that asked to come over TCP.", dns.truncated),
+        ("coppice_dns_malformed_total", "Malformed queries.", dns.malformed),
+        ("coppice_dns_dropped_total", "Packets not answered: too short, or themselves responses.", dns.dropped),
+        ("coppice_dns_limited_total", "Questions over their client's rate, not answered.", dns.limited),
+        ("coppice_dns_cache_hits_total", "Questions for others, answered from the cache.", dns.cache_hits),
+        ("coppice_dns_cache_misses_total", "Questions for others, not in the cache.", dns.cache_misses),
+        ("coppice_dns_joined_total", "Questions that waited for an equal one on its way.", dns.joined),
+        ("coppice_dns_overloaded_total", "Questions for others turned away: too many on their way.", dns.overloaded),
+        ("coppice_dns_unresolved_total", "Questions for others that no server answered.", dns.unresolved),
+        ("coppice_dns_upstream_queries_total", "Questions sent to other servers, each try.", dns.upstream_queries),
+    ];
+    for (name, help, count) in counts {
+        text.counter(name, help, [(Labels::new(), count)]);
+    }
+    let failures = [
+        (label("reason", "timeout"), dns.upstream_timeouts),
+        (label("reason", "rejected"), dns.upstream_rejected),
+        (label("reason", "failed"), dns.upstream_failed),
+    ];
+    let help = "Tries without an answer in time, with one that is none, and with a failure.";
+    text.counter("coppice_dns_upstream_failures_total", help, failures);
+    let connections = [(Labels::new(), dns.tcp_connections)];
+    text.counter("coppice_dns_tcp_connections_total", "TCP connections taken.", connections);
+    let refused = [(Labels::new(), dns.tcp_refused)];
+    text.counter("coppice_dns_tcp_connections_refused_total", "TCP connections closed at once: too many.", refused);
+    let entries = [(Labels::new(), dns.cache_entries)];
+    text.gauge("coppice_dns_cache_entries", "Answers of other servers kept now.", entries);
+    text.gauge("coppice_dns_cache_bytes", "Bytes that kept answers take.", [(Labels::new(), dns.cache_bytes)]);
+}
+
+/// Names and values.
+type Labels = Vec<(&'static str, String)>;
+
+fn label(name: &'static str, value: &str) -> Labels {
+    vec![(name, value.to_owned())]
+}
+
+fn and(mut labels: Labels, name: &'static str, value: &str) -> Labels {
+    labels.push((name, value.to_owned()));
+    labels
+}
+
+enum Value {
+    Whole(u64),
+    /// Microseconds, written as seconds.
+    Seconds(u64),
+}
+
+impl From<u64> for Value {
+    fn from(value: u64) -> Self {
+        Self::Whole(value)
+    }
+}
+
+impl From<u32> for Value {
+    fn from(value: u32) -> Self {
+        Self::Whole(value.into())
+    }
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole(value) => value.fmt(f),
+            Self::Seconds(micros) => f.write_str(&seconds(*micros)),
+        }
+    }
+}
+
+/// Exact, without zeros at the end.
+fn seconds(micros: u64) -> String {
+    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// The text as far as it is written. Writing to a String cannot fail.
+struct Text(String);
+
+impl Text {
+    fn counter<V: Into<Value>>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels, V)>) {
+        self.family(name, "counter", help, samples);
+    }
+
+    fn gauge<V: Into<Value>>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels, V)>) {
+        self.family(name, "gauge", help, samples);
+    }
+
+    fn family<V: Into<Value>>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Labels, V)>,
+    ) {
+        let mut samples = samples.into_iter().peekable();
+        if samples.peek().is_some() {
+            self.head(name, kind, help);
+        }
+        for (labels, value) in samples {
+            self.sample(name, &labels, &value.into());
+        }
+    }
+
+    fn histogram<'a>(&mut self, name: &str, help: &str, all: impl IntoIterator<Item = (Labels, &'a Histogram)>) {
+        let mut all = all.into_iter().peekable();
+        if all.peek().is_some() {
+            self.head(name, "histogram", help);
+        }
+        for (labels, histogram) in all {
+            let (buckets, sum, count) = (format!("{name}_bucket"), format!("{name}_sum"), format!("{name}_count"));
+            for bucket in &histogram.buckets {
+                let labels = and(labels.clone(), "le", &seconds(bucket.le_us));
+                self.sample(&buckets, &labels, &bucket.count.into());
+            }
+            self.sample(&buckets, &and(labels.clone(), "le", "+Inf"), &histogram.count.into());
+            self.sample(&sum, &labels, &Value::Seconds(histogram.sum_us));
+            self.sample(&count, &labels, &histogram.count.into());
+        }
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &Labels, value: &Value) {
+        self.0.push_str(name);
+        for (at, (key, text)) in labels.iter().enumerate() {
+            let open = if at == 0 { '{' } else { ',' };
+            let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.0, "{open}{key}=\"{escaped}\"");
+        }
+        if !labels.is_empty() {
+            self.0.push('}');
+        }
+        let _ = writeln!(self.0, " {value}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

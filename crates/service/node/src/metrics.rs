@@ -1,0 +1,175 @@
+//! What the node counts and measures, in the API's words: read when asked, never sampled in the background.
+//!
+//! Whoever writes it as text, or works out rates and percentiles, does so from this. It refuses to keep anything: counts
+//! are those of the proxy and the name server as long as these run, and begin again with a new daemon.
+
+use coppice_api::{
+    BackendMetrics, BreakerState, Bucket, ContainerMetrics, DnsMetrics, HealthState, Histogram, Metrics, ProxyMetrics,
+    RouteMetrics,
+};
+use coppice_base::Timestamp;
+use coppice_proxy::{BUCKETS, BackendSnapshot, HistogramSnapshot, MetricsSnapshot, RouteSnapshot};
+
+use crate::adhoc::AdHoc;
+use crate::agent::Agent;
+use crate::container::{Container, Owner};
+use crate::containers::Containers;
+
+/// Everything, now. Blocking: reads the cgroup of each container that runs.
+pub(crate) fn read(containers: &Containers, agent: &Agent, adhoc: &AdHoc, started_at: Timestamp) -> Metrics {
+    let restarts = |container: &Container| match &container.owner {
+        Owner::AdHoc => adhoc.restarts(container),
+        Owner::App { app, instance, .. } => agent.get(app.as_str()).map_or(0, |app| app.restarts(instance)),
+    };
+    let mut each: Vec<ContainerMetrics> =
+        containers.table.all().iter().map(|one| container(containers, one, restarts(one))).collect();
+    each.sort_by(|a, b| a.name.cmp(&b.name));
+    let (traffic, names) = containers.traffic.metrics();
+    let of_proxy = traffic.as_ref().map(proxy);
+    let MetricsSnapshot { routes, mut backends, .. } = traffic.unwrap_or_default();
+    backends.sort_by(|a, b| (&a.app, &a.service, &a.instance).cmp(&(&b.app, &b.service, &b.instance)));
+    Metrics {
+        at: containers.clock.now(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started_at,
+        apps: u32::try_from(agent.all().len()).unwrap_or(u32::MAX),
+        containers: each,
+        proxy: of_proxy,
+        routes: routes.into_iter().map(route).collect(),
+        backends: backends.into_iter().map(backend).collect(),
+        dns: names.map(dns),
+    }
+}
+
+fn container(containers: &Containers, container: &Container, restarts: u32) -> ContainerMetrics {
+    let phase = container.phase();
+    let (app, workload) = match &container.owner {
+        Owner::AdHoc => (None, None),
+        Owner::App { app, workload, .. } => (Some(app.to_string()), Some(workload.to_string())),
+    };
+    // One that ends meanwhile has no usage any more.
+    let cgroup = phase.is_running().then(|| containers.cgroup(&container.id).ok()).flatten();
+    let usage = cgroup.and_then(|cgroup| cgroup.usage().ok());
+    ContainerMetrics {
+        name: container.name.clone(),
+        app,
+        workload,
+        state: phase.state(),
+        health: if phase.is_running() { container.health() } else { HealthState::None },
+        restarts,
+        cpu_usec: usage.as_ref().and_then(|usage| usage.cpu_usec),
+        memory_bytes: usage.as_ref().and_then(|usage| usage.memory_bytes),
+    }
+}
+
+fn proxy(snapshot: &MetricsSnapshot) -> ProxyMetrics {
+    ProxyMetrics {
+        connections: snapshot.connections,
+        accepted: snapshot.accepted,
+        refused: snapshot.refused,
+        tls_handshakes: snapshot.tls_handshakes,
+        tls_handshake_failures: snapshot.tls_handshake_failures,
+        bad_requests: snapshot.bad_requests,
+        unrouted: snapshot.unrouted,
+        log_lines_dropped: snapshot.log_lines_dropped,
+    }
+}
+
+fn route(route: RouteSnapshot) -> RouteMetrics {
+    RouteMetrics {
+        app: route.app,
+        service: route.service,
+        route: route.route,
+        classes: route.classes,
+        aborted: route.aborted,
+        received_bytes: route.received,
+        sent_bytes: route.sent,
+        retries: route.retries,
+        mirrored: route.mirrored,
+        limited: route.limited,
+        refused: route.refused,
+        unavailable: route.unavailable,
+        duration: histogram(&route.latency),
+    }
+}
+
+fn backend(backend: BackendSnapshot) -> BackendMetrics {
+    BackendMetrics {
+        app: backend.app,
+        service: backend.service,
+        instance: backend.instance,
+        address: backend.address.to_string(),
+        requests: backend.requests,
+        failures: backend.failures,
+        connects: backend.connects,
+        in_flight: backend.in_flight,
+        ready: backend.ready,
+        draining: backend.draining,
+        ejected: backend.ejected,
+        breaker: match backend.breaker {
+            coppice_proxy::BreakerState::Closed => BreakerState::Closed,
+            coppice_proxy::BreakerState::Open => BreakerState::Open,
+            coppice_proxy::BreakerState::HalfOpen => BreakerState::HalfOpen,
+        },
+        duration: histogram(&backend.latency),
+    }
+}
+
+/// From counts of each bucket to counts of it and all below.
+fn histogram(snapshot: &HistogramSnapshot) -> Histogram {
+    let mut below = 0;
+    let bucket = BUCKETS.iter().zip(snapshot.counts).map(|(bound, count)| {
+        below += count;
+        Bucket { le_us: micros(*bound), count: below }
+    });
+    Histogram { buckets: bucket.collect(), sum_us: micros(snapshot.sum), count: snapshot.count }
+}
+
+fn micros(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn dns(counts: coppice_dns::Metrics) -> DnsMetrics {
+    DnsMetrics {
+        udp_queries: counts.udp_queries,
+        tcp_queries: counts.tcp_queries,
+        answered: counts.answered,
+        no_data: counts.no_data,
+        no_name: counts.no_name,
+        refused: counts.refused,
+        truncated: counts.truncated,
+        malformed: counts.malformed,
+        dropped: counts.dropped,
+        limited: counts.limited,
+        cache_hits: counts.cache_hits,
+        cache_misses: counts.cache_misses,
+        cache_entries: counts.cache_entries,
+        cache_bytes: counts.cache_bytes,
+        joined: counts.joined,
+        overloaded: counts.overloaded,
+        upstream_queries: counts.upstream_queries,
+        upstream_timeouts: counts.upstream_timeouts,
+        upstream_rejected: counts.upstream_rejected,
+        upstream_failed: counts.upstream_failed,
+        unresolved: counts.unresolved,
+        tcp_connections: counts.tcp_connections,
+        tcp_refused: counts.tcp_refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn buckets_count_what_is_below_them_and_the_slowest_only_in_the_total() {
+        let mut snapshot = HistogramSnapshot { sum: Duration::from_millis(20_002), count: 3, ..Default::default() };
+        (snapshot.counts[0], snapshot.counts[2], snapshot.counts[BUCKETS.len()]) = (1, 1, 1);
+        let histogram = histogram(&snapshot);
+        let counts: Vec<u64> = histogram.buckets.iter().map(|bucket| bucket.count).collect();
+        assert_eq!(counts, [1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]);
+        assert_eq!((histogram.buckets[0].le_us, histogram.sum_us, histogram.count), (500, 20_002_000, 3));
+    }
+}
