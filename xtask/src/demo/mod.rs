@@ -15,7 +15,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     machine::check()?;
     println!("Building Coppice and the example app; the first time, this takes some minutes.");
     let hello = static_hello()?;
-    let mut demo = Demo { coppice: build::coppice()?, root: workspace::root().join(".coppice/demo"), port: 0 };
+    let root = workspace::root().join(".coppice/demo");
+    let mut demo = Demo { coppice: build::coppice()?, root, port: 0, turn: Mutex::new(()) };
     if demo.node_runs() {
         println!("An earlier demo still runs: stopping it first.");
         demo.stop()?;
@@ -61,7 +62,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
         demo.say_what_went_on();
     }
     if shown.is_err() || !keep {
-        demo.stop()?;
+        let stopped = demo.stop();
+        interrupt.or_park();
+        stopped?;
         if shown.is_ok() {
             println!("\nStopped. `./x demo --keep` leaves it running.");
         }
@@ -75,6 +78,8 @@ struct Demo {
     coppice: PathBuf,
     root: PathBuf,
     port: u16,
+    /// Held while a command of the demo runs, and kept by who ends it early: nothing starts the node again then.
+    turn: Mutex<()>,
 }
 
 impl Demo {
@@ -97,7 +102,7 @@ impl Demo {
 
         let victim = self.instance("web-1")?;
         println!("\n→ Killing web-1 (process {}) with SIGKILL:\n  $ coppice kill web-1", victim.pid);
-        shell::output(&mut self.command(&["kill", "web-1"]))?;
+        self.said(&["kill", "web-1"])?;
         let back = self.until_returned(&victim)?;
         println!("  it is back as process {} after {} ms", back.pid, back.after.as_millis());
         print!("  {}", self.until_answer()?);
@@ -106,11 +111,21 @@ impl Demo {
 
     fn step(&self, title: &str, args: &[&str]) -> Result<()> {
         println!("\n→ {title}:\n  $ coppice {}", args.join(" "));
-        let said = shell::output(&mut self.command(args))?;
+        let said = self.said(args)?;
         for line in said.lines() {
             println!("  {line}");
         }
         Ok(())
+    }
+
+    /// What a command of the demo prints.
+    fn said(&self, args: &[&str]) -> Result<String> {
+        let _turn = self.take_turn();
+        shell::output(&mut self.command(args))
+    }
+
+    fn take_turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The program on this demo's own node.
@@ -162,7 +177,7 @@ impl Demo {
     }
 
     fn instance(&self, name: &str) -> Result<Instance> {
-        let text = shell::output(&mut self.command(&["status", "hello", "--json"]))?;
+        let text = self.said(&["status", "hello", "--json"])?;
         let status: Value = serde_json::from_str(&text).context("status --json is not JSON")?;
         let child = find(&status, name).with_context(|| format!("status knows no instance {name}"))?;
         let pid = child["pid"].as_u64().with_context(|| format!("{name} is {}, without a process", child["state"]))?;
@@ -204,10 +219,21 @@ impl Demo {
     /// Somebody wants the demo to end, wherever it stands.
     fn stop_early(&self) {
         eprintln!("\nInterrupted: stopping the demo's node. Once more, and it is left as it is.");
-        match self.stop() {
+        // The command at work has mostly heard the same; one that has not may be starting the node.
+        let turn = self.take_turn();
+        // There may be no app yet, and it ends with its node.
+        let stopped = if self.root.exists() {
+            let _ = self.down();
+            self.stop_node()
+        } else {
+            Ok(())
+        };
+        match stopped {
             Ok(()) => eprintln!("Stopped; nothing of the demo runs."),
             Err(error) => eprintln!("It could not be stopped: {error:#}"),
         }
+        // Until the process ends, for good.
+        std::mem::forget(turn);
     }
 
     /// Takes the app down and the node with it. A node that never started has nothing to stop.
@@ -215,9 +241,17 @@ impl Demo {
         if !self.root.exists() {
             return Ok(());
         }
-        let down = shell::output(&mut self.command(&["down", "hello"]));
-        shell::output(&mut self.command(&["node", "stop", "--all"])).context("cannot stop the demo's node")?;
-        down.map(drop).context("the node is stopped, but the app did not come down before")
+        let down = self.down();
+        self.stop_node()?;
+        down.context("the node is stopped, but the app did not come down before")
+    }
+
+    fn down(&self) -> Result<()> {
+        shell::output(&mut self.command(&["down", "hello"])).map(drop)
+    }
+
+    fn stop_node(&self) -> Result<()> {
+        shell::output(&mut self.command(&["node", "stop", "--all"])).map(drop).context("cannot stop the demo's node")
     }
 }
 
