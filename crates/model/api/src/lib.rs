@@ -6,6 +6,7 @@
 //! [`stream`] frames.
 
 mod app;
+mod certificate;
 mod container;
 mod error;
 mod event;
@@ -18,6 +19,9 @@ pub mod stream;
 pub use app::{
     AppStatus, AppSummary, ApplyReply, ApplyRequest, ChildStatus, HistoryEntry, PlanReply, PlanStep, StepAction,
     SupervisorStatus, WorkloadRequest,
+};
+pub use certificate::{
+    CertificateFailure, CertificateList, CertificateSource, CertificateSummary, InstallRequest, ProvisionRequest,
 };
 pub use container::{
     ContainerDetail, ContainerState, ContainerSummary, Created, ExecRequest, ExitReply, HealthState, KillRequest,

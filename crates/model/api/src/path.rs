@@ -84,3 +84,13 @@ pub const IMAGE_LOAD: &str = "/v1/images/load";
 pub const IMAGE_SAVE: &str = "/v1/images/save";
 /// POST [`PruneRequest`](crate::PruneRequest) → [`PruneReply`](crate::PruneReply).
 pub const IMAGE_PRUNE: &str = "/v1/images/prune";
+
+/// GET → [`CertificateList`](crate::CertificateList); POST [`InstallRequest`](crate::InstallRequest) →
+/// [`CertificateSummary`](crate::CertificateSummary).
+pub const CERTIFICATES: &str = "/v1/certificates";
+/// POST [`ProvisionRequest`](crate::ProvisionRequest) → [`CertificateSummary`](crate::CertificateSummary) when it is there.
+pub const CERTIFICATE_PROVISION: &str = "/v1/certificates/provision";
+/// DELETE → 204.
+pub const CERTIFICATE: &str = "/v1/certificates/{domain}";
+/// POST → [`CertificateSummary`](crate::CertificateSummary) of the new one.
+pub const CERTIFICATE_RENEW: &str = "/v1/certificates/{domain}/renew";

@@ -47,6 +47,10 @@ use utoipa::openapi::{Content, Paths, PathsBuilder, Ref, RefOr, Required, Respon
         api::RemoveReply,
         api::PruneRequest,
         api::PruneReply,
+        api::CertificateList,
+        api::CertificateSummary,
+        api::InstallRequest,
+        api::ProvisionRequest,
     ))
 )]
 struct Components;
@@ -144,6 +148,27 @@ fn operations() -> Vec<Operation> {
         Operation(path::IMAGE_LOAD, Post, "Load an archive", None, Some("LoadReply"), 200, &[]),
         Operation(path::IMAGE_SAVE, Get, "An archive", None, None, 200, &["name", "format"]),
         Operation(path::IMAGE_PRUNE, Post, "Remove what is unused", Some("PruneRequest"), Some("PruneReply"), 200, &[]),
+        Operation(path::CERTIFICATES, Get, "Certificates", None, Some("CertificateList"), 200, &[]),
+        Operation(
+            path::CERTIFICATES,
+            Post,
+            "Install a certificate",
+            Some("InstallRequest"),
+            Some("CertificateSummary"),
+            200,
+            &[],
+        ),
+        Operation(
+            path::CERTIFICATE_PROVISION,
+            Post,
+            "Order a certificate",
+            Some("ProvisionRequest"),
+            Some("CertificateSummary"),
+            200,
+            &[],
+        ),
+        Operation(path::CERTIFICATE_RENEW, Post, "Order it anew", None, Some("CertificateSummary"), 200, &[]),
+        Operation(path::CERTIFICATE, Delete, "Remove it", None, None, 204, &[]),
     ]
 }
 

@@ -83,6 +83,7 @@ impl Agent {
         let digests = state.apps().flat_map(|(_, app)| app.releases.iter()).flat_map(|release| release.images.values());
         *self.containers.release_images.lock().expect("no panic holds this lock") =
             digests.map(|digest| digest.as_str().to_owned()).collect();
+        self.containers.traffic.want(state.apps().map(|(_, app)| app.spec()));
         for (name, wanted) in state.apps() {
             let wanted = wanted.clone();
             match apps.here.get(name.as_str()) {

@@ -92,7 +92,7 @@ impl Containers {
         network: NodeNetwork,
         launcher: Launcher,
     ) -> Self {
-        let traffic = Traffic::new(settings.proxy.clone(), root.key());
+        let traffic = Traffic::new(&settings, &root, clock.clone());
         Self {
             root,
             settings,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use coppice_api::{ApiError, ErrorKind};
 use coppice_launcher::protocol::LaunchError;
 
+use crate::certificates::CertificatesError;
 use crate::ingress::IngressError;
 use crate::launcher::LauncherError;
 use crate::network::NetworkError;
@@ -29,6 +30,8 @@ pub enum NodeError {
     Network(Box<NetworkError>),
     #[error(transparent)]
     Ingress(Box<IngressError>),
+    #[error(transparent)]
+    Certificates(Box<CertificatesError>),
     #[error("container {0} is running")]
     Running(String),
     #[error("container {0} is not running: `coppice start {0}` starts it")]
@@ -103,6 +106,7 @@ impl NodeError {
             | Self::Rejected(_) => ErrorKind::Conflict,
             Self::Network(error) => error.kind(),
             Self::Ingress(error) => error.kind(),
+            Self::Certificates(error) => error.kind(),
             Self::Launcher(LauncherError::Refused(refused)) => match refused {
                 LaunchError::NotFound(_) | LaunchError::NotExecutable { .. } | LaunchError::Setup { .. } => {
                     ErrorKind::CannotStart
@@ -145,6 +149,7 @@ boxed_from!(
     Rejected(coppice_state::Rejection),
     Network(NetworkError),
     Ingress(IngressError),
+    Certificates(CertificatesError),
     Cgroup(coppice_cgroup::CgroupError),
 );
 

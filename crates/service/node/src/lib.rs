@@ -17,6 +17,7 @@ mod agent;
 mod app;
 mod archive;
 mod attach;
+mod certificates;
 mod container;
 mod containers;
 mod error;
@@ -45,6 +46,7 @@ mod view;
 mod volume;
 
 pub use attach::Attached;
+pub use certificates::CertificatesError;
 pub use container::{Container, Owner, Phase};
 pub use error::NodeError;
 pub use events::Events;

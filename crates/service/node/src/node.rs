@@ -1,5 +1,7 @@
 //! The node as its API sees it: everything that can be asked of one machine.
 
+mod certificates;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -778,9 +780,14 @@ async fn keep_rules(containers: Arc<Containers>, mut stopping: watch::Receiver<b
 
 /// What a manifest may say and this version does not carry out: refused, because nobody is to believe it holds.
 fn not_done_yet(spec: &AppSpec) -> Vec<String> {
-    let tls = spec.services.iter().filter(|(_, service)| service.tls.is_some());
-    let mut refused: Vec<String> = tls
-        .map(|(name, _)| format!("service {name} has `tls`, which this version does not serve: remove it"))
+    let is_asked = |service: &coppice_spec::ServiceSpec| {
+        service.tls.as_ref().is_some_and(|tls| tls.peer != coppice_spec::PeerTls::Off)
+    };
+    let peer = spec.services.iter().filter(|(_, service)| is_asked(service));
+    let mut refused: Vec<String> = peer
+        .map(|(name, _)| {
+            format!("service {name} has `tls.peer`, and this version does not encrypt between services: remove it")
+        })
         .collect();
     if spec.policy != coppice_spec::PolicySpec::default() {
         refused.push("`policy` is not enforced by this version: remove it".to_owned());

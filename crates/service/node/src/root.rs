@@ -8,6 +8,8 @@
 //! <root>/containers/<id>/   container.json, etc/, log/, scratch/ (writable layer)
 //! <root>/volumes/<app>/<name>/   named volumes; `_node` is the "app" of ad-hoc containers
 //! <root>/apps/<app>/supervise.json   the supervisor's memory, so that a returning daemon knows it
+//! <root>/certificates/   certificates with their sealed keys, accounts at authorities, orders under way
+//! <root>/keys/certificates.key   what those keys are sealed with
 //! <root>/node.toml   settings
 //! ```
 
@@ -115,6 +117,15 @@ impl Root {
 
     pub fn app(&self, name: &str) -> PathBuf {
         self.0.join("apps").join(name)
+    }
+
+    /// Made with the first certificate.
+    pub fn certificates(&self) -> PathBuf {
+        self.0.join("certificates")
+    }
+
+    pub fn certificates_key(&self) -> PathBuf {
+        self.0.join("keys/certificates.key")
     }
 
     pub fn settings(&self) -> PathBuf {

@@ -18,6 +18,7 @@ pub struct Settings {
     pub network: NetworkSettings,
     pub images: ImageSettings,
     pub proxy: ProxySettings,
+    pub certificates: CertificateSettings,
     pub metrics: MetricsSettings,
 }
 
@@ -71,6 +72,9 @@ pub struct ImageSettings {
 pub struct ProxySettings {
     /// Where the proxy listens for HTTP, from the first route of an app on.
     pub http: Vec<SocketAddr>,
+    /// Where it listens for HTTPS, from the first service with `tls.domain` on. A redirect to HTTPS names no port: on
+    /// another one than 443, clients must reach this through something that listens there.
+    pub https: Vec<SocketAddr>,
     /// Its threads; 0: one for each processor.
     pub threads: usize,
     /// Other proxies, whose X-Forwarded-For and Forwarded are believed, as in `10.0.0.0/8`.
@@ -84,9 +88,19 @@ pub struct MetricsSettings {
     pub listen: Option<SocketAddr>,
 }
 
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CertificateSettings {
+    /// PEM files of authorities that ACME directories are trusted by, beside the machine's own.
+    pub roots: Vec<PathBuf>,
+    /// The domain whose certificate is shown to clients that ask for a name there is none for; else they are refused.
+    pub default: Option<String>,
+}
+
 impl Default for ProxySettings {
     fn default() -> Self {
-        Self { http: vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, 80))], threads: 0, trusted: Vec::new() }
+        let at = |port| vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))];
+        Self { http: at(80), https: at(443), threads: 0, trusted: Vec::new() }
     }
 }
 

@@ -5,15 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use coppice_base::Name;
-use coppice_spec::AppSpec;
+use coppice_base::{Clock, Name};
+use coppice_spec::{AcmeChallenge, AppSpec, TlsSpec};
 
+use crate::certificates::NodeCertificates;
+use crate::error::NodeError;
 use crate::ingress::{self, Ingress, IngressError};
 use crate::names::NameServer;
-use crate::settings::ProxySettings;
+use crate::root::Root;
+use crate::settings::Settings;
 
 /// What an app has, as far as traffic is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,14 +44,17 @@ pub(crate) struct Here {
 /// What all apps have, and who is told.
 pub(crate) struct Traffic {
     apps: Mutex<BTreeMap<Name, Present>>,
+    certificates: Arc<NodeCertificates>,
     ingress: Ingress,
     names: Mutex<Option<NameServer>>,
 }
 
 impl Traffic {
-    /// `node` tells this node's proxy from others.
-    pub(crate) fn new(settings: ProxySettings, node: String) -> Self {
-        Self { apps: Mutex::default(), ingress: Ingress::new(settings, node), names: Mutex::default() }
+    pub(crate) fn new(settings: &Settings, root: &Root, clock: Arc<dyn Clock>) -> Self {
+        let certificates = Arc::new(NodeCertificates::new(root, settings.certificates.clone(), clock));
+        // The root's key tells this node's proxy from others.
+        let ingress = Ingress::new(settings.proxy.clone(), root.key(), certificates.clone());
+        Self { apps: Mutex::default(), certificates, ingress, names: Mutex::default() }
     }
 
     /// `app` has this now. Nothing happens when it is what was told before.
@@ -77,14 +83,57 @@ impl Traffic {
         }
     }
 
-    /// Whether the routes of `spec` can be served: the proxy's ports can be had, and no other app takes the same requests.
-    pub(crate) fn check(&self, spec: &AppSpec) -> Result<(), IngressError> {
-        if !ingress::has_routes(spec) {
+    /// Whether the routes of `spec` can be served: the proxy's ports can be had, no other app takes the same requests,
+    /// and there is a place for certificates where some are wanted.
+    pub(crate) fn check(&self, spec: &AppSpec) -> Result<(), NodeError> {
+        if !ingress::has_routes(spec) && !ingress::has_tls(spec) {
             return Ok(());
         }
         let apps = self.apps.lock().expect("no panic holds this lock").clone();
         ingress::check(&apps, spec)?;
-        self.ingress.listen()
+        let tls = ingress::has_tls(spec);
+        if tls {
+            self.certificates.started()?;
+        }
+        Ok(self.ingress.listen(tls)?)
+    }
+
+    /// These are all apps there are: the names of their `tls` are to have certificates. Must be called within a tokio
+    /// runtime.
+    pub(crate) fn want<'a>(&self, specs: impl Iterator<Item = &'a AppSpec>) {
+        let tls: Vec<&TlsSpec> = specs.flat_map(ingress::tls_of).collect();
+        if tls.is_empty() && !self.certificates.is_needed() {
+            return;
+        }
+        let certificates = match self.certificates.started() {
+            Ok(certificates) => certificates,
+            Err(error) => return tracing::error!(%error, "no certificate is shown or renewed"),
+        };
+        // Before an order begins: the authority asks at these ports. Those ordered by hand are renewed the same way.
+        let mut by_hand =
+            certificates.list().into_iter().filter(|record| record.by_hand).filter_map(|record| record.acme);
+        if let Err(error) = by_hand.try_for_each(|acme| self.listen_for(&acme.challenge)) {
+            tracing::warn!(%error, "authorities cannot ask this node");
+        }
+        if !tls.is_empty()
+            && let Err(error) = self.ingress.listen(true)
+        {
+            tracing::warn!(%error, "HTTPS is not served");
+        }
+        certificates.want(tls);
+    }
+
+    pub(crate) fn certificates(&self) -> &NodeCertificates {
+        &self.certificates
+    }
+
+    /// Opens the port on which an authority asks.
+    pub(crate) fn listen_for(&self, challenge: &AcmeChallenge) -> Result<(), IngressError> {
+        match challenge {
+            AcmeChallenge::Http01 => self.ingress.listen(false),
+            AcmeChallenge::TlsAlpn01 => self.ingress.listen(true),
+            AcmeChallenge::Dns01(_) => Ok(()),
+        }
     }
 
     /// Answers names at the bridge's own address; nothing when it does already. Without (the port is taken) names are

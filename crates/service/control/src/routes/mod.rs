@@ -1,6 +1,7 @@
 //! The routes, one file per noun.
 
 mod app;
+mod certificate;
 mod container;
 mod image;
 pub(crate) mod metrics;
@@ -62,6 +63,10 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::IMAGE_LOAD, post(image::load))
         .route(path::IMAGE_SAVE, get(image::save))
         .route(path::IMAGE_PRUNE, post(image::prune))
+        .route(path::CERTIFICATES, get(certificate::list).post(certificate::install))
+        .route(path::CERTIFICATE_PROVISION, post(certificate::provision))
+        .route(path::CERTIFICATE, delete(certificate::remove))
+        .route(path::CERTIFICATE_RENEW, post(certificate::renew))
         .fallback(unknown)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn(refuse_browsers))

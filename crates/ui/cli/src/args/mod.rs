@@ -1,6 +1,7 @@
 //! What can be typed. One file per noun; a doc comment here is a line of `--help`.
 
 mod app;
+mod cert;
 mod container;
 mod image;
 mod node;
@@ -13,6 +14,9 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use app::{ConvertArgs, DownArgs, InitArgs, PlanArgs, PullChoice, StatusArgs, UpArgs, ValidateArgs};
+pub(crate) use cert::{
+    CertDomainArgs, CertDomainsArgs, CertInstallArgs, CertProvisionArgs, CertVerb, Challenge, DnsProviderName,
+};
 pub(crate) use container::{
     AttachArgs, ContainerArgs, CpArgs, EventsArgs, ExecArgs, InspectArgs, KillArgs, LogsArgs, PsArgs, RmArgs,
     StatsArgs, StopArgs, TargetArgs,
@@ -167,6 +171,11 @@ pub(crate) enum Verb {
     Login(LoginArgs),
     /// Forget a registry's name and password
     Logout(LogoutArgs),
+
+    // Certificates
+    /// Work with the certificates of this node
+    #[command(subcommand)]
+    Cert(CertVerb),
 
     // The node
     /// Work with this machine's node

@@ -1,6 +1,7 @@
 //! What verbs do. One file per verb; this one sends each to its own.
 
 mod app;
+mod cert;
 mod container;
 mod image;
 mod manifest;
@@ -10,7 +11,7 @@ use std::future::Future;
 use std::process::ExitCode;
 
 use crate::Hooks;
-use crate::args::{ImageVerb, NodeVerb, Verb};
+use crate::args::{CertVerb, ImageVerb, NodeVerb, Verb};
 use crate::error::{CommandError, CommandResult, FAILURE};
 use crate::settings::Settings;
 
@@ -61,6 +62,12 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Image(ImageVerb::Export(args)) => block_on(image::export::run(settings, args)),
         Verb::Login(args) => image::login::login(settings, args),
         Verb::Logout(args) => image::login::logout(settings, args),
+
+        Verb::Cert(CertVerb::List) => block_on(cert::list::run(settings)),
+        Verb::Cert(CertVerb::Install(args)) => block_on(cert::install::run(settings, args)),
+        Verb::Cert(CertVerb::Provision(args)) => block_on(cert::provision::run(settings, args)),
+        Verb::Cert(CertVerb::Renew(args)) => block_on(cert::renew::run(settings, args)),
+        Verb::Cert(CertVerb::Rm(args)) => block_on(cert::remove::run(settings, args)),
 
         Verb::Node(NodeVerb::Start) => block_on(node::start::run(settings)),
         Verb::Node(NodeVerb::Stop(args)) => block_on(node::stop::run(settings, args)),
