@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use crate::node::{Node, Output, PATIENCE, busybox_tar, is_alive, kill, kill_and_wait, wait_until};
 use crate::remains::{containers_cgroups, links, mounts, tables};
@@ -200,6 +201,23 @@ fn a_command_that_waits_on_a_killed_daemon_says_that_the_container_goes_on() {
     kill_and_wait(node.daemon_pid(), "KILL");
     Output::of_child(child).ended_with(125).complained("goes on").complained("coppice attach");
     assert_eq!(node.inspect("on")["state"], "running");
+}
+
+#[test]
+fn a_command_killed_while_it_starts_the_node_leaves_a_start_that_the_next_one_finds() {
+    let node = Node::new();
+    for round in 0..12 {
+        let mut starter = node.command(["node", "start"]);
+        let mut starter = starter.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        // A different moment each time: before there is a daemon, while it starts, when it listens.
+        let moment = Instant::now() + Duration::from_millis(6 * round);
+        wait_until("the moment has come", PATIENCE, || Instant::now() >= moment);
+        starter.kill().unwrap();
+        starter.wait().unwrap();
+        node.coppice(["ps"]).succeeded();
+        node.ok(["node", "stop", "--all"]);
+    }
+    assert!(node.processes().is_empty());
 }
 
 /// After deaths in the middle of things: what the node says is what there is.

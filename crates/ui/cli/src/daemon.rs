@@ -92,7 +92,10 @@ pub(crate) async fn start(settings: &Settings) -> Result<(Client, bool), DaemonE
     if let Ok(client) = Client::connect(&settings.socket).await {
         return Ok((client, false));
     }
-    ended(&run.join("node.lock"), deadline).await;
+    let node_lock = run.join("node.lock");
+    if let Some(client) = predecessor(settings, &node_lock, deadline).await {
+        return Ok((client, false));
+    }
     let log = log_dir.join("node.log");
     let (mut child, from) = spawn(settings, &log)?;
     loop {
@@ -102,6 +105,10 @@ pub(crate) async fn start(settings: &Settings) -> Result<(Client, bool), DaemonE
             return Ok((Client::new(&settings.socket), true));
         }
         if let Some(status) = child.try_wait().map_err(DaemonError::Spawn)? {
+            // One that a killed command had only just started may have been the first to take the node.
+            if let Some(client) = predecessor(settings, &node_lock, deadline).await {
+                return Ok((client, false));
+            }
             return Err(DaemonError::Died { status, tail: tail(&log, from), log });
         }
         if Instant::now() >= deadline {
@@ -129,15 +136,22 @@ async fn lock(path: &Path, deadline: Instant) -> Result<File, DaemonError> {
     }
 }
 
-/// Waits for the daemon before: one that is ending no longer listens, but holds the node until it has ended.
-async fn ended(path: &Path, deadline: Instant) {
+/// Waits for the daemon before: one that is ending no longer listens, but holds the node until it has ended; one that
+/// is still starting, after the command that started it was killed, listens soon.
+async fn predecessor(settings: &Settings, path: &Path, deadline: Instant) -> Option<Client> {
     // No such file: there was none. Whatever else is wrong with it, the daemon says.
-    let Ok(file) = OpenOptions::new().append(true).open(path) else { return };
+    let file = OpenOptions::new().append(true).open(path).ok()?;
     while let Err(rustix::io::Errno::WOULDBLOCK) = flock(&file, FlockOperation::NonBlockingLockExclusive)
         && Instant::now() < deadline
     {
+        if let Ok(client) = Client::connect(&settings.socket).await
+            && tokio::time::timeout_at(deadline.into(), client.version()).await.is_ok_and(|reply| reply.is_ok())
+        {
+            return Some(Client::new(&settings.socket));
+        }
         tokio::time::sleep(PAUSE).await;
     }
+    None
 }
 
 /// The daemon's process, and where in the log its own words begin.
