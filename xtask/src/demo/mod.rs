@@ -15,6 +15,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,7 +44,8 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     println!("Building Coppice and the example app; the first time, this takes some minutes.");
     let hello = static_hello()?;
     let root = workspace::root().join(".coppice/demo");
-    let mut demo = Demo { coppice: build::coppice()?, root, port: 0, turn: Mutex::new(()) };
+    let mut demo =
+        Demo { coppice: build::coppice()?, root, port: 0, turn: Mutex::new(()), ending: AtomicBool::new(false) };
     if demo.node_runs() {
         println!("An earlier demo still runs: stopping it first.");
         demo.stop()?;
@@ -80,6 +82,8 @@ struct Demo {
     port: u16,
     /// Held while a command of the demo runs, and kept by who ends it early: nothing starts the node again then.
     turn: Mutex<()>,
+    /// Somebody ends it early.
+    ending: AtomicBool,
 }
 
 impl Demo {
@@ -120,7 +124,13 @@ impl Demo {
 
     /// What a command of the demo prints.
     fn said(&self, args: &[&str]) -> Result<String> {
-        let _turn = self.take_turn();
+        let turn = self.take_turn();
+        if self.ending.load(Ordering::SeqCst) {
+            drop(turn);
+            loop {
+                thread::park();
+            }
+        }
         shell::output(&mut self.command(args))
     }
 
@@ -219,6 +229,7 @@ impl Demo {
     /// Somebody wants the demo to end, wherever it stands.
     fn stop_early(&self) {
         eprintln!("\nInterrupted: stopping the demo's node. Once more, and it is left as it is.");
+        self.ending.store(true, Ordering::SeqCst);
         // The command at work has mostly heard the same; one that has not may be starting the node.
         let turn = self.take_turn();
         // There may be no app yet, and it ends with its node.
