@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::{Name, Timestamp};
 use coppice_log::{Log, Settings};
-use coppice_spec::{AppSpec, RestartPolicy, ServiceSpec, SuperviseSpec, WorkloadSpec};
+use coppice_spec::{AppSpec, ServiceSpec, WorkloadSpec};
 use coppice_state::{Actor, Body, Command, CommandId, NodeId, ReleaseId, State};
 
 pub(crate) const NODE: NodeId = NodeId(1);
