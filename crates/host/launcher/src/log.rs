@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use coppice_base::Bytes;
 use coppice_container::LogConfig;
 use rustix::fs::{CWD, Mode, OFlags, fstat, ftruncate, openat, renameat, unlinkat};
 use rustix::io::Errno;
@@ -118,7 +119,7 @@ impl Log {
             return;
         }
         let mut entries = std::mem::take(&mut self.entries);
-        let lines = std::mem::take(&mut self.lines);
+        let mut lines = std::mem::take(&mut self.lines);
         if self.dropped > 0 {
             let note = format!(
                 "{} stderr F coppice: {} lines of output were lost here because the disk was full\n",
@@ -127,10 +128,17 @@ impl Log {
             );
             entries.splice(0..0, note.into_bytes());
         }
-        match self.write(&entries) {
-            Ok(()) => self.dropped = 0,
-            // Any failure to write, not only a full disk, must leave the container running.
-            Err(_) => self.dropped += lines,
+        let mut rest = &entries[..];
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(whole_lines(rest, self.config.max_size));
+            if self.write(part).is_err() {
+                // Any failure to write, not only a full disk, must leave the container running.
+                self.dropped += lines;
+                break;
+            }
+            self.dropped = 0;
+            rest = after;
+            lines = rest.iter().filter(|byte| **byte == b'\n').count() as u64;
         }
         entries.clear();
         if entries.capacity() <= 4 * PIECE_MAX {
@@ -189,6 +197,17 @@ impl Log {
     }
 }
 
+/// How much of `entries` goes into one file: all, or as many whole lines as it may hold, and at least one.
+fn whole_lines(entries: &[u8], max: Bytes) -> usize {
+    let max = usize::try_from(max.0).unwrap_or(usize::MAX);
+    if entries.len() <= max {
+        return entries.len();
+    }
+    let end = |at: usize| at + 1;
+    let fitting = entries[..max].iter().rposition(|byte| *byte == b'\n').map(end);
+    fitting.or_else(|| entries.iter().position(|byte| *byte == b'\n').map(end)).unwrap_or(entries.len())
+}
+
 fn open_append(config: &LogConfig) -> Result<(OwnedFd, u64), Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = openat(CWD, &config.path, flags, Mode::from_raw_mode(0o640))?;
@@ -222,6 +241,14 @@ fn format_stamp(seconds: i64, nanoseconds: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_gets_as_many_whole_lines_as_it_may_hold_and_at_least_one() {
+        let lines = b"one\ntwo\nthree\n";
+        for (max, taken) in [(100, 14), (14, 14), (13, 8), (8, 8), (7, 4), (1, 4)] {
+            assert_eq!(whole_lines(lines, Bytes(max)), taken, "{max}");
+        }
+    }
 
     #[test]
     fn times_are_civil_dates() {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use coppice_base::Name;
+use coppice_base::{Name, Timestamp};
 use coppice_spec::{AppSpec, MountSource, PortSpec, PullPolicy, RestartPolicy, RunSpec, ServiceSpec, WorkloadSpec};
 use coppice_supervise::{Action, Adopted, ChildSpec, Event, MemberSpec, Need, Overall, SupervisorSpec};
 use sha2::{Digest as _, Sha256};
@@ -212,6 +212,10 @@ impl App {
 
     pub(crate) fn workload_of(&self, instance: &str) -> Option<Name> {
         workload_of(self.wanted().spec(), instance)
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.containers.clock.now()
     }
 
     /// The log says something new about this app.

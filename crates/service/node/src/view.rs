@@ -1,5 +1,7 @@
 //! What the node knows, in the API's words. Reading only.
 
+use std::time::Duration;
+
 use coppice_api::{
     AppStatus, AppSummary, ChildStatus, ContainerDetail, ContainerSummary, HealthState, HistoryEntry, ImageDetail,
     ImageSummary, MountDetail, SupervisorStatus,
@@ -114,6 +116,9 @@ pub(crate) fn app_summary(app: &App) -> AppSummary {
     AppSummary { name: status.name, release: status.release, state: status.state, ready, wanted }
 }
 
+/// How long an instance that failed before must run until `up` believes in it.
+const STEADY: Duration = Duration::from_secs(1);
+
 pub(crate) fn app_status(app: &App) -> AppStatus {
     let wanted = app.wanted();
     let (tree, stuck) = app.supervisor().read(|machine| (machine.status(), machine.stuck()));
@@ -127,8 +132,13 @@ pub(crate) fn app_status(app: &App) -> AppStatus {
     let working = members(&tree.root).into_iter().any(|child| {
         matches!(child.state, ChildState::Running { .. }) && wanted.spec().workers.contains_key(child.key.as_str())
     });
+    // One that came back after a failure a moment ago has yet to show that it stays.
+    let now = app.now();
+    let shaky = members(&tree.root).into_iter().any(|child| {
+        child.attempt > 0 && matches!(child.state, ChildState::Running { .. }) && now.since(child.since) < STEADY
+    });
     let settled = match tree.overall {
-        Overall::Ready => !working,
+        Overall::Ready => !working && !shaky,
         Overall::Stopped | Overall::Failed => true,
         Overall::Starting | Overall::Stopping => false,
         // All that can still get up has: what is left will not.
