@@ -231,7 +231,10 @@ fn skeleton(tree: &Path) -> Result<()> {
     fs::set_permissions(tree.join("tmp"), fs::Permissions::from_mode(0o1777))?;
     let busybox = tree.join("bin/busybox");
     fs::copy("/usr/bin/busybox", &busybox).context("the package busybox-static is missing")?;
-    for applet in shell::output(Command::new(&busybox).arg("--list"))?.lines().filter(|name| *name != "busybox") {
+    // Not the copy: until it is closed everywhere, in a child that another thread forks too, it cannot be executed.
+    for applet in
+        shell::output(Command::new("/usr/bin/busybox").arg("--list"))?.lines().filter(|name| *name != "busybox")
+    {
         symlink("busybox", tree.join("bin").join(applet))?;
     }
     symlink("bin", tree.join("sbin"))?;
