@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::node::{Node, Output, PATIENCE, busybox_tar, is_alive, kill, kill_and_wait, wait_until};
@@ -220,6 +220,16 @@ fn a_command_killed_while_it_starts_the_node_leaves_a_start_that_the_next_one_fi
     assert!(node.processes().is_empty());
 }
 
+/// Four containers that are being started.
+fn four_starts(node: &Node, round: u32) -> Vec<Child> {
+    let start = |n| {
+        let name = format!("r{round}n{n}");
+        let mut command = node.command(["run", "-d", "--name", &name, "--network=none", "box", "sleep", "1000"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    (0..4).map(start).collect()
+}
+
 /// After deaths in the middle of things: what the node says is what there is.
 #[track_caller]
 fn is_whole(node: &Node) {
@@ -245,14 +255,7 @@ fn a_daemon_killed_while_containers_start_leaves_each_whole_or_not_there() {
     let node = Node::with_busybox();
     for round in 0..8_u32 {
         let daemon = node.daemon_pid();
-        let starting: Vec<_> = (0..4)
-            .map(|n| {
-                let name = format!("r{round}n{n}");
-                let mut command =
-                    node.command(["run", "-d", "--name", &name, "--network=none", "box", "sleep", "1000"]);
-                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-            })
-            .collect();
+        let starting = four_starts(&node, round);
         // A different moment each time: after so many of them are known.
         wait_until("some are made", PATIENCE, || {
             let made = std::fs::read_dir(node.root().join("containers")).unwrap().count();
@@ -279,14 +282,7 @@ fn a_launcher_killed_while_containers_start_leaves_each_whole_or_not_there() {
     let node = Node::with_busybox();
     for round in 0..4_u32 {
         let launcher = node.launcher_pid();
-        let starting: Vec<_> = (0..4)
-            .map(|n| {
-                let name = format!("r{round}n{n}");
-                let mut command =
-                    node.command(["run", "-d", "--name", &name, "--network=none", "box", "sleep", "1000"]);
-                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-            })
-            .collect();
+        let starting = four_starts(&node, round);
         wait_until("some are made", PATIENCE, || {
             std::fs::read_dir(node.root().join("containers")).unwrap().count() > (round % 4) as usize
         });

@@ -690,8 +690,8 @@ impl App {
                 tracing::warn!(app = %self.name, service = %name, %error, "cannot publish its ports");
             }
         }
-        let (spec, image_ports) = (wanted.spec().clone(), self.image_ports(&wanted));
-        self.containers.traffic.set(&self.name, Present { spec, instances, image_ports });
+        let image_ports = self.image_ports(&wanted);
+        self.containers.traffic.set(&self.name, Present { wanted: wanted.clone(), instances, image_ports });
         if *current != names {
             for container in running {
                 self.containers.refresh_hosts(&container, &names);

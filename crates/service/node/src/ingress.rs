@@ -100,8 +100,8 @@ impl Ingress {
     }
 
     pub(crate) fn update(&self, apps: &BTreeMap<Name, Present>) -> Result<(), IngressError> {
-        let tls = apps.values().any(|present| has_tls(&present.spec));
-        if self.running().is_none() && !tls && !apps.values().any(|present| has_routes(&present.spec)) {
+        let tls = apps.values().any(|present| has_tls(present.spec()));
+        if self.running().is_none() && !tls && !apps.values().any(|present| has_routes(present.spec())) {
             return Ok(());
         }
         let routes = routes(apps);
@@ -162,7 +162,7 @@ pub(crate) fn check(apps: &BTreeMap<Name, Present>, spec: &AppSpec) -> Result<()
     };
     let own = conditions(spec);
     for (app, present) in apps.iter().filter(|(app, _)| **app != spec.name) {
-        if let Some(condition) = conditions(&present.spec).into_iter().find(|condition| own.contains(condition)) {
+        if let Some(condition) = conditions(present.spec()).into_iter().find(|condition| own.contains(condition)) {
             return Err(IngressError::Taken { app: app.clone(), condition });
         }
     }
@@ -171,8 +171,8 @@ pub(crate) fn check(apps: &BTreeMap<Name, Present>, spec: &AppSpec) -> Result<()
 
 fn routes(apps: &BTreeMap<Name, Present>) -> Routes {
     let mut all = Routes::default();
-    for (app, present) in apps.iter().filter(|(_, present)| has_routes(&present.spec)) {
-        for (name, service) in &present.spec.services {
+    for (app, present) in apps.iter().filter(|(_, present)| has_routes(present.spec())) {
+        for (name, service) in &present.spec().services {
             all.routes.extend(service.routes.iter().flat_map(|route| shown(app, name, service, route)));
             all.backends.push(Backend {
                 app: app.clone(),

@@ -57,10 +57,10 @@ impl NameServer {
 fn zone(apps: &BTreeMap<Name, Present>, subnet: Subnet, serial: u32) -> Result<Zone, ZoneError> {
     let app = |(name, present): (&Name, &Present)| App {
         name: name.clone(),
-        services: present.spec.services.iter().map(|(name, service)| names_of(name, service, present)).collect(),
+        services: present.spec().services.iter().map(|(name, service)| names_of(name, service, present)).collect(),
         // Workers ask too, but nobody asks for them.
         clients: (present.instances.iter())
-            .filter(|(name, _)| !present.spec.services.contains_key(*name))
+            .filter(|(name, _)| !present.spec().services.contains_key(*name))
             .flat_map(|(_, here)| here.iter().map(|instance| IpAddr::V4(instance.address)))
             .collect(),
     };

@@ -21,11 +21,17 @@ use crate::settings::Settings;
 /// What an app has, as far as traffic is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Present {
-    pub(crate) spec: AppSpec,
+    pub(crate) wanted: Arc<coppice_state::App>,
     /// Instances that run, by workload.
     pub(crate) instances: BTreeMap<Name, Vec<Here>>,
     /// The first port that a service's image exposes.
     pub(crate) image_ports: BTreeMap<Name, u16>,
+}
+
+impl Present {
+    pub(crate) fn spec(&self) -> &AppSpec {
+        self.wanted.spec()
+    }
 }
 
 /// An instance that runs.
@@ -89,8 +95,7 @@ impl Traffic {
         if !ingress::has_routes(spec) && !ingress::has_tls(spec) {
             return Ok(());
         }
-        let apps = self.apps.lock().expect("no panic holds this lock").clone();
-        ingress::check(&apps, spec)?;
+        ingress::check(&self.apps.lock().expect("no panic holds this lock"), spec)?;
         let tls = ingress::has_tls(spec);
         if tls {
             self.certificates.started()?;

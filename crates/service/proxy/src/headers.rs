@@ -1,6 +1,6 @@
 //! Header fields on their way through: which belong to one hop, which are ours to say, and which pass.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::buffer::Span;
 use crate::head::{name, tokens, value};
@@ -185,4 +185,29 @@ pub(crate) fn cookie<'a>(field: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
         let pair = pair.trim_ascii();
         pair.strip_prefix(wanted.as_bytes())?.strip_prefix(b"=")
     })
+}
+
+/// Where the fields of a head that is being built go.
+pub(crate) enum Fields<'a> {
+    Http1(&'a mut Vec<u8>),
+    Http2(&'a mut HeaderMap),
+}
+
+impl Fields<'_> {
+    pub(crate) fn put(&mut self, name: &[u8], value: &[u8]) {
+        match self {
+            Self::Http1(out) => {
+                out.extend_from_slice(name);
+                out.extend_from_slice(b": ");
+                out.extend_from_slice(value);
+                out.extend_from_slice(b"\r\n");
+            }
+            Self::Http2(map) => {
+                // Names and values were checked when they were read.
+                if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+                    map.append(name, value);
+                }
+            }
+        }
+    }
 }

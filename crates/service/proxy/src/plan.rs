@@ -7,14 +7,14 @@ use std::time::Instant;
 use coppice_base::Timestamp;
 use coppice_route::{Target, authority, hash, rewritten};
 use coppice_spec::{BackendProtocol, RouteAction, Sticky};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, request};
+use http::{HeaderValue, Method, Uri, request};
 
 use crate::access_log::Record;
 use crate::answer::Answer;
 use crate::body::decimal;
 use crate::buffer;
 use crate::head::Framing;
-use crate::headers::{self, Field, Known, View};
+use crate::headers::{self, Field, Fields, Known, View};
 use crate::identity::{self, Peer};
 use crate::routes::Compiled;
 use crate::worker::Worker;
@@ -96,30 +96,6 @@ impl RequestId {
         match self {
             Self::Made(text) => text,
             Self::Given(text) => text,
-        }
-    }
-}
-
-/// Where fields of the upstream head go.
-enum Fields<'a> {
-    Http1(&'a mut Vec<u8>),
-    Http2(&'a mut HeaderMap),
-}
-
-impl Fields<'_> {
-    fn put(&mut self, name: &[u8], value: &[u8]) {
-        match self {
-            Self::Http1(out) => {
-                out.extend_from_slice(name);
-                out.extend_from_slice(b": ");
-                out.extend_from_slice(value);
-                out.extend_from_slice(b"\r\n");
-            }
-            Self::Http2(map) => {
-                if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-                    map.append(name, value);
-                }
-            }
         }
     }
 }

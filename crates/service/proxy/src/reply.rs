@@ -5,12 +5,13 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::answer::{self, Answer};
 use crate::body::{BodyError, Http1Sink, Sink, decimal};
 use crate::buffer;
 use crate::head::Framing;
+use crate::headers::Fields;
 use crate::io::Io;
 
 pub(crate) enum Reply {
@@ -39,20 +40,11 @@ pub(crate) enum ReplyHead {
 
 impl ReplyHead {
     pub(crate) fn field(&mut self, name: &[u8], value: &[u8]) {
-        match self {
-            Self::Http1(out) => {
-                out.extend_from_slice(name);
-                out.extend_from_slice(b": ");
-                out.extend_from_slice(value);
-                out.extend_from_slice(b"\r\n");
-            }
-            Self::Http2(map) => {
-                // Names and values were checked when they were read.
-                if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-                    map.append(name, value);
-                }
-            }
-        }
+        let mut fields = match self {
+            Self::Http1(out) => Fields::Http1(out),
+            Self::Http2(map) => Fields::Http2(map),
+        };
+        fields.put(name, value);
     }
 }
 
