@@ -240,7 +240,7 @@ fn hostname_hosts_and_resolver_are_the_containers_own() {
         .succeeded()
         .printed("tree\ntree\ntree");
     sh(&node, &["--name", "oak"], "hostname").succeeded().printed("oak");
-    sh(&node, &["--add-host", "db:10.1.2.3"], "grep db /etc/hosts").succeeded().printed("10.1.2.3\tdb");
+    sh(&node, &["--add-host", "db:10.1.2.3"], "grep -w db /etc/hosts").succeeded().printed("10.1.2.3\tdb");
     sh(&node, &[], "grep -c localhost /etc/hosts").succeeded().printed("2");
     // Names resolve through the image's own resolver: what is refused was found.
     sh(&node, &["--name", "elm"], "wget -O - http://elm:1/").ended_with(1).complained("refused");
