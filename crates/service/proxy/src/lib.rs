@@ -37,6 +37,7 @@ mod mirror;
 mod plan;
 mod proxy;
 mod proxy_protocol;
+mod published;
 mod reply;
 mod routes;
 mod tls;

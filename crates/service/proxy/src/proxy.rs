@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use crate::access_log::{self, Log};
 use crate::config::{Config, Listener};
 use crate::metrics::{BackendSnapshot, MetricsSnapshot, RouteSnapshot, WorkerCounts, backend_totals, histogram};
 use crate::plan;
+use crate::published::Published;
 use crate::routes::{Compiler, Routes, UpdateError};
 use crate::worker::{Handed, Kind, Shared, Worker};
 
@@ -60,8 +61,7 @@ impl Proxy {
             tls: config.tls,
             challenges: config.challenges,
             base,
-            snapshot: Mutex::new(Arc::new(empty)),
-            version: AtomicU64::new(0),
+            routes: Published::new(empty),
             closing: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             changed: (0..count).map(|_| Arc::new(Notify::new())).collect(),
@@ -137,8 +137,7 @@ impl Proxy {
         let leave_by = plan::since(self.shared.base).plus(self.shared.limits.drain);
         let mut compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
         let (snapshot, changes) = compiler.compile(routes, self.shared.open.len(), leave_by)?;
-        *self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
-        self.shared.version.fetch_add(1, Ordering::Release);
+        self.shared.routes.publish(snapshot);
         changes.apply();
         Ok(())
     }
@@ -161,7 +160,7 @@ impl Proxy {
         drop(compiler);
         routes.sort_by(|a, b| (&a.app, &a.service, &a.route).cmp(&(&b.app, &b.service, &b.route)));
         metrics.routes = routes;
-        let snapshot = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let snapshot = self.shared.routes.newest();
         let breaker_of = |member: &crate::routes::Member| {
             let route = snapshot.table.entries().find(|entry| {
                 let groups = entry.value.backends.iter().chain(&entry.value.mirror);

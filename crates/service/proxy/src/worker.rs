@@ -7,8 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use coppice_base::Timestamp;
@@ -24,6 +23,7 @@ use crate::deadline::{Deadlines, TICK};
 use crate::dial::Pools;
 use crate::metrics::WorkerCounts;
 use crate::plan;
+use crate::published::{Published, Reader};
 use crate::routes::Snapshot;
 use crate::tls::TlsSettings;
 
@@ -57,9 +57,7 @@ pub(crate) struct Shared {
     pub(crate) tls: Option<Arc<dyn TlsSettings>>,
     pub(crate) challenges: Option<Arc<dyn Challenges>>,
     pub(crate) base: Instant,
-    /// The routes, and a number that tells workers when to fetch them.
-    pub(crate) snapshot: Mutex<Arc<Snapshot>>,
-    pub(crate) version: AtomicU64,
+    pub(crate) routes: Published<Snapshot>,
     /// No connection is accepted any more; those there are end when they can.
     pub(crate) closing: AtomicBool,
     /// Everything ends now.
@@ -85,7 +83,7 @@ pub(crate) struct Worker {
     pub(crate) pools: Pools,
     pub(crate) counts: Arc<WorkerCounts>,
     pub(crate) mirrors: Cell<usize>,
-    snapshot: RefCell<(u64, Arc<Snapshot>)>,
+    routes: Reader<Snapshot>,
     random: Cell<u64>,
     log: Option<Log>,
 }
@@ -101,14 +99,13 @@ impl Drop for Open {
 
 impl Worker {
     pub(crate) fn new(index: usize, shared: Arc<Shared>, seed: u64, log: Option<Log>) -> Rc<Self> {
-        let snapshot = shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Rc::new(Self {
             index,
             deadlines: Deadlines::new(shared.base),
             pools: Pools::default(),
             counts: Arc::clone(&shared.counts[index]),
             mirrors: Cell::new(0),
-            snapshot: RefCell::new((shared.version.load(Ordering::Acquire), snapshot)),
+            routes: shared.routes.reader(),
             random: Cell::new(seed),
             log,
             shared,
@@ -119,15 +116,9 @@ impl Worker {
         plan::since(self.shared.base)
     }
 
-    /// Shows the newest routes. Lent, not given: a shared count would be written by all threads for each request.
+    /// Shows the newest routes.
     pub(crate) fn with_snapshot<T>(&self, see: impl FnOnce(&Snapshot) -> T) -> T {
-        let version = self.shared.version.load(Ordering::Acquire);
-        let mut known = self.snapshot.borrow_mut();
-        if known.0 != version {
-            let newest = self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            *known = (version, newest);
-        }
-        see(&known.1)
+        self.routes.see(&self.shared.routes, see)
     }
 
     /// splitmix64: good enough to spread load and to name requests, and guessed by nobody who gains by it.
@@ -184,7 +175,7 @@ impl Worker {
                 }
             }
         });
-        let (mut turn, mut version, mut told) = (0u64, self.shared.version.load(Ordering::Acquire), false);
+        let (mut turn, mut version, mut told) = (0u64, self.shared.routes.number(), false);
         loop {
             let idle = self.deadlines.is_empty();
             // Without connections there is nothing to watch; a second is for the log and the pools.
@@ -193,7 +184,7 @@ impl Worker {
                 () = tokio::time::sleep(pause) => {}
                 () = changed.notified() => {}
             }
-            let newest = self.shared.version.load(Ordering::Acquire);
+            let newest = self.shared.routes.number();
             let closing = self.closing();
             self.deadlines.tick(self.now(), newest != version || closing != told || self.must_end());
             (version, told) = (newest, closing);
