@@ -11,15 +11,20 @@ use anyhow::{Result, bail};
 use crate::shell;
 use crate::workspace::{self, cargo};
 
+/// What the last crate is compiled with.
+const STATIC: &[&str] = &["-C", "target-feature=+crt-static", "-C", "relocation-model=static"];
+
 /// Builds it and returns where it is.
 pub(crate) fn build() -> Result<PathBuf> {
-    shell::run(cargo().args(["rustc", "--quiet", "--release", "-p", "coppice", "--bin", "coppice", "--"]).args([
-        "-C",
-        "target-feature=+crt-static",
-        "-C",
-        "relocation-model=static",
-    ]))?;
+    shell::run(
+        cargo().args(["rustc", "--quiet", "--release", "-p", "coppice", "--bin", "coppice", "--"]).args(STATIC),
+    )?;
     Ok(workspace::Metadata::read(&workspace::root())?.target_directory.join("release/coppice"))
+}
+
+/// Builds an example of a package in the same way, for measurements.
+pub(crate) fn example(package: &str, name: &str) -> Result<()> {
+    shell::run(cargo().args(["rustc", "--quiet", "--release", "-p", package, "--example", name, "--"]).args(STATIC))
 }
 
 /// `./x build`.

@@ -1,5 +1,5 @@
-//! The README's chart: start to exit as horizontal bars on a logarithmic scale, so that 3 ms and 300 ms both can be
-//! read. It is drawn from the committed results and from nothing else.
+//! The charts of the documentation, as horizontal bars: start to exit on a logarithmic scale, so that 3 ms and 300 ms both
+//! can be read, and the rates of traffic. They are drawn from the committed results and from nothing else.
 
 use std::fmt::Write;
 
@@ -11,34 +11,63 @@ const RIGHT: f64 = 70.0;
 const BAR: f64 = 20.0;
 const STEP: f64 = 28.0;
 
-/// The chart as a standalone SVG with its own background, readable on light and dark pages.
-pub(super) fn draw(report: &Report) -> String {
+/// Where a bar of some value ends.
+#[derive(Clone, Copy, PartialEq)]
+enum Scale {
+    /// One for all figures, from 1.
+    Logarithmic,
+    /// Each figure has its own, from 0 to its largest value.
+    Linear,
+}
+
+/// Start to exit, as a standalone SVG with its own background, readable on light and dark pages.
+pub(super) fn starts(report: &Report) -> String {
     let figures = ["start to exit, no network", "start to exit, bridge network"];
-    let most = report.rows.iter().filter(|row| figures.contains(&row.figure.as_str())).map(|row| row.median);
-    let scale = most.fold(10.0, f64::max).log10().ceil();
+    draw(report, &figures.map(|figure| (figure, "less is better")), Scale::Logarithmic)
+}
+
+/// The rates of traffic, in the same way.
+pub(super) fn traffic(report: &Report) -> String {
+    let mut figures: Vec<(&str, &str)> = Vec::new();
+    for row in report.rows.iter().filter(|row| ["per second", "MB/s"].contains(&row.unit)) {
+        if figures.iter().all(|(known, _)| *known != row.figure) {
+            figures.push((&row.figure, "more is better"));
+        }
+    }
+    draw(report, &figures, Scale::Linear)
+}
+
+fn draw(report: &Report, figures: &[(&str, &str)], scale: Scale) -> String {
+    let of = |figure: &str| report.rows.iter().filter(move |row| row.figure == figure).collect::<Vec<_>>();
+    let most = figures.iter().flat_map(|(figure, _)| of(figure)).map(|row| row.median);
+    let decades = most.fold(10.0, f64::max).log10().ceil();
     let mut body = String::new();
     let mut y = 34.0;
-    for figure in figures {
-        let mut rows: Vec<_> = report.rows.iter().filter(|row| row.figure == figure).collect();
-        if rows.is_empty() {
-            continue;
-        }
+    for (figure, better) in figures {
+        let mut rows = of(figure);
+        let Some(unit) = rows.first().map(|row| row.unit) else { continue };
         rows.sort_by(|a, b| a.median.total_cmp(&b.median));
-        let _ = writeln!(
-            body,
-            "<text x=\"16\" y=\"{y}\" font-weight=\"600\">{} (ms, less is better)</text>",
-            escape(figure)
-        );
+        if scale == Scale::Linear {
+            rows.reverse();
+        }
+        let _ =
+            writeln!(body, "<text x=\"16\" y=\"{y}\" font-weight=\"600\">{} ({unit}, {better})</text>", escape(figure));
         y += 12.0;
+        let most = rows.iter().map(|row| row.median).fold(f64::MIN_POSITIVE, f64::max);
         for row in rows {
-            let length = (row.median.max(1.0).log10() / scale * (WIDTH - LEFT - RIGHT)).max(2.0);
+            let share = match scale {
+                Scale::Logarithmic => row.median.max(1.0).log10() / decades,
+                Scale::Linear => row.median / most,
+            };
+            let length = (share * (WIDTH - LEFT - RIGHT)).max(2.0);
             let colour = if row.contender == "coppice" { "#2f7d4f" } else { "#9aa5a0" };
             let (text, end) = (y + 15.0, LEFT + length + 6.0);
+            let digits = if row.median < 1000.0 { 1 } else { 0 };
             let _ = writeln!(
                 body,
                 "<text x=\"{}\" y=\"{text}\" text-anchor=\"end\">{}</text>\
                  <rect x=\"{LEFT}\" y=\"{y}\" width=\"{length:.1}\" height=\"{BAR}\" rx=\"3\" fill=\"{colour}\"/>\
-                 <text x=\"{end:.1}\" y=\"{text}\">{:.1}</text>",
+                 <text x=\"{end:.1}\" y=\"{text}\">{:.digits$}</text>",
                 LEFT - 8.0,
                 escape(&row.contender),
                 row.median
@@ -48,8 +77,12 @@ pub(super) fn draw(report: &Report) -> String {
         y += 28.0;
     }
     let note = format!(
-        "{}, {} cores, Linux {}, {}; logarithmic scale",
-        report.machine.cpu, report.machine.cores, report.machine.kernel, report.date
+        "{}, {} cores, Linux {}, {}{}",
+        report.machine.cpu,
+        report.machine.cores,
+        report.machine.kernel,
+        report.date,
+        if scale == Scale::Logarithmic { "; logarithmic scale" } else { "" }
     );
     let _ = writeln!(body, "<text x=\"16\" y=\"{y}\" fill=\"#5a6661\" font-size=\"11\">{}</text>", escape(&note));
     let height = y + 16.0;
@@ -67,17 +100,33 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::figures::Row;
     use crate::bench::figures::tests::report;
 
     #[test]
     fn each_contender_has_a_bar_and_a_longer_time_a_longer_one() {
         let figure = "start to exit, no network";
-        let svg = draw(&report(&[(figure, "runc & co", 24.0), (figure, "coppice", 5.0)]));
+        let svg = starts(&report(&[(figure, "runc & co", 24.0), (figure, "coppice", 5.0)]));
         assert!(svg.contains("runc &amp; co") && svg.contains(">24.0<"), "{svg}");
-        let widths: Vec<f64> = svg
-            .split("rx=\"3\"")
-            .filter_map(|part| part.rsplit_once("width=\"")?.1.split('"').next()?.parse().ok())
-            .collect();
-        assert!(widths.len() >= 2 && widths[0] < widths[1], "{widths:?}");
+        let widths = widths(&svg);
+        assert!(widths.len() == 2 && widths[0] < widths[1], "{widths:?}");
+    }
+
+    #[test]
+    fn each_rate_has_a_scale_of_its_own_and_what_is_no_rate_has_no_bar() {
+        let mut report = report(&[("a", "coppice", 50_000.0), ("a", "nginx", 100_000.0), ("b", "coppice", 3.0)]);
+        report.rows.iter_mut().for_each(|row| row.unit = "per second");
+        report.rows.push(Row::of("c", "coppice", "ms", &[1.0]));
+        let svg = traffic(&report);
+        let widths = widths(&svg);
+        assert!(widths.len() == 3 && (widths[1] - widths[0] / 2.0).abs() < 0.1 && widths[2] == widths[0], "{widths:?}");
+        assert!(svg.contains(">100000<") && svg.contains("more is better"), "{svg}");
+    }
+
+    /// Of the bars, from the top.
+    fn widths(svg: &str) -> Vec<f64> {
+        let bars = svg.split("rx=\"3\"").filter(|part| part.contains("<rect"));
+        let width = |part: &str| part.rsplit_once("<rect")?.1.split_once("width=\"")?.1.split('"').next()?.parse().ok();
+        bars.filter_map(width).filter(|width| *width < WIDTH).collect()
     }
 }

@@ -3,17 +3,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::processes::{background, until};
 use crate::{shell, workspace};
-
-/// A daemon must answer within this.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The image's name at every contender.
 pub(crate) const IMAGE: &str = "bench";
@@ -244,24 +240,6 @@ fn isolate() -> Result<()> {
     fs::create_dir_all("/run/lock")?;
     if Path::new("/sys/fs/cgroup/unified").exists() {
         shell::output(Command::new("umount").arg("/sys/fs/cgroup/unified"))?;
-    }
-    Ok(())
-}
-
-/// Starts a program that stays; it ends with our process namespace at the latest.
-pub(crate) fn background(command: &mut Command, log: &Path) -> Result<Child> {
-    let log = fs::File::create(log)?;
-    let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-    child.with_context(|| format!("cannot start `{}`", shell::line(command)))
-}
-
-pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        if Instant::now() > deadline {
-            bail!("waited {} s for {what}", PATIENCE.as_secs());
-        }
-        thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }

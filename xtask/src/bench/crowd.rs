@@ -1,6 +1,5 @@
 //! Many at once and many that do nothing: a burst of containers, what idle ones cost, and what an idle node costs.
 
-use std::fs;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,12 +10,11 @@ use serde_json::Value;
 use super::Plan;
 use super::contenders::{Arena, Contender, IMAGE, Network};
 use super::figures::{Report, Row};
+use super::processes::Processes;
 use crate::shell;
 
 const BURST: usize = 200;
 const CROWD: usize = 500;
-/// Kernel ticks a second in /proc/PID/stat; fixed by the ABI on x86-64 and arm64.
-const TICKS: f64 = 100.0;
 
 /// All containers started at once, each of which must print its own number and end with 0.
 pub(super) fn burst(arena: &Arena, plan: &Plan, report: &mut Report) -> Result<()> {
@@ -76,7 +74,7 @@ pub(super) fn idle_containers(arena: &Arena, plan: &Plan, report: &mut Report) -
         command.args(["run", "-d", "--network", "none", IMAGE, "/bin/sleep", "100000"]);
         ids.push(shell::output(&mut command)?.trim().to_owned());
     }
-    let node = Node::find(arena)?;
+    let node = node(arena)?;
     let (resident, own) = node.memory_mb()?;
     report.rows.push(Row::of(&figure, "coppice", "MB", &[resident]));
     report.rows.push(Row::of(&format!("{figure} (proportional)"), "coppice", "MB", &[own]));
@@ -93,10 +91,10 @@ pub(super) fn idle_containers(arena: &Arena, plan: &Plan, report: &mut Report) -
 pub(super) fn idle_node(arena: &Arena, plan: &Plan, report: &mut Report) -> Result<()> {
     let seconds = plan.rounds(30, 5) as f64;
     let _tried = arena.coppice(Network::None)?;
-    let node = Node::find(arena)?;
-    let before = node.ticks()?;
+    let node = node(arena)?;
+    let before = node.processor_s()?;
     thread::sleep(Duration::from_secs_f64(seconds));
-    let share = (node.ticks()? - before) / TICKS / seconds * 100.0;
+    let share = (node.processor_s()? - before) / seconds * 100.0;
     let (resident, own) = node.memory_mb()?;
     report.rows.push(Row::of("idle node, memory", "coppice", "MB", &[resident]));
     report.rows.push(Row::of("idle node, memory (proportional)", "coppice", "MB", &[own]));
@@ -107,43 +105,9 @@ pub(super) fn idle_node(arena: &Arena, plan: &Plan, report: &mut Report) -> Resu
 }
 
 /// The two processes of a node.
-struct Node {
-    pids: [u64; 2],
-}
-
-impl Node {
-    fn find(arena: &Arena) -> Result<Self> {
-        let text = shell::output(arena.coppice_command()?.args(["node", "status", "--json"]))?;
-        let status: Value = serde_json::from_str(&text).context("node status --json is not JSON")?;
-        let pid = |key: &str| status[key].as_u64().with_context(|| format!("node status --json has no {key}"));
-        Ok(Self { pids: [pid("pid")?, pid("launcher_pid")?] })
-    }
-
-    /// Resident (what the goal is about) and proportional (pages shared between the two counted once).
-    fn memory_mb(&self) -> Result<(f64, f64)> {
-        let (mut resident, mut own) = (0.0, 0.0);
-        for pid in self.pids {
-            let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
-                .with_context(|| format!("process {pid} of the node is gone"))?;
-            resident += kilobytes(&rollup, "Rss:") / 1024.0;
-            own += kilobytes(&rollup, "Pss:") / 1024.0;
-        }
-        Ok((resident, own))
-    }
-
-    fn ticks(&self) -> Result<f64> {
-        let mut sum = 0.0;
-        for pid in self.pids {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-            // After the name in parentheses, which may hold anything: utime and stime are the 12th and 13th.
-            let (_, rest) = stat.rsplit_once(')').context("a strange /proc/PID/stat")?;
-            sum += rest.split_whitespace().skip(11).take(2).filter_map(|word| word.parse::<f64>().ok()).sum::<f64>();
-        }
-        Ok(sum)
-    }
-}
-
-fn kilobytes(rollup: &str, key: &str) -> f64 {
-    let line = rollup.lines().find_map(|line| line.strip_prefix(key));
-    line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0.0)
+fn node(arena: &Arena) -> Result<Processes> {
+    let text = shell::output(arena.coppice_command()?.args(["node", "status", "--json"]))?;
+    let status: Value = serde_json::from_str(&text).context("node status --json is not JSON")?;
+    let pid = |key: &str| status[key].as_u64().with_context(|| format!("node status --json has no {key}"));
+    Ok(Processes(vec![pid("pid")?, pid("launcher_pid")?]))
 }

@@ -1,5 +1,6 @@
 //! What was measured: rows with their spread, the goals beside them, and the table a person reads.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::process::Command;
@@ -19,6 +20,9 @@ pub(crate) struct Report {
     pub(crate) rows: Vec<Row>,
     pub(crate) goals: Vec<Goal>,
     pub(crate) skipped: Vec<Skipped>,
+    /// What goals speak of, by part and name: `proxy`, `ratio_to_fastest_peer`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) ratios: BTreeMap<&'static str, BTreeMap<&'static str, f64>>,
 }
 
 /// Where it was measured.
@@ -37,7 +41,7 @@ pub(crate) struct Row {
     /// What was measured, e.g. `start to exit, no network`.
     pub(crate) figure: String,
     pub(crate) contender: String,
-    /// `ms`, `per second`, `MB`, `%`.
+    /// `ms`, `µs`, `per second`, `MB`, `MB/s`, `%`.
     pub(crate) unit: &'static str,
     pub(crate) median: f64,
     pub(crate) p10: f64,
@@ -85,8 +89,8 @@ fn percentile(sorted: &[f64], share: f64) -> f64 {
 impl Report {
     pub(crate) fn new(commit: String) -> Result<Self> {
         let date = shell::output(Command::new("date").args(["-u", "+%F"]))?.trim().to_owned();
-        let (rows, goals, skipped) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { date, machine: Machine::read(), commit, rows, goals, skipped })
+        let (rows, goals, skipped, ratios) = (Vec::new(), Vec::new(), Vec::new(), BTreeMap::new());
+        Ok(Self { date, machine: Machine::read(), commit, rows, goals, skipped, ratios })
     }
 
     pub(crate) fn skip(&mut self, what: impl Into<String>, why: impl Into<String>) {
@@ -104,6 +108,71 @@ impl Report {
         if let (Some(ours), Some(theirs)) = (self.median(figure, "coppice"), self.median(figure, contender)) {
             self.goal(figure, format!("≤ {share:.2} × {contender}"), ours / theirs, ours <= share * theirs);
         }
+    }
+
+    /// Coppice's figure is at least `share` of the best peer's, where more is better. The ratio is kept as `key`.
+    pub(crate) fn at_least_best(
+        &mut self,
+        key: (&'static str, &'static str),
+        figure: &str,
+        share: f64,
+        peers: &[&str],
+    ) {
+        let best = self.of_peers(figure, peers).max_by(f64::total_cmp);
+        self.against_best(key, figure, (">=", share), best, peers);
+    }
+
+    /// Coppice's figure is at most `share` of the best peer's, where less is better. The ratio is kept as `key`.
+    pub(crate) fn at_most_best(&mut self, key: (&'static str, &'static str), figure: &str, share: f64, peers: &[&str]) {
+        let best = self.of_peers(figure, peers).min_by(f64::total_cmp);
+        self.against_best(key, figure, ("<=", share), best, peers);
+    }
+
+    fn of_peers(&self, figure: &str, peers: &[&str]) -> impl Iterator<Item = f64> {
+        peers.iter().filter_map(|peer| self.median(figure, peer)).collect::<Vec<_>>().into_iter()
+    }
+
+    fn against_best(
+        &mut self,
+        (part, key): (&'static str, &'static str),
+        figure: &str,
+        (relation, share): (&str, f64),
+        best: Option<f64>,
+        peers: &[&str],
+    ) {
+        let (Some(ours), Some(best)) = (self.median(figure, "coppice"), best) else { return };
+        let ratio = ours / best;
+        self.ratio(part, key, ratio);
+        let (sign, met) = if relation == ">=" { ("≥", ratio >= share) } else { ("≤", ratio <= share) };
+        let best_of = if peers.len() > 1 { "the better of " } else { "" };
+        self.goal(figure, format!("{sign} {share:.2} × {best_of}{}", peers.join(" and ")), ratio, met);
+    }
+
+    /// Keeps a figure that a goal speaks of under its name.
+    pub(crate) fn ratio(&mut self, part: &'static str, key: &'static str, value: f64) {
+        self.ratios.entry(part).or_default().insert(key, value);
+    }
+
+    /// Takes over what another run of the same program measured.
+    pub(crate) fn join(&mut self, other: Report) {
+        self.rows.extend(other.rows);
+        self.goals.extend(other.goals);
+        self.skipped.extend(other.skipped);
+        self.ratios.extend(other.ratios);
+    }
+
+    /// One object. Where it is about one part alone, that part's ratios are keys of the object itself.
+    pub(crate) fn json(&self, parts: &[String]) -> Result<String> {
+        let mut object = serde_json::to_value(self)?;
+        if let [part] = parts
+            && let Some(ratios) = self.ratios.get(part.as_str())
+        {
+            object.as_object_mut().into_iter().for_each(|object| {
+                object.remove("ratios");
+                object.extend(ratios.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())));
+            });
+        }
+        Ok(serde_json::to_string_pretty(&object)?)
     }
 
     pub(crate) fn goal(&mut self, figure: &str, goal: String, got: f64, met: bool) {
@@ -177,7 +246,8 @@ pub(crate) mod tests {
         let rows = rows.iter().map(|(figure, contender, value)| Row::of(figure, contender, "ms", &[*value])).collect();
         let machine = Machine { cpu: "A (R) CPU".into(), cores: 2, memory_mb: 1, kernel: "6".into(), cgroup: "v1" };
         let (date, commit) = ("2026-01-02".into(), "abc".into());
-        Report { date, machine, commit, rows, goals: Vec::new(), skipped: Vec::new() }
+        let (goals, skipped, ratios) = (Vec::new(), Vec::new(), BTreeMap::new());
+        Report { date, machine, commit, rows, goals, skipped, ratios }
     }
 
     #[test]
@@ -194,6 +264,23 @@ pub(crate) mod tests {
         report.at_most("start", 1.0, "absent");
         assert_eq!(report.goals.iter().map(|goal| goal.met).collect::<Vec<_>>(), [false, true]);
         assert!(report.table().contains("missed start: ≤ 1.10 × crun (got 1.20)"), "{}", report.table());
+    }
+
+    #[test]
+    fn the_best_peer_is_the_one_to_beat_and_the_ratio_to_it_a_key_of_the_object() {
+        let rates = [("rate", "coppice", 90.0), ("rate", "nginx", 80.0), ("rate", "haproxy", 100.0)];
+        let waits = [("wait", "coppice", 3.0), ("wait", "nginx", 2.0), ("wait", "haproxy", 6.0)];
+        let mut report = report(&[rates, waits].concat());
+        report.at_least_best(("proxy", "ratio_to_fastest_peer"), "rate", 1.0, &["nginx", "haproxy"]);
+        report.at_least_best(("proxy", "ratio_to_nginx"), "rate", 1.0, &["nginx"]);
+        report.at_most_best(("proxy", "wait_ratio"), "wait", 1.5, &["nginx", "haproxy"]);
+        report.at_least_best(("proxy", "ratio_to_absent"), "rate", 1.0, &["absent"]);
+        assert_eq!(report.goals.iter().map(|goal| goal.met).collect::<Vec<_>>(), [false, true, true]);
+        let one: serde_json::Value = serde_json::from_str(&report.json(&["proxy".into()]).unwrap()).unwrap();
+        assert_eq!((&one["ratio_to_fastest_peer"], &one["wait_ratio"]), (&0.9.into(), &1.5.into()));
+        assert!(one["rows"].is_array() && one["ratio_to_absent"].is_null());
+        let all: serde_json::Value = serde_json::from_str(&report.json(&[]).unwrap()).unwrap();
+        assert_eq!(all["ratios"]["proxy"]["ratio_to_nginx"], 1.125);
     }
 
     #[test]

@@ -13,8 +13,9 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::Plan;
-use super::contenders::{Arena, background, until};
+use super::contenders::Arena;
 use super::figures::{Report, Row};
+use super::processes::{background, until};
 use super::starts::once;
 use crate::shell;
 

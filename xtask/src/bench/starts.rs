@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::Plan;
 use super::contenders::{Arena, Contender, Network};
 use super::figures::{Report, Row};
+use super::{Plan, turns};
 use crate::shell;
 
 const WITHOUT: &str = "start to exit, no network";
@@ -84,11 +84,7 @@ fn ready(figure: &str, contenders: Vec<(&str, Result<Contender>)>, report: &mut 
 fn take_turns(figure: &str, contenders: &[Contender], block: &Block, rounds: usize, report: &mut Report) -> Result<()> {
     let mut samples = vec![Vec::new(); contenders.len()];
     for round in 0..rounds {
-        // Every round starts with another one and every second goes backwards, so that nobody always follows the
-        // same neighbour.
-        let places = contenders.len();
-        for turn in 0..places {
-            let place = if round % 2 == 0 { turn + round } else { round + places - turn } % places;
+        for place in turns(round, contenders.len()) {
             let contender = &contenders[place];
             thread::sleep(REST);
             for start in 0..block.starts {
