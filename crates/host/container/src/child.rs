@@ -84,8 +84,7 @@ fn set_up(
         step("sysctl", system.sysctl("sys/net/ipv4/ping_group_range", &format!("0 {}", config.ids.count - 1)))?;
     }
 
-    if let Network::Bridge { address, prefix, gateway, .. } = &config.network {
-        let address = coppice_network::Address { ip: *address, prefix: *prefix, gateway: *gateway };
+    if let Some(address) = config.network.address() {
         step("network", hear(channel, Word::Linked))?;
         coppice_network::configure_inside(Some(&address), Duration::ZERO)
             .map_err(|e| StartFailure::setup("network", e))?;

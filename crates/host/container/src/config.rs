@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use coppice_base::{Bytes, ContainerId, MilliCpu};
+use coppice_network::{Address, Address6};
 use serde::{Deserialize, Serialize};
 
 /// One container: its filesystem, its isolation, its limits and its first process.
@@ -154,8 +155,28 @@ pub enum Network {
     Host,
     /// A namespace with only loopback.
     None,
-    /// A namespace with `eth0` on the node's bridge. The launcher makes the veth pair.
-    Bridge { bridge: String, host_device: String, address: Ipv4Addr, prefix: u8, gateway: Ipv4Addr },
+    /// A namespace with `eth0` on the node's bridge. The launcher makes the veth pair. `prefix` is that of the bridge's
+    /// subnet; the container has its address alone.
+    Bridge {
+        bridge: String,
+        host_device: String,
+        address: Ipv4Addr,
+        prefix: u8,
+        gateway: Ipv4Addr,
+        /// `None` where the machine has no IPv6.
+        #[serde(default)]
+        v6: Option<Address6>,
+    },
+}
+
+impl Network {
+    /// What `eth0` is given; none without a bridge.
+    pub fn address(&self) -> Option<Address> {
+        match self {
+            Self::Bridge { address, gateway, v6, .. } => Some(Address { ip: *address, gateway: *gateway, v6: *v6 }),
+            Self::Host | Self::None => None,
+        }
+    }
 }
 
 /// Where the process's output goes: `path`, rotated at `max_size` to `path.1` … `path.<max_files - 1>`.

@@ -9,7 +9,7 @@ use coppice_base::{Clock, ContainerId, SystemClock, Timestamp};
 use coppice_cgroup::{Cgroup, DeviceRules};
 use coppice_container::{ChildStreams, ContainerConfig, Host, Network, Outcome, StartFailure, Starting};
 use coppice_linux::{Wait, peer_uid, send_signal, wait_pidfd};
-use coppice_network::{Address, Attacher, LinkName, Netns};
+use coppice_network::{Attacher, LinkName, Netns};
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;

@@ -135,6 +135,7 @@ fn a_bridge_that_is_not_there_is_named() {
         address: Ipv4Addr::new(10, 213, 0, 2),
         prefix: 24,
         gateway: Ipv4Addr::new(10, 213, 0, 1),
+        v6: None,
     };
     let why = why(&rig.refused(&config));
     assert!(why.contains("network") && why.contains("nosuchbridge0"), "{why}");

@@ -1,7 +1,7 @@
 //! Names of links, subnets, and the address of a container.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -106,6 +106,17 @@ impl Subnet4 {
         Ipv4Addr::from_bits(self.network.to_bits() | !mask(self.prefix))
     }
 
+    /// The half that containers have their addresses of, the gateway's included: the lower.
+    pub fn containers(&self) -> Self {
+        Self { network: self.network, prefix: self.prefix + 1 }
+    }
+
+    /// The half that services have their virtual addresses of: the upper.
+    pub fn services(&self) -> Self {
+        let bit = 1 << (31 - u32::from(self.prefix.min(31)));
+        Self { network: Ipv4Addr::from_bits(self.network.to_bits() | bit), prefix: self.prefix + 1 }
+    }
+
     pub(crate) fn mask(&self) -> [u8; 4] {
         mask(self.prefix).to_be_bytes()
     }
@@ -153,24 +164,115 @@ impl From<Subnet4> for String {
     }
 }
 
-/// What a container's `eth0` is given.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Address {
-    pub ip: Ipv4Addr,
-    pub prefix: u8,
-    pub gateway: Ipv4Addr,
+/// A /64 of unique local IPv6 addresses (RFC 4193), one for each IPv4 address there is: its last four bytes are the
+/// IPv4 address. So one list of what is taken serves both, and either is known by the other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "Ipv6Addr", into = "Ipv6Addr")]
+pub struct Subnet6 {
+    network: Ipv6Addr,
 }
 
-impl Address {
-    /// Locally administered, and a function of the address: a successor with the same address needs no new ARP.
-    pub fn mac(&self) -> [u8; 6] {
-        mac(self.ip)
+impl Subnet6 {
+    /// The one of a node: `fd`, and 56 bits that are a hash of its key (FNV-1a).
+    pub fn of_key(key: &str) -> Self {
+        let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        let hash = key.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, fold);
+        let upper = 0xfd << 56 | (hash ^ hash >> 56) & 0x00ff_ffff_ffff_ffff;
+        Self { network: Ipv6Addr::from_bits(u128::from(upper) << 64) }
+    }
+
+    pub fn network(&self) -> Ipv6Addr {
+        self.network
+    }
+
+    /// Always 64.
+    pub fn prefix(&self) -> u8 {
+        64
+    }
+
+    /// The IPv6 address that belongs to an IPv4 one.
+    pub fn address(&self, ip: Ipv4Addr) -> Ipv6Addr {
+        Ipv6Addr::from_bits(self.network.to_bits() | u128::from(ip.to_bits()))
+    }
+
+    /// The IPv4 address that one of these belongs to.
+    pub fn ipv4(&self, ip: Ipv6Addr) -> Option<Ipv4Addr> {
+        let low = (ip.to_bits() ^ self.network.to_bits()).try_into().ok()?;
+        Some(Ipv4Addr::from_bits(low))
+    }
+
+    /// What all addresses that [`Self::address`] gives begin with: 96 bits.
+    pub(crate) fn stem(&self) -> [u8; 12] {
+        let mut stem = [0; 12];
+        stem.copy_from_slice(&self.network.octets()[..12]);
+        stem
     }
 }
 
+impl TryFrom<Ipv6Addr> for Subnet6 {
+    type Error = NetworkError;
+    fn try_from(network: Ipv6Addr) -> Result<Self, NetworkError> {
+        let [first, ..] = network.octets();
+        let good = first == 0xfd && network.to_bits() as u64 == 0;
+        if good { Ok(Self { network }) } else { Err(NetworkError::BadSubnet(network.to_string())) }
+    }
+}
+
+impl From<Subnet6> for Ipv6Addr {
+    fn from(subnet: Subnet6) -> Self {
+        subnet.network
+    }
+}
+
+impl fmt::Display for Subnet6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/64", self.network)
+    }
+}
+
+/// What a container's `eth0` is given: addresses of its own alone (/32 and /128), and the bridge as the way to
+/// everything else. So what containers send each other passes the host, where it is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Address {
+    pub ip: Ipv4Addr,
+    pub gateway: Ipv4Addr,
+    /// `None` where the machine has no IPv6.
+    pub v6: Option<Address6>,
+}
+
+/// The IPv6 part of an [`Address`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Address6 {
+    pub ip: Ipv6Addr,
+    pub gateway: Ipv6Addr,
+}
+
+impl Address {
+    /// What a container with `ip` has on a bridge with these subnets.
+    pub fn of(ip: Ipv4Addr, subnet: Subnet4, subnet6: Option<Subnet6>) -> Self {
+        let gateway = subnet.gateway();
+        let v6 = subnet6.map(|of| Address6 { ip: of.address(ip), gateway: of.address(gateway) });
+        Self { ip, gateway, v6 }
+    }
+
+    /// Locally administered, and a function of the address: who has the one has the other, so that a packet's source
+    /// is checked without a list of who is there, and nobody has to ask for it. `02:c0` and the IPv4 address.
+    pub fn mac(&self) -> [u8; 6] {
+        mac(self.ip)
+    }
+
+    pub(crate) fn gateway_mac(&self) -> [u8; 6] {
+        mac(self.gateway)
+    }
+}
+
+/// The first bytes of all our MAC addresses; four of an IPv4 address follow.
+pub(crate) const MAC_STEM: [u8; 2] = [0x02, 0xc0];
+
 pub(crate) fn mac(ip: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = ip.octets();
-    [0x02, 0xc0, a, b, c, d]
+    let [first, second] = MAC_STEM;
+    [first, second, a, b, c, d]
 }
 
 #[cfg(test)]
@@ -198,5 +300,31 @@ mod tests {
         for bad in ["10.88.0.1/16", "10.88.0.0", "10.88.0.0/30", "10.88.0.0/7", "x/16", "10.88.0.0/99", ""] {
             assert!(bad.parse::<Subnet4>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_subnets_halves_are_for_containers_and_for_services() {
+        let subnet: Subnet4 = "10.88.0.0/16".parse().unwrap();
+        assert_eq!(subnet.containers().to_string(), "10.88.0.0/17");
+        assert_eq!(subnet.services().to_string(), "10.88.128.0/17");
+        let small: Subnet4 = "10.9.8.8/29".parse().unwrap();
+        assert_eq!(
+            (small.containers().to_string(), small.services().to_string()),
+            ("10.9.8.8/30".into(), "10.9.8.12/30".into())
+        );
+    }
+
+    #[test]
+    fn an_ipv6_address_and_its_ipv4_one_are_known_by_each_other() {
+        let subnet = Subnet6::of_key("1a2b3c");
+        assert_ne!(subnet, Subnet6::of_key("1a2b3d"));
+        assert!(subnet.network().is_unique_local() && subnet.to_string().ends_with("::/64"), "{subnet}");
+        let ip = Ipv4Addr::new(10, 88, 0, 2);
+        let address = subnet.address(ip);
+        assert!(address.to_string().ends_with("::a58:2"), "{address}");
+        assert_eq!(subnet.ipv4(address), Some(ip));
+        assert_eq!(subnet.ipv4(Subnet6::of_key("other").address(ip)), None);
+        assert_eq!(Subnet6::try_from(Ipv6Addr::from(subnet)).unwrap(), subnet);
+        assert!(Subnet6::try_from("fd00::1".parse::<Ipv6Addr>().unwrap()).is_err());
     }
 }

@@ -8,9 +8,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::address::{Address, LinkName, Subnet4};
+use crate::address::{Address, LinkName, Subnet4, Subnet6};
+use crate::attach::Attacher;
 use crate::error::{NetworkError, cannot};
-use crate::link::{self, Attacher};
+use crate::link;
 use crate::netlink::{ACK, Batch, DUMP, Socket, attributes};
 use crate::nft::{self, Transaction};
 use crate::ports::{Backend, PortKey, Protocol, Published};
@@ -60,6 +61,7 @@ pub struct Bridge {
     table: String,
     index: u32,
     subnet: Subnet4,
+    subnet6: Option<Subnet6>,
     route: Socket,
     netfilter: Socket,
     published: BTreeMap<PortKey, Vec<Backend>>,
@@ -130,11 +132,24 @@ impl Bridge {
         };
         link::raise(&mut route, index, subnet).map_err(cannot("give the bridge its address"))?;
         let mut words = set_sysctls(&config.name)?;
+        let subnet6 = Subnet6::of_key(&config.key);
+        let subnet6 = match link::raise6(&mut route, index, subnet6, subnet.gateway()) {
+            Ok(()) => Some(subnet6),
+            Err(errno) => {
+                words.push(Word(format!(
+                    "This machine gives {} no IPv6 address ({errno}; net.ipv6.conf.all.disable_ipv6 or ipv6.disable may be \
+                     set): containers have IPv4 only.",
+                    config.name
+                )));
+                None
+            }
+        };
         let mut bridge = Self {
             table: format!("coppice-{}", config.key),
             config: config.clone(),
             index,
             subnet,
+            subnet6,
             route,
             netfilter,
             published: published.iter().map(|port| (port.key, port.backends.clone())).collect(),
@@ -167,6 +182,11 @@ impl Bridge {
         self.subnet
     }
 
+    /// The IPv6 subnet, a function of the node's key; `None` where the machine has no IPv6.
+    pub fn subnet6(&self) -> Option<Subnet6> {
+        self.subnet6
+    }
+
     /// The bridge's own address, the containers' default route.
     pub fn gateway(&self) -> Ipv4Addr {
         self.subnet.gateway()
@@ -174,7 +194,7 @@ impl Bridge {
 
     /// What a container with `ip` is configured with.
     pub fn address_for(&self, ip: Ipv4Addr) -> Address {
-        Address { ip, prefix: self.subnet.prefix(), gateway: self.gateway() }
+        Address::of(ip, self.subnet, self.subnet6)
     }
 
     pub fn attacher(&self) -> Result<Attacher, NetworkError> {

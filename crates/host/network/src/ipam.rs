@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::address::{Address, Subnet4};
+use crate::address::Subnet4;
 
 /// The addresses of one subnet. Never gives the network's, the gateway's or the broadcast address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,11 +88,6 @@ impl Ipam {
     /// Gives an address back; one that was not taken is fine.
     pub fn release(&mut self, ip: Ipv4Addr) {
         self.taken.remove(&ip);
-    }
-
-    /// What a container with `ip` is configured with.
-    pub fn address(&self, ip: Ipv4Addr) -> Address {
-        Address { ip, prefix: self.subnet.prefix(), gateway: self.subnet.gateway() }
     }
 }
 

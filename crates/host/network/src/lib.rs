@@ -20,24 +20,31 @@
 //! reach each other, and it does not keep one from using the address of another.
 
 mod address;
+mod attach;
 mod bridge;
 mod conntrack;
 mod error;
 mod hosts;
 mod ipam;
 mod link;
+mod maglev;
 mod netlink;
 mod nft;
+mod policy;
 mod ports;
 mod rules;
+mod service;
 
-pub use address::{Address, LinkName, Subnet4, host_link};
+pub use address::{Address, Address6, LinkName, Subnet4, Subnet6, host_link};
+pub use attach::{Attacher, Netns, configure_inside};
 pub use bridge::{Asserted, Bridge, BridgeConfig, RulesWatch};
 pub use error::NetworkError;
 pub use hosts::{hosts_file, resolv_conf};
 pub use ipam::{Ipam, IpamError};
-pub use link::{Attacher, Netns, configure_inside};
+pub use maglev::maglev;
+pub use policy::{Identity, Policy};
 pub use ports::{Backend, HeldPort, PortError, PortKey, Protocol, Published, hold_port, port_is_free};
+pub use service::VirtualService;
 
 use serde::{Deserialize, Serialize};
 

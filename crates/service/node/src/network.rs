@@ -15,8 +15,8 @@ use coppice_api::ErrorKind;
 use coppice_base::{ContainerId, Name, Random, SystemRandom};
 use coppice_container::Network;
 use coppice_network::{
-    Asserted, Backend, Bridge, BridgeConfig, Ipam, LinkName, PortKey, Published, RulesWatch, Subnet4, hold_port,
-    resolv_conf,
+    Address, Asserted, Backend, Bridge, BridgeConfig, Ipam, LinkName, PortKey, Published, RulesWatch, Subnet4, Subnet6,
+    hold_port, resolv_conf,
 };
 use coppice_spec::{PortSpec, Protocol};
 use tokio::io::unix::AsyncFd;
@@ -82,6 +82,7 @@ struct Joined {
     /// `None` once it is removed.
     bridge: Mutex<Option<Bridge>>,
     subnet: Subnet4,
+    subnet6: Option<Subnet6>,
     addresses: Mutex<Ipam>,
     words: Vec<String>,
     watch: Option<(AsyncFd<OwnedFd>, Mutex<RulesWatch>)>,
@@ -155,7 +156,7 @@ impl NodeNetwork {
         for word in &words {
             tracing::info!("{word}");
         }
-        let subnet = bridge.subnet();
+        let (subnet, subnet6) = (bridge.subnet(), bridge.subnet6());
         let watch = watch_rules()
             .inspect_err(|error| tracing::warn!(%error, "the network's rules are looked at from time to time only"))
             .ok();
@@ -165,7 +166,7 @@ impl NodeNetwork {
             let _ = addresses.reserve(*home);
         }
         let (bridge, addresses) = (Mutex::new(Some(bridge)), Mutex::new(addresses));
-        let joined = self.bridge.get_or_init(|| Joined { bridge, subnet, addresses, words, watch });
+        let joined = self.bridge.get_or_init(|| Joined { bridge, subnet, subnet6, addresses, words, watch });
         self.made.notify_one();
         Ok(joined)
     }
@@ -228,6 +229,7 @@ impl NodeNetwork {
             address,
             prefix: joined.subnet.prefix(),
             gateway: joined.subnet.gateway(),
+            v6: Address::of(address, joined.subnet, joined.subnet6).v6,
         })
     }
 

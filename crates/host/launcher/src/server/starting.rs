@@ -260,7 +260,9 @@ pub(crate) fn streams(
 
 /// Gives a new network namespace its link to the node's bridge.
 fn connect(attachers: &mut HashMap<String, (u32, Attacher)>, network: &Network, pid: u32) -> Result<(), StartFailure> {
-    let Network::Bridge { bridge, host_device, address, prefix, gateway } = network else { return Ok(()) };
+    let (Network::Bridge { bridge, host_device, .. }, Some(address)) = (network, network.address()) else {
+        return Ok(());
+    };
     let failed = |e: &dyn std::fmt::Display| StartFailure::setup("network", e);
     let index = bridge_index(bridge).map_err(|e| failed(&format_args!("bridge {bridge}: {e}")))?;
     // A bridge that was made anew has another index.
@@ -269,7 +271,6 @@ fn connect(attachers: &mut HashMap<String, (u32, Attacher)>, network: &Network, 
     }
     let Some((_, attacher)) = attachers.get_mut(bridge) else { return Ok(()) };
     let host_end = LinkName::new(host_device.clone()).map_err(|e| failed(&e))?;
-    let address = Address { ip: *address, prefix: *prefix, gateway: *gateway };
     let pid = Pid::from_raw(pid.cast_signed()).ok_or_else(|| failed(&"no process"))?;
     attacher.attach(Netns::Pid(pid), &host_end, &address).map_err(|e| failed(&e))
 }

@@ -21,7 +21,7 @@ impl Bridge {
         ip(&["link", "set", "lo", "up"]);
         // Without an address of its own, as a node's bridge has, it takes a port's, and another's when that port goes:
         // what is on its way to the old one then is lost.
-        ip(&["link", "add", &bridge.name, "address", "02:00:0a:d5:00:01", "type", "bridge"]);
+        ip(&["link", "add", &bridge.name, "address", "02:c0:0a:d5:00:01", "type", "bridge"]);
         ip(&["address", "add", &gateway, "dev", &bridge.name]);
         ip(&["link", "set", &bridge.name, "up"]);
         bridge
@@ -43,6 +43,7 @@ impl Bridge {
             address: self.address(last),
             prefix: 24,
             gateway: self.gateway(),
+            v6: None,
         };
     }
 }
