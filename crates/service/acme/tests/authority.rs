@@ -35,7 +35,7 @@ fn name(name: &str) -> Name {
 fn authority(root: &Path, app: &str, clock: Arc<dyn Clock>) -> Arc<Authority> {
     let folder = root.join("certificates");
     let key = SealKey::of_folder(&root.join("seal.key"), &folder).expect("key");
-    Authority::open(&folder.join("authority"), Arc::new(key), &name(app), clock).expect("authority")
+    Authority::open(&folder.join("authority"), Arc::new(key), &name(app), clock, LEAF_LIFE).expect("authority")
 }
 
 fn service(authority: &Arc<Authority>, service: &str) -> Arc<Identity> {
@@ -73,6 +73,7 @@ async fn meet(
     Ok(Met { caller: served?, server_leaf: called? })
 }
 
+/// Trusts the app's roots as they are now and no others; shows nothing.
 fn without_certificate(authority: &Authority) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     for root in authority.roots_der() {
@@ -122,6 +123,12 @@ async fn with_warn_a_caller_without_a_certificate_or_of_another_app_is_taken_and
     assert!(matches!(met.caller, Err(PeerError::Untrusted { .. })), "{:?}", met.caller);
     let met = meet(&db, PeerTls::Off, without_certificate(&app), "db").await.expect("not asked");
     assert_eq!(met.caller, Err(PeerError::None));
+    let met = meet(&db, PeerTls::Warn, app.stranger_config(&name("db")).expect("client"), "db").await.expect("taken");
+    assert_eq!(met.caller, Err(PeerError::None));
+    let refused = meet(&db, PeerTls::Require, app.stranger_config(&name("db")).expect("client"), "db").await;
+    assert!(refused.is_err(), "a stranger");
+    let cheated = meet(&db, PeerTls::Warn, app.stranger_config(&name("web")).expect("client"), "db").await;
+    assert!(cheated.is_err(), "another service than the stranger means");
 }
 
 #[tokio::test]
@@ -183,8 +190,35 @@ async fn a_root_that_cannot_be_rotated_in_time_signs_on() {
     std::fs::rename(root.path().join("certificates"), root.path().join("away")).expect("away");
     meet(&db, PeerTls::Require, client.clone(), "db").await.expect("met");
     assert_eq!(app.roots_der().len(), 1);
+    assert_eq!(app.failures(), 2, "one for each certificate that came with it");
     std::fs::rename(root.path().join("away"), root.path().join("certificates")).expect("back");
     clock.ahead(ROOT_LIFE / 4 * 3 + LEAF_LIFE);
     meet(&db, PeerTls::Require, client, "db").await.expect("met");
     assert_eq!(app.roots_der().len(), 2, "rotated by itself as soon as it could be");
+}
+
+#[tokio::test]
+async fn a_node_may_set_how_long_certificates_live_and_a_removed_authority_is_another_one() {
+    let root = tempfile::tempdir().expect("root");
+    let clock = Arc::new(MovedClock::default());
+    let folder = root.path().join("certificates");
+    let key = Arc::new(SealKey::of_folder(&root.path().join("seal.key"), &folder).expect("key"));
+    let life = Duration::from_secs(60);
+    let open = || Authority::open(&folder, key.clone(), &name("shop"), clock.clone(), life).expect("authority");
+    let app = open();
+    let (web, db) = (service(&app, "web"), service(&app, "db"));
+    assert_eq!(db.dates(), None, "none is made before it is needed");
+    let client = web.client_config(Some(&name("db"))).expect("client");
+    let first = meet(&db, PeerTls::Require, client.clone(), "db").await.expect("met").server_leaf;
+    let (made, ends) = db.dates().expect("made");
+    assert_eq!(ends.since(made), life);
+    clock.ahead(Duration::from_secs(41));
+    let second = meet(&db, PeerTls::Require, client.clone(), "db").await.expect("met").server_leaf;
+    assert_ne!(first, second);
+    assert!(db.dates().expect("made").0 > made);
+
+    Authority::remove(&folder, &name("shop")).expect("removed");
+    Authority::remove(&folder, &name("shop")).expect("there is none: so be it");
+    let refused = meet(&service(&open(), "db"), PeerTls::Require, client, "db").await;
+    assert!(refused.is_err(), "of before");
 }

@@ -1,9 +1,10 @@
 //! An app's own certificate authority: its services show each other who they are.
 //!
-//! The root lives ten years, sealed on disk like every other key. A service's certificate lives 24 hours and never
-//! touches the disk: it is made at the first handshake and made anew at the first one after a third of its life is left,
-//! or after the root was rotated; so there is no timer to miss and nothing to restart. A root that was rotated away is
-//! trusted until the last certificate it signed has ended.
+//! The root lives ten years, sealed on disk like every other key. A service's certificate lives 24 hours (or what the node
+//! sets) and never touches the disk: it is made at the first handshake and made anew at the first one after a third of its
+//! life is left, or after the root was rotated; so there is no timer to miss and nothing to restart. One that cannot be
+//! made anew is shown until it ends. A root that was rotated away is trusted until the last certificate it signed has
+//! ended.
 //!
 //! ```text
 //!  root 1 ──signs──┐ rotated            ┌─ forgotten
@@ -18,6 +19,7 @@ mod verifier;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -45,7 +47,7 @@ use verifier::Trust;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Of a root.
 pub const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Of a service's certificate.
+/// Of a service's certificate, usually.
 pub const LEAF_LIFE: Duration = DAY;
 /// Certificates begin this much before they are made: clocks of nodes differ.
 const SKEW: Duration = Duration::from_secs(300);
@@ -79,6 +81,10 @@ pub struct Authority {
     path: PathBuf,
     key: Arc<SealKey>,
     clock: Arc<dyn Clock>,
+    /// Of a service's certificate.
+    leaf_life: Duration,
+    /// Certificates and roots that were due and could not be made.
+    failures: AtomicU64,
     /// The last one signs. Never empty.
     roots: Mutex<Vec<Root>>,
     trust: RwLock<Arc<Trust>>,
@@ -91,12 +97,14 @@ impl std::fmt::Debug for Authority {
 }
 
 impl Authority {
-    /// Opens `app`'s authority in `folder`, or begins it.
+    /// Opens `app`'s authority in `folder`, or begins it. `leaf_life`: how long a service's certificate lives,
+    /// [`LEAF_LIFE`] where nobody says; in whole seconds, and the same for all nodes that share the authority.
     pub fn open(
         folder: &Path,
         key: Arc<SealKey>,
         app: &Name,
         clock: Arc<dyn Clock>,
+        leaf_life: Duration,
     ) -> Result<Arc<Self>, AuthorityError> {
         let path = folder.join(format!("{app}.sealed"));
         let io = |source| AuthorityError::Io { app: app.clone(), path: path.clone(), source };
@@ -118,6 +126,8 @@ impl Authority {
             path,
             key,
             clock,
+            leaf_life,
+            failures: AtomicU64::new(0),
             roots: Mutex::new(roots),
             trust: RwLock::new(Arc::new(trust)),
         });
@@ -138,7 +148,7 @@ impl Authority {
         let mut new = roots.clone();
         new.retain(|root| root.forgotten_at.is_none_or(|at| at > now));
         if let Some(last) = new.last_mut() {
-            last.forgotten_at = Some(now.plus(LEAF_LIFE + SKEW));
+            last.forgotten_at = Some(now.plus(self.leaf_life + SKEW));
         }
         new.push(self.new_root(now)?);
         let text = Zeroizing::new(serde_json::to_vec(&new).expect("roots are always JSON"));
@@ -160,6 +170,22 @@ impl Authority {
         &self.app
     }
 
+    /// How often a root or a service's certificate that was due could not be made.
+    pub fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
+    }
+
+    fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Forgets `app`'s authority in `folder`: what it signed is trusted by nobody who opens it anew.
+    pub fn remove(folder: &Path, app: &Name) -> Result<(), AuthorityError> {
+        let path = folder.join(format!("{app}.sealed"));
+        let io = |source| AuthorityError::Io { app: app.clone(), path: path.clone(), source };
+        durable::remove(&path).map(drop).map_err(io)
+    }
+
     /// A service's way to show who it is; `dns_names` are those it is called by.
     pub fn identity(self: &Arc<Self>, service: &Name, dns_names: Vec<String>) -> Arc<Identity> {
         Arc::new(Identity::new(Arc::clone(self), service.clone(), dns_names))
@@ -173,6 +199,7 @@ impl Authority {
         if left_third(signing.not_before, signing.not_after) <= now
             && let Err(error) = self.rotate(&mut roots)
         {
+            self.failed();
             // There are years left to mend it.
             tracing::error!(app = %self.app, %error, "the authority's root was not rotated; the one before signs on");
         }
@@ -190,7 +217,7 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let not_after = now.plus(LEAF_LIFE).min(root.not_after);
+        let not_after = now.plus(self.leaf_life).min(root.not_after);
         dated(&mut params, now, not_after);
         let key = KeyPair::generate().map_err(unsigned)?;
         let certificate = params.signed_by(&key, &issuer).map_err(unsigned)?;
@@ -198,7 +225,8 @@ impl Authority {
         let certified = CertifiedKey::from_der(vec![certificate.der().clone()], der, &default_provider())
             .map_err(|error| self.unsigned(service, &error))?;
         let signed_by = root.not_before;
-        Ok(Leaf { certified: Arc::new(certified), renew_at: left_third(now, not_after), not_after, signed_by })
+        let renew_at = left_third(now, not_after);
+        Ok(Leaf { certified: Arc::new(certified), not_before: now, renew_at, not_after, signed_by })
     }
 
     /// Whether `leaf` is still the one to show.
@@ -237,6 +265,7 @@ impl Authority {
 /// A service's certificate with its key, in memory alone.
 struct Leaf {
     certified: Arc<CertifiedKey>,
+    not_before: Timestamp,
     renew_at: Timestamp,
     not_after: Timestamp,
     /// When the root that signed it began.
