@@ -1,0 +1,105 @@
+//! Connections that go to a proxy of the node instead of where they are going.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+
+use coppice_network::{Asserted, Backend, Intercept, Intercepted, PortKey, Protocol, Published};
+
+use crate::netspace::{HOST, Machine, OUTSIDE};
+
+const PROXY: u16 = 15001;
+
+/// Answers connections to `at` in the machine's namespace with where they were going.
+fn proxy(machine: &Machine, at: Ipv4Addr) {
+    let listener = machine.host.run(move || std::net::TcpListener::bind((at, PROXY)).unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            let from = stream.peer_addr().unwrap().ip();
+            let to = rustix::net::sockopt::ip_original_dst(&stream);
+            let to = to.map_or_else(|errno| errno.to_string(), |to| to.to_string());
+            let _ = write!(stream, "{from} to {to}");
+        }
+    });
+}
+
+#[test]
+fn what_containers_send_to_a_guarded_address_or_port_goes_to_the_proxy_until_it_is_removed() {
+    let mut machine = Machine::new();
+    let ((client, from), (server, to), (other, elsewhere)) =
+        (machine.container(), machine.container(), machine.container());
+    server.serve(to.ip, 80, "server");
+    other.serve(elsewhere.ip, 80, "other");
+    let gateway = machine.bridge.gateway();
+    let key = |host_ip, host| PortKey { host_ip, protocol: Protocol::Tcp, host };
+    let backends = vec![Backend { ip: to.ip, port: 80 }];
+    let ports = [
+        Published { key: key(None, 8080), backends: backends.clone() },
+        Published { key: key(Some(HOST.into()), 8081), backends: backends.clone() },
+        Published { key: key(None, 9090), backends },
+    ];
+    machine.bridge.publish(&ports).unwrap();
+    proxy(&machine, gateway);
+    let (direct, through) = (format!("server {}", from.ip), format!("{} to {}:80", from.ip, to.ip));
+    assert_eq!(client.tcp(to.ip, 80), direct);
+
+    let bridge = machine.bridge.name().clone();
+    let open = move || Intercept::open("t1", &bridge).unwrap();
+    let mut intercept = machine.host.run(open.clone());
+    let wanted = Intercepted {
+        proxy: SocketAddrV4::new(gateway, PROXY),
+        proxy6: None,
+        addresses: [IpAddr::V4(to.ip)].into(),
+        ports: [(None, 8080), (Some(HOST.into()), 8081)].into(),
+    };
+    intercept.set(&wanted).unwrap();
+    assert_eq!(client.tcp(to.ip, 80), through);
+    assert_eq!(client.tcp(to.ip, 81), format!("{} to {}:81", from.ip, to.ip), "every port");
+    assert_eq!(client.tcp(elsewhere.ip, 80), format!("other {}", from.ip), "nobody else's");
+    assert_eq!(client.udp(to.ip, 80), direct, "UDP is not TCP");
+    assert_eq!(machine.host.tcp(to.ip, 80), format!("server {gateway}"), "the node's own go their way");
+    assert_eq!(machine.outside.tcp(HOST, 8080), format!("{OUTSIDE} to {HOST}:8080"));
+    assert_eq!(machine.outside.tcp(HOST, 8081), format!("{OUTSIDE} to {HOST}:8081"));
+    assert_eq!(machine.outside.tcp(HOST, 9090), format!("server {OUTSIDE}"), "a port that is not guarded");
+    assert_eq!(machine.host.tcp(Ipv4Addr::LOCALHOST, 8080), "127.0.0.1 to 127.0.0.1:8080");
+    assert_eq!(client.tcp(HOST, 8080), format!("{} to {HOST}:8080", from.ip));
+
+    // It outlives whoever made it, and is found and replaced by the next.
+    drop(intercept);
+    assert_eq!(client.tcp(to.ip, 80), through);
+    let mut intercept = machine.host.run(open);
+    assert_eq!(intercept.assert_rules().unwrap(), Asserted::Intact, "nothing is wanted yet");
+    let fewer = Intercepted { ports: [].into(), ..wanted.clone() };
+    intercept.set(&fewer).unwrap();
+    assert_eq!(machine.outside.tcp(HOST, 8080), format!("server {OUTSIDE}"));
+    assert_eq!(client.tcp(to.ip, 80), through);
+
+    // Somebody flushes all rules.
+    assert_eq!(intercept.assert_rules().unwrap(), Asserted::Intact);
+    machine.host.program("nft flush ruleset");
+    machine.bridge.assert_rules().unwrap();
+    assert_eq!(intercept.assert_rules().unwrap(), Asserted::Restored);
+    assert_eq!(client.tcp(to.ip, 80), through);
+    machine.host.program("nft flush map inet coppice-t1-peer guarded");
+    assert_eq!(intercept.assert_rules().unwrap(), Asserted::Restored);
+    assert_eq!(intercept.assert_rules().unwrap(), Asserted::Intact);
+    assert_eq!(client.tcp(to.ip, 80), through);
+
+    intercept.remove().unwrap();
+    assert_eq!(client.tcp(to.ip, 80), direct);
+    assert_eq!(machine.host.program("nft list tables").matches("peer").count(), 0);
+}
+
+#[test]
+fn while_nobody_listens_connections_are_refused_and_not_let_through() {
+    let mut machine = Machine::new();
+    let ((client, _), (server, to)) = (machine.container(), machine.container());
+    server.serve(to.ip, 80, "server");
+    let (bridge, gateway) = (machine.bridge.name().clone(), machine.bridge.gateway());
+    let mut intercept = machine.host.run(move || Intercept::open("t1", &bridge).unwrap());
+    let proxy = SocketAddrV4::new(gateway, PROXY);
+    let addresses = [IpAddr::V4(to.ip)].into();
+    intercept.set(&Intercepted { proxy, proxy6: None, addresses, ports: [].into() }).unwrap();
+    drop(intercept);
+    assert!(client.tcp_fails(to.ip, 80));
+}
