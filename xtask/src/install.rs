@@ -32,6 +32,8 @@ pub(crate) const PACKAGES: &[&str] = &[
     "hyperfine",
     "iproute2",
     "jq",
+    "libbpf-dev",
+    "llvm-14",
     "mmdebstrap",
     "nghttp2-client",
     "nftables",

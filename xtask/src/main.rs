@@ -9,6 +9,7 @@ mod demo;
 mod gate;
 mod install;
 mod interrupt;
+mod objects;
 mod release;
 mod shell;
 mod tidy;
@@ -26,6 +27,7 @@ usage: ./x <task> [options]        (or: cargo xtask <task>)
   verify   formatting, lints, tidy and the quick tests; writes nothing
   fix      format, and apply the lints' own fixes
   tidy     the rules of this repository: layers, names, dead files, links, unsafe
+  objects  the BPF programs' C, compiled to the objects in the repository (clang-14)
   bench    Coppice beside its peers   [--quick] [--json] [--commit-results] [name…]
   bare     the demo on a Debian with nothing prepared: no compiler, no Rust   [--sudo]
   vmtest   the kernel tests in a virtual machine with cgroup v2   [--smoke] [package…]
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         "verify" => gate::verify(rest),
         "fix" => gate::fix(rest),
         "tidy" => tidy::run(rest),
+        "objects" => objects::run(rest),
         "bench" => bench::run(rest),
         "bare" => bare::run(rest),
         "vmtest" => vmtest::run(rest),

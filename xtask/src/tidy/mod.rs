@@ -8,6 +8,7 @@
 //! | `dead.rs` | every Rust file is reached from a target |
 //! | `links.rs` | every relative link and anchor in the documents leads somewhere |
 //! | `ledger.rs` | `DEPENDENCIES.md` has one line for each external crate and no other |
+//! | `objects.rs` | every committed BPF object is what its source compiles to |
 //!
 //! A rule is a function from the tree to findings; each has an example of what it catches among its tests. What
 //! the compiler and clippy can check (`unsafe` comments, banned methods) is left to them.
@@ -17,6 +18,7 @@ mod layers;
 mod ledger;
 mod links;
 mod names;
+mod objects;
 mod scan;
 mod sources;
 
@@ -110,6 +112,7 @@ fn findings(tree: &Tree, metadata: &Metadata) -> Vec<Finding> {
     all.extend(sources::broken(tree));
     all.extend(links::broken(tree));
     all.extend(ledger::broken(tree));
+    all.extend(objects::stale(tree));
     all.sort();
     all
 }

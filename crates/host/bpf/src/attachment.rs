@@ -1,0 +1,111 @@
+//! Programs on the bridge's device: put there, exchanged for newer ones without a moment without, and taken off.
+//!
+//! Linux 6.6 has links for this (tcx), which are pinned; before it a filter of the `clsact` queueing discipline is
+//! replaced by number.
+
+use std::path::Path;
+
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+
+use crate::BpfError;
+use crate::dataplane::Hook;
+use crate::error::chain;
+
+/// Our filter's number among a link's (`clsact`), and its handle. Lower ones are judged first.
+const PRIORITY: u16 = 0xc0;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+/// A program of the object, and where it sits.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) program: &'static str,
+    pub(crate) way: TcAttachType,
+}
+
+/// What leaves containers, and what enters them.
+pub(crate) const PLACES: [Place; 2] = [
+    Place { program: "from_containers", way: TcAttachType::Ingress },
+    Place { program: "to_containers", way: TcAttachType::Egress },
+];
+
+/// Attaches `program` to `link`; where one of an earlier process is, it is exchanged. It stays when this process ends.
+pub(crate) fn attach(
+    program: &mut SchedClassifier,
+    place: Place,
+    (link, folder): (&str, &Path),
+    hook: Option<Hook>,
+) -> Result<Hook, BpfError> {
+    let failed = |error: String| BpfError::Attach { program: place.program, error };
+    match hook {
+        Some(Hook::Tcx) => attach_tcx(program, place, link, folder).map(|()| Hook::Tcx).map_err(failed),
+        Some(Hook::Clsact) => attach_clsact(program, place, link).map(|()| Hook::Clsact).map_err(failed),
+        None => match attach_tcx(program, place, link, folder) {
+            Ok(()) => Ok(Hook::Tcx),
+            Err(why) => match attach_clsact(program, place, link) {
+                Ok(()) => Ok(Hook::Clsact),
+                Err(other) => Err(failed(format!("{why}; and as a filter: {other}"))),
+            },
+        },
+    }
+}
+
+fn attach_tcx(program: &mut SchedClassifier, place: Place, link: &str, folder: &Path) -> Result<(), String> {
+    let pin = folder.join(place.program);
+    if let Some(old) = pinned(&pin)? {
+        let old = SchedClassifierLink::try_from(FdLink::from(old)).map_err(|error| chain(&error))?;
+        if let Ok(id) = program.attach_to_link(old) {
+            // Taken, so that the end of `program` does not take it off; the pin holds it.
+            drop(program.take_link(id).map_err(|error| chain(&error))?);
+            return Ok(());
+        }
+        // The link it was on is gone: another bridge has its name.
+        std::fs::remove_file(&pin).map_err(|error| error.to_string())?;
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = program.attach_with_options(link, place.way, options).map_err(|error| chain(&error))?;
+    let made = program.take_link(id).map_err(|error| chain(&error))?;
+    FdLink::try_from(made).map_err(|error| chain(&error))?.pin(&pin).map_err(|error| chain(&error))?;
+    Ok(())
+}
+
+fn pinned(pin: &Path) -> Result<Option<PinnedLink>, String> {
+    match PinnedLink::from_pin(pin) {
+        Ok(link) => Ok(Some(link)),
+        Err(LinkError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(chain(&error)),
+    }
+}
+
+fn attach_clsact(program: &mut SchedClassifier, place: Place, link: &str) -> Result<(), String> {
+    // There already is fine; any other failure shows with the filter.
+    let _ = tc::qdisc_add_clsact(link);
+    let known = SchedClassifierLink::attached(link, place.way, PRIORITY, HANDLE, None);
+    let known = known.map_err(|error| error.to_string())?;
+    let id = match program.attach_to_link(known) {
+        Ok(id) => id,
+        Err(_) => {
+            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            program
+                .attach_with_options(link, place.way, TcAttachOptions::Netlink(options))
+                .map_err(|error| chain(&error))?
+        }
+    };
+    // Dropping it would take the filter off.
+    std::mem::forget(program.take_link(id).map_err(|error| chain(&error))?);
+    Ok(())
+}
+
+/// Takes a program off, however it was put there. Not there is fine.
+pub(crate) fn detach(place: Place, link: &str, folder: &Path) -> Result<(), BpfError> {
+    let pin = folder.join(place.program);
+    match std::fs::remove_file(&pin) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(BpfError::Folder { path: pin, error }),
+        _ => {
+            // Where there is no clsact, or no link, there is no filter either.
+            let _ = tc::qdisc_detach_program(link, place.way, place.program);
+            Ok(())
+        }
+    }
+}

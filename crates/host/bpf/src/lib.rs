@@ -1,0 +1,33 @@
+//! The network's BPF data plane: policy, balancing and counting on a node's bridge, in the kernel, before its stack.
+//!
+//! ```text
+//! Dataplane::load(&BridgeInfo, folder, Settings)    the programs, and the maps that an earlier process left in `folder`
+//!   set_endpoints, set_services, set_policy         what they work by; each call replaces all, and is cheap if little changed
+//!   attach                                          in force; where an earlier process's are, exchanged at once
+//!   metrics                                         what was counted
+//!   detach                                          as if it had never been
+//! ```
+//!
+//! Programs are C (`programs/`), compiled to `objects/`, which are in the repository so that building Coppice needs no
+//! clang; `cargo xtask tidy` compiles them again and compares. Two programs sit on the bridge's own device, none on a
+//! container's link: with addresses of their own alone (/32, /128), containers reach each other only through it.
+//!
+//! nftables stays in force behind it, with the same services and the same policy. What the programs do not handle
+//! (other protocols, a service without a backend, the host's own connections) they leave to it, and when BPF cannot be
+//! had, [`BpfError`] says why and nothing else changes. Dropping a [`Dataplane`] leaves it in force, connections
+//! included: a node's daemon may die.
+//!
+//! Call from a thread in the bridge's network namespace. It refuses: more than [`SERVICES_MAX`] services.
+
+mod attachment;
+mod bpffs;
+mod dataplane;
+mod error;
+mod maglev;
+mod metrics;
+mod services;
+
+pub use dataplane::{BridgeInfo, Dataplane, Endpoint, Hook, Settings};
+pub use error::BpfError;
+pub use metrics::{Metrics, PairTraffic, Peer, ServiceTraffic};
+pub use services::SERVICES_MAX;

@@ -1,0 +1,4 @@
+//! The data plane with real packets: containers in network namespaces of their own, on a bridge without any rules.
+
+mod balance;
+mod machine;
