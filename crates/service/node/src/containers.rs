@@ -24,20 +24,19 @@ use coppice_launcher::protocol::{ContainerStatus, Exit, LaunchError};
 use coppice_spec::RunSpec;
 
 use crate::container::{Container, Home, Owner, Phase, Record};
+use crate::directories::Directories;
 use crate::error::NodeError;
 use crate::events::{About, Events};
 use crate::hosts;
 use crate::launcher::{Launcher, LauncherError};
 use crate::network::{Names, NodeNetwork};
 use crate::prepare::{self, Given};
-use crate::root::{Root, make, replace_file};
+use crate::root::{RECORD, Root, replace_file};
 use crate::settings::Settings;
 use crate::signal::KILL;
 use crate::table::{AD_HOC_RANGES, Table};
 use crate::traffic::Traffic;
 use crate::volume;
-
-const RECORD: &str = "container.json";
 
 /// How long after SIGKILL a container may take to be gone before a stop gives up with a word.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
@@ -75,6 +74,7 @@ pub(crate) struct Containers {
     pub(crate) network: NodeNetwork,
     pub(crate) traffic: Traffic,
     pub(crate) table: Table,
+    directories: Arc<Directories>,
     /// Manifest digests that the kept releases of the apps name.
     pub(crate) release_images: Mutex<BTreeSet<String>>,
     launcher: RwLock<Launcher>,
@@ -91,9 +91,11 @@ impl Containers {
         images: ImageStore,
         network: NodeNetwork,
         launcher: Launcher,
-    ) -> Self {
+    ) -> Result<Self, NodeError> {
+        let directories = Directories::prepare(&root)
+            .map_err(|source| NodeError::disk("cannot make the directories of containers".to_owned(), source))?;
         let traffic = Traffic::new(&settings, &root, clock.clone());
-        Self {
+        Ok(Self {
             root,
             settings,
             traffic,
@@ -102,10 +104,11 @@ impl Containers {
             images,
             network,
             table: Table::default(),
+            directories: Arc::new(directories),
             release_images: Mutex::default(),
             launcher: RwLock::new(launcher),
             cgroups: OnceLock::new(),
-        }
+        })
     }
 
     pub(crate) fn launcher(&self) -> Launcher {
@@ -226,10 +229,7 @@ impl Containers {
         }));
         let dir = self.root.container(id);
         let made = (|| {
-            make(&dir, 0o711).map_err(io::Error::other)?;
-            for (sub, mode) in [("etc", 0o711), ("scratch", 0o711), ("log", 0o700)] {
-                make(&dir.join(sub), mode).map_err(io::Error::other)?;
-            }
+            self.directories.take(&dir)?;
             match recorded {
                 Recorded::Now => self.write_record(&container.record()),
                 Recorded::ByStart => Ok(()),
@@ -308,6 +308,9 @@ impl Containers {
             record.phase = Phase::Running { pid: started.pid, started_at: started.at, paused: false };
         });
         self.tell(container, "start", String::new());
+        // Nobody waits now.
+        let directories = self.directories.clone();
+        tokio::task::spawn_blocking(move || directories.make_spare());
         Ok(())
     }
 
@@ -361,7 +364,7 @@ impl Containers {
         let given = Given {
             id: record.id.clone(),
             hostname,
-            layers: image.layers.clone(),
+            layers: [self.root.mount_points()].into_iter().chain(image.layers.iter().cloned()).collect(),
             dir,
             ids: record.ids(),
             network,

@@ -20,6 +20,7 @@ mod attach;
 mod certificates;
 mod container;
 mod containers;
+mod directories;
 mod error;
 mod events;
 mod health;

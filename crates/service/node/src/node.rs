@@ -134,7 +134,7 @@ impl Node {
             images,
             network,
             launcher.clone(),
-        ));
+        )?);
         containers.adopt().await?;
         let adhoc = AdHoc::new(containers.clone());
         adhoc.resume();

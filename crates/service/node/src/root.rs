@@ -6,6 +6,8 @@
 //! <root>/state/      the Raft log and state (SQLite)
 //! <root>/images/     blobs and unpacked layers
 //! <root>/containers/<id>/   container.json, etc/, log/, scratch/ (writable layer)
+//! <root>/spare/      the next container's directory, made in advance
+//! <root>/mount-points/   a layer below every image's, with what containers have mounts on
 //! <root>/volumes/<app>/<name>/   named volumes; `_node` is the "app" of ad-hoc containers
 //! <root>/apps/<app>/supervise.json   the supervisor's memory, so that a returning daemon knows it
 //! <root>/certificates/   certificates with their sealed keys, accounts at authorities, orders under way
@@ -22,6 +24,12 @@ use coppice_base::ContainerId;
 
 /// Longest socket path `connect(2)` takes (`sun_path` less its NUL, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
+
+/// What the node knows of a container, in its directory.
+pub(crate) const RECORD: &str = "container.json";
+
+/// What [`replace_file`] writes first to replace [`RECORD`].
+pub(crate) const RECORD_DRAFT: &str = "container.tmp";
 
 /// A node's state directory.
 #[derive(Clone, Debug)]
@@ -99,6 +107,14 @@ impl Root {
 
     pub fn container(&self, id: &ContainerId) -> PathBuf {
         self.0.join("containers").join(id.as_str())
+    }
+
+    pub(crate) fn spare(&self) -> PathBuf {
+        self.0.join("spare")
+    }
+
+    pub(crate) fn mount_points(&self) -> PathBuf {
+        self.0.join("mount-points")
     }
 
     pub fn volumes(&self) -> PathBuf {

@@ -9,6 +9,7 @@ mod run;
 pub(crate) mod values;
 
 use std::ffi::OsString;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -198,7 +199,8 @@ pub(crate) struct AttachOnly {
 
 /// Parses arguments, the program's name first.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let mut command = Cli::command();
+    // Not taken apart again: that takes a quarter of the time of building it, and the process ends soon.
+    let mut command = ManuallyDrop::new(Cli::command());
     let matches = command.try_get_matches_from_mut(arguments)?;
     Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
 }
