@@ -106,10 +106,19 @@ static __always_inline __be32 *choose(const struct service *service, const struc
 	return bpf_map_lookup_elem(&backends, &index);
 }
 
+/* A container that is its own service's client would not take a packet from its own address: it comes from the
+ * gateway's then. */
+static __always_inline int is_own_client(const struct tuple *tuple, const struct flow *flow)
+{
+	return tuple->source == flow->address;
+}
+
 static __always_inline void way_back(const struct tuple *tuple, const struct flow *flow, struct tuple *out)
 {
 	reverse(tuple, out);
 	out->source = flow->address;
+	if (is_own_client(tuple, flow))
+		out->destination = GATEWAY;
 	out->destination_port = flow->port;
 }
 
@@ -158,7 +167,8 @@ static __always_inline int begin(const struct service *service, const struct tup
 	seed = bpf_get_prandom_u32();
 	for (int i = 0; i < PORT_TRIES; i++) {
 		way_back(tuple, flow, &back);
-		if (!is_taken(&back, tuple, now))
+		/* The gateway's ports are the host's own, which uses these least. */
+		if ((i || !is_own_client(tuple, flow)) && !is_taken(&back, tuple, now))
 			break;
 		flow->port = bpf_htons(PORTS_OF_OURS + (seed + i) % (65536 - PORTS_OF_OURS));
 	}
@@ -166,16 +176,19 @@ static __always_inline int begin(const struct service *service, const struct tup
 }
 
 /* A packet to a service. */
-static __always_inline int to_service(struct __sk_buff *skb, struct packet *packet, const struct service *service)
+__noinline int to_service(struct __sk_buff *skb, struct packet *packet, const struct service *service)
 {
-	struct tuple tuple = packet->tuple;
-	int opens = tuple.protocol == TCP && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
+	struct tuple tuple;
 	__u64 now = bpf_ktime_get_ns();
 	struct flow *known, flow = {};
 	struct endpoint *endpoint = 0;
 	__u32 from, to;
-	int begins = 0;
+	int opens, begins = 0;
 
+	if (!packet || !service)
+		return TC_ACT_UNSPEC;
+	tuple = packet->tuple;
+	opens = tuple.protocol == TCP && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	if ((tuple.protocol != TCP && tuple.protocol != UDP) || packet->without_ports)
 		return TC_ACT_UNSPEC;
 	known = bpf_map_lookup_elem(&flows, &tuple);
@@ -216,6 +229,10 @@ static __always_inline int to_service(struct __sk_buff *skb, struct packet *pack
 	count_to_service(skb, tuple.destination, begins);
 	count(skb, from, to, begins);
 	packet->tuple = tuple;
+	if (is_own_client(&tuple, &flow)) {
+		if (rewrite(skb, packet, 1, GATEWAY, 1, tuple.source_port))
+			return TC_ACT_SHOT;
+	}
 	if (rewrite(skb, packet, 0, flow.address, 1, flow.port))
 		return TC_ACT_SHOT;
 	if (endpoint)
@@ -234,10 +251,76 @@ static __always_inline struct flow *flow_of_answer(const struct packet *packet)
 	return flow && flow->kind == TO_CLIENT ? flow : 0;
 }
 
+/* Who an answer is for: its receiver, but for the answer of a container to itself. */
+static __always_inline __be32 client_of(const struct packet *packet)
+{
+	return packet->tuple.destination == GATEWAY ? packet->tuple.source : packet->tuple.destination;
+}
+
 static __always_inline int rewrite_answer(struct __sk_buff *skb, const struct packet *packet, const struct flow *flow)
 {
+	__be32 client = client_of(packet);
+
 	count_from_service(skb, flow->address);
+	if (client != packet->tuple.destination &&
+	    rewrite(skb, packet, 0, client, 0, packet->tuple.destination_port))
+		return -1;
 	return rewrite(skb, packet, 1, flow->address, 0, flow->port);
+}
+
+/* An error that a backend sends about a packet of a service's client, which knows the service's address alone: the
+ * address in the quoted packet is the service's again, and so is the sender's where it was the backend's. Errors of
+ * connections that pass the stack are left as they are. */
+__noinline int error_to_client(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct packet quoted = {};
+	struct tuple back;
+	struct flow *flow;
+	struct endpoint *client;
+	__u32 checksum_at, quoted_at;
+	__be32 backend, address;
+
+	if (!packet)
+		return TC_ACT_UNSPEC;
+	checksum_at = packet->transport + 2;
+	quoted_at = packet->transport + ICMP_HEADER;
+	if (parse_quoted(skb, packet, &quoted) != PARSED || quoted.fragment == LATER_FRAGMENT)
+		return TC_ACT_UNSPEC;
+	reverse(&quoted.tuple, &back);
+	flow = bpf_map_lookup_elem(&flows, &back);
+	if (!flow || flow->kind != TO_CLIENT || !flow->direct || back.destination != packet->tuple.destination)
+		return TC_ACT_UNSPEC;
+	client = bpf_map_lookup_elem(&endpoints, &back.destination);
+	if (!client)
+		return TC_ACT_SHOT;
+	address = flow->address;
+	backend = back.source;
+	if (flow->port != quoted.tuple.source_port) {
+		__be16 port = flow->port;
+
+		if (bpf_l4_csum_replace(skb, checksum_at, quoted.tuple.source_port, port, 2) ||
+		    bpf_skb_store_bytes(skb, quoted.transport, &port, 2, 0))
+			return TC_ACT_SHOT;
+	}
+	if (packet->tuple.is_v6) {
+		if (bpf_l4_csum_replace(skb, checksum_at, backend, address, 4) ||
+		    bpf_skb_store_bytes(skb, quoted_at + 36, &address, 4, 0))
+			return TC_ACT_SHOT;
+		if (packet->tuple.source == backend &&
+		    (bpf_l4_csum_replace(skb, checksum_at, backend, address, BPF_F_PSEUDO_HDR | 4) ||
+		     bpf_skb_store_bytes(skb, ETHERNET + 20, &address, 4, 0)))
+			return TC_ACT_SHOT;
+	} else {
+		/* The quoted header's own checksum makes up for its address: ICMP's stays. */
+		if (bpf_l3_csum_replace(skb, quoted_at + 10, backend, address, 4) ||
+		    bpf_skb_store_bytes(skb, quoted_at + 16, &address, 4, 0))
+			return TC_ACT_SHOT;
+		if (packet->tuple.source == backend &&
+		    (bpf_l3_csum_replace(skb, ETHERNET + 10, backend, address, 4) ||
+		     bpf_skb_store_bytes(skb, ETHERNET + 12, &address, 4, 0)))
+			return TC_ACT_SHOT;
+	}
+	return deliver(skb, client, back.destination);
 }
 
 #endif

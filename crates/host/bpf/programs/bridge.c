@@ -80,7 +80,7 @@ int from_containers(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (parsed == MALFORMED || is_spoofed(skb, &packet))
 		return TC_ACT_SHOT;
-	if (WITH_POLICY && packet.source_routed)
+	if (WITH_POLICY && packet.has_options)
 		return TC_ACT_SHOT;
 	if (packet.fragment)
 		join_fragments(&packet);
@@ -96,15 +96,18 @@ int from_containers(struct __sk_buff *skb)
 	if (!may_pass(skb, &packet, from, to))
 		return TC_ACT_SHOT;
 	count(skb, from, to, opens(&packet));
+	if (WITH_BALANCE && packet.is_error)
+		return error_to_client(skb, &packet);
 	if (WITH_BALANCE) {
 		struct flow *flow = flow_of_answer(&packet);
 
 		if (flow && flow->direct) {
-			struct endpoint *client = bpf_map_lookup_elem(&endpoints, &packet.tuple.destination);
+			__be32 client = client_of(&packet);
+			struct endpoint *endpoint = bpf_map_lookup_elem(&endpoints, &client);
 
-			if (!client || rewrite_answer(skb, &packet, flow))
+			if (!endpoint || rewrite_answer(skb, &packet, flow))
 				return TC_ACT_SHOT;
-			return deliver(skb, client, packet.tuple.destination);
+			return deliver(skb, endpoint, client);
 		}
 	}
 	return TC_ACT_UNSPEC;

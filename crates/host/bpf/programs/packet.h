@@ -58,8 +58,8 @@ struct packet {
 	__u8 tcp_flags;
 	/* ICMP: an error about another packet, which begins 8 bytes after `transport`. */
 	__u8 is_error;
-	/* The sender chose the path: source route options, routing headers. */
-	__u8 source_routed;
+	/* IPv4 options, or an IPv6 routing header: the sender may have chosen the path. */
+	__u8 has_options;
 	/* A later fragment whose first is not known. */
 	__u8 without_ports;
 	__u32 fragment_id;
@@ -100,17 +100,14 @@ static __always_inline int is_ours6(const struct address6 *ip)
 	       is_ours4(ip->word[3]);
 }
 
-/* Ports, flags and ids from the transport header at packet->transport. */
-static __always_inline int read_transport(struct __sk_buff *skb, struct packet *packet)
+/* Ports, flags and ids from the transport header at packet->transport. Of a packet that is quoted in an error there
+ * may be eight bytes. */
+static __always_inline int read_transport(struct __sk_buff *skb, struct packet *packet, int quoted)
 {
 	struct {
 		__be16 source, destination;
-		__be32 sequence, acknowledged;
-		__u8 length, flags;
-	} tcp;
-	struct {
-		__be16 source, destination, length, checksum;
-	} udp;
+		__be32 more;
+	} ports;
 	struct {
 		__u8 type, code;
 		__be16 checksum, id, sequence;
@@ -118,17 +115,14 @@ static __always_inline int read_transport(struct __sk_buff *skb, struct packet *
 
 	switch (packet->tuple.protocol) {
 	case TCP:
-		if (bpf_skb_load_bytes(skb, packet->transport, &tcp, 14))
+		if (!quoted && bpf_skb_load_bytes(skb, packet->transport + 13, &packet->tcp_flags, 1))
 			return MALFORMED;
-		packet->tuple.source_port = tcp.source;
-		packet->tuple.destination_port = tcp.destination;
-		packet->tcp_flags = tcp.flags;
-		return PARSED;
+		/* fallthrough */
 	case UDP:
-		if (bpf_skb_load_bytes(skb, packet->transport, &udp, sizeof(udp)))
+		if (bpf_skb_load_bytes(skb, packet->transport, &ports, sizeof(ports)))
 			return MALFORMED;
-		packet->tuple.source_port = udp.source;
-		packet->tuple.destination_port = udp.destination;
+		packet->tuple.source_port = ports.source;
+		packet->tuple.destination_port = ports.destination;
 		return PARSED;
 	case ICMP:
 	case ICMPV6:
@@ -144,28 +138,6 @@ static __always_inline int read_transport(struct __sk_buff *skb, struct packet *
 		return PARSED;
 	}
 	return PARSED;
-}
-
-/* Whether options 131 or 137 (loose and strict source route) are among the `length` bytes after the fixed header. */
-static __always_inline int has_source_route(struct __sk_buff *skb, __u32 at, __u32 length)
-{
-	__u8 option[2];
-	__u32 end = at + length;
-
-	for (int i = 0; i < 40; i++) {
-		if (at >= end || bpf_skb_load_bytes(skb, at, option, 1) || option[0] == 0)
-			return 0;
-		if (option[0] == 131 || option[0] == 137)
-			return 1;
-		if (option[0] == 1) {
-			at += 1;
-			continue;
-		}
-		if (bpf_skb_load_bytes(skb, at, option, 2) || option[1] < 2)
-			return 0;
-		at += option[1];
-	}
-	return 0;
 }
 
 static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *packet, __u32 at)
@@ -185,8 +157,7 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pack
 	packet->to_ours = is_ours4(ip.destination);
 	packet->tuple.protocol = ip.protocol;
 	packet->transport = at + length;
-	if (length > sizeof(ip))
-		packet->source_routed = has_source_route(skb, at + sizeof(ip), length - sizeof(ip));
+	packet->has_options = length > sizeof(ip);
 	fragment = bpf_ntohs(ip.fragment);
 	if (fragment & 0x3fff) {
 		packet->fragment = fragment & 0x1fff ? LATER_FRAGMENT : FIRST_FRAGMENT;
@@ -195,7 +166,8 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pack
 	return PARSED;
 }
 
-#define EXTENSIONS_MAX 8
+/* Two of each that may come twice, and one of the rest. */
+#define EXTENSIONS_MAX 6
 
 static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *packet, __u32 at)
 {
@@ -229,7 +201,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pack
 		if (bpf_skb_load_bytes(skb, at, &extension, sizeof(extension)))
 			return MALFORMED;
 		if (next == 43)
-			packet->source_routed = 1;
+			packet->has_options = 1;
 		if (next == 44) {
 			__u16 fragment = bpf_ntohs(extension.fragment);
 
@@ -254,23 +226,39 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pack
 	return MALFORMED;
 }
 
-/* Addresses and transport of the packet at `at`; ports of later fragments are not known here. `packet` is zeroed. */
-static __always_inline int parse_at(struct __sk_buff *skb, struct packet *packet, __u32 at, int is_v6)
+/* Addresses and transport of the packet at `at`; ports of later fragments are not known here. `packet` is zeroed.
+ *
+ * Like the other functions that are neither static nor inline, the verifier judges it once, whatever it is called with. */
+__noinline int parse_at(struct __sk_buff *skb, struct packet *packet, __u32 at, int is_v6, int quoted)
 {
-	int parsed = is_v6 ? parse_ipv6(skb, packet, at) : parse_ipv4(skb, packet, at);
+	int parsed;
+
+	if (!packet)
+		return MALFORMED;
+	parsed = is_v6 ? parse_ipv6(skb, packet, at) : parse_ipv4(skb, packet, at);
 
 	if (parsed != PARSED || packet->fragment == LATER_FRAGMENT)
 		return parsed;
-	return read_transport(skb, packet);
+	return read_transport(skb, packet, quoted);
 }
 
 static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
 {
 	if (skb->protocol == bpf_htons(ETH_IPV4))
-		return parse_at(skb, packet, ETHERNET, 0);
+		return parse_at(skb, packet, ETHERNET, 0, 0);
 	if (skb->protocol == bpf_htons(ETH_IPV6))
-		return parse_at(skb, packet, ETHERNET, 1);
+		return parse_at(skb, packet, ETHERNET, 1, 0);
 	return NOT_IP;
+}
+
+#define ICMP_HEADER 8
+
+/* The packet that an error is about; `quoted` is zeroed. */
+static __always_inline int parse_quoted(struct __sk_buff *skb, const struct packet *error, struct packet *quoted)
+{
+	if (error->fragment)
+		return MALFORMED;
+	return parse_at(skb, quoted, error->transport + ICMP_HEADER, error->tuple.is_v6, 1);
 }
 
 static __always_inline void reverse(const struct tuple *tuple, struct tuple *out)

@@ -76,14 +76,14 @@ static __always_inline int answers(struct __sk_buff *skb, const struct packet *p
 
 	if (packet->is_error) {
 		/* An error about a packet of such a connection: inside is what its receiver sent. */
-		struct packet inner = {};
+		struct packet quoted = {};
 
-		if (packet->fragment || parse_at(skb, &inner, packet->transport + 8, packet->tuple.is_v6) != PARSED)
+		if (parse_quoted(skb, packet, &quoted) != PARSED)
 			return 0;
-		if (inner.tuple.source != packet->tuple.destination ||
-		    inner.tuple.destination != packet->tuple.source)
+		if (quoted.tuple.source != packet->tuple.destination ||
+		    quoted.tuple.destination != packet->tuple.source)
 			return 0;
-		first = inner.tuple;
+		first = quoted.tuple;
 	} else {
 		reverse(&packet->tuple, &first);
 	}
@@ -99,11 +99,11 @@ static __always_inline int answers(struct __sk_buff *skb, const struct packet *p
 }
 
 /* Whether the packet, with addresses as its receiver sees them, may go on. */
-static __always_inline int may_pass(struct __sk_buff *skb, const struct packet *packet, __u32 from, __u32 to)
+__noinline int may_pass(struct __sk_buff *skb, const struct packet *packet, __u32 from, __u32 to)
 {
 	__u32 bits;
 
-	if (!WITH_POLICY)
+	if (!WITH_POLICY || !packet)
 		return 1;
 	bits = denials(from, to);
 	if (!bits)

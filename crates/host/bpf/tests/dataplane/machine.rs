@@ -239,24 +239,34 @@ impl Machine {
     /// With a bridge alone.
     pub(crate) fn without() -> Self {
         let host = Netspace::new();
-        for line in [
-            &format!("ip link add br0 address {} type bridge mcast_snooping 0", mac(GATEWAY)),
-            "ip address add 10.77.0.1/16 dev br0",
-            "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
-            "sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0",
-            "ip link set br0 up",
-        ] {
-            host.program(line);
-        }
+        host.program("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         let info = BridgeInfo {
             name: LinkName::new("br0").unwrap(),
             subnet: "10.77.0.0/16".parse::<Subnet4>().unwrap(),
             subnet6: Some(Subnet6::of_key("bpf")),
         };
         let machine = Self { host, folder: tempfile::tempdir().unwrap(), dataplane: Arc::default(), count: 1, info };
-        let gateway6 = machine.ip6(GATEWAY);
-        machine.host.program(&format!("ip address add {gateway6}/64 dev br0 nodad"));
+        machine.make_bridge();
         machine
+    }
+
+    fn make_bridge(&self) {
+        let gateway6 = self.ip6(GATEWAY);
+        for line in [
+            &format!("ip link add br0 address {} type bridge mcast_snooping 0", mac(GATEWAY)),
+            "ip address add 10.77.0.1/16 dev br0",
+            "sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.br0.send_redirects=0",
+            "ip link set br0 up",
+            &format!("ip address add {gateway6}/64 dev br0 nodad"),
+        ] {
+            self.host.program(line);
+        }
+    }
+
+    /// Another bridge of the same name.
+    pub(crate) fn remake_bridge(&self) {
+        self.host.program("ip link delete br0");
+        self.make_bridge();
     }
 
     pub(crate) fn ip6(&self, ip: Ipv4Addr) -> Ipv6Addr {
