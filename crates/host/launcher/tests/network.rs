@@ -49,7 +49,7 @@ fn containers_on_a_bridge_have_an_address_a_route_and_each_other() {
     let mut client = rig.config(&["/bin/sh", "-c", script]);
     bridge.put(&mut client, 3);
     let done = rig.run(&client);
-    assert_eq!(done.ok(), "10.213.0.3/24\ndefault via 10.213.0.1 dev eth0 \nhello\n");
+    assert_eq!(done.ok(), "10.213.0.3/32\ndefault via 10.213.0.1 dev eth0 \nhello\n");
     assert_eq!(daemon.exit_of(&server.id).code, 0);
     // The links go with their namespaces.
     let links = || {

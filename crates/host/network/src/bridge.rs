@@ -1,21 +1,24 @@
 //! A node's bridge and its rules: made when missing, adopted when there, restored when another program removed them.
 
 use std::collections::{BTreeMap, HashSet};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Address, LinkName, Subnet4, Subnet6};
-use crate::attach::Attacher;
+use crate::assert::{Counted, Known};
+use crate::attach::{Attacher, bridges_are_hooked, set_port};
+use crate::conntrack::Flow;
+use crate::elements::{Denials, Ports, Services};
 use crate::error::{NetworkError, cannot};
-use crate::link;
-use crate::netlink::{ACK, Batch, DUMP, Socket, attributes};
-use crate::nft::{self, Transaction};
-use crate::ports::{Backend, PortKey, Protocol, Published};
-use crate::{Word, conntrack, rules};
+use crate::netlink::{Batch, Socket};
+use crate::nft::Transaction;
+use crate::policy::{Drops, Identity, Policy};
+use crate::ports::{PortKey, Protocol, Published};
+use crate::rules::{Made, Shape};
+use crate::service::VirtualService;
+use crate::{Word, conntrack, elements, link, rules, sysctl};
 
 /// What a node wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,44 +49,27 @@ fn check_key(key: &str) -> Result<(), NetworkError> {
     if good { Ok(()) } else { Err(NetworkError::BadKey(key.to_owned())) }
 }
 
-/// What [`Bridge::assert_rules`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asserted {
-    Intact,
-    /// They were missing or changed, and are as they should be again.
-    Restored,
-}
-
 /// A node's bridge, up, with its rules in force.
 #[derive(Debug)]
 pub struct Bridge {
     config: BridgeConfig,
-    table: String,
+    pub(crate) table: String,
     index: u32,
     subnet: Subnet4,
     subnet6: Option<Subnet6>,
+    /// What it bridges passes IP's hooks.
+    pub(crate) hooked: bool,
     route: Socket,
-    netfilter: Socket,
-    published: BTreeMap<PortKey, Vec<Backend>>,
-    rule_count: usize,
+    pub(crate) netfilter: Socket,
+    pub(crate) published: Ports,
+    pub(crate) services: Services,
+    pub(crate) policy: Policy,
+    pub(crate) denials: Denials,
+    pub(crate) made: Made,
     /// The state of the ruleset in which the table was last known to be ours whole.
-    known: Option<Known>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Known {
-    /// Counts up with every change of any table.
-    generation: u32,
-    fingerprint: Fingerprint,
-}
-
-/// What the kernel lists of the table, order apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Fingerprint {
-    chains: usize,
-    rules: usize,
-    elements: usize,
-    sum: u64,
+    pub(crate) known: Option<Known>,
+    /// Packets dropped for each denied pair.
+    pub(crate) counted: BTreeMap<(Identity, Identity), Counted>,
 }
 
 impl Bridge {
@@ -131,7 +117,7 @@ impl Bridge {
             }
         };
         link::raise(&mut route, index, subnet).map_err(cannot("give the bridge its address"))?;
-        let mut words = set_sysctls(&config.name)?;
+        let mut words = Vec::new();
         let subnet6 = Subnet6::of_key(&config.key);
         let subnet6 = match link::raise6(&mut route, index, subnet6, subnet.gateway()) {
             Ok(()) => Some(subnet6),
@@ -144,29 +130,53 @@ impl Bridge {
                 None
             }
         };
+        words.extend(sysctl::prepare(&config.name, subnet6.is_some())?);
+        let hooked = link::find(&mut route, config.name.as_str())
+            .map_err(cannot("find the bridge"))?
+            .is_some_and(|link| link.hooked);
         let mut bridge = Self {
             table: format!("coppice-{}", config.key),
             config: config.clone(),
             index,
             subnet,
             subnet6,
+            hooked,
             route,
             netfilter,
             published: published.iter().map(|port| (port.key, port.backends.clone())).collect(),
-            rule_count: 0,
+            services: Services::new(),
+            policy: Policy::default(),
+            denials: Denials::default(),
+            made: Made::default(),
             known: None,
+            counted: BTreeMap::new(),
         };
+        bridge.follow_hooks()?;
         bridge.install()?;
-        let closed = bridge.closed_forwarding().map_err(cannot("read the network rules"))?;
-        words.extend(closed.map(|chain| {
-            let name = &bridge.config.name;
-            Word(format!(
-                "Chain {chain} drops forwarded packets by default (docker and firewalls do so): containers reach the \
-                 outside, and published ports are reached from it, only where that chain accepts {name} as input \
-                 and as output link."
-            ))
-        }));
+        words.extend(bridge.closed_forwarding().map_err(cannot("read the network rules"))?);
         Ok((bridge, words))
+    }
+
+    /// Where bridged frames have come to pass IP's hooks, has this bridge's pass them for good and lets its ports
+    /// reach each other, by those hooks; true when that is new.
+    pub(crate) fn follow_hooks(&mut self) -> Result<bool, NetworkError> {
+        if self.hooked || !bridges_are_hooked() {
+            return Ok(false);
+        }
+        let changed = link::hook(&mut self.route, self.index).and_then(|()| {
+            link::ports_of(&mut self.route, self.index)?.into_iter().try_for_each(|port| {
+                let mut batch = Batch::new();
+                set_port(&mut batch, port, true);
+                batch.acknowledge();
+                match self.route.exchange(&mut batch) {
+                    Err(Errno::NODEV) => Ok(()), // it has gone meanwhile
+                    done => done,
+                }
+            })
+        });
+        changed.map_err(cannot("have the bridge's frames pass the network rules"))?;
+        self.hooked = true;
+        Ok(true)
     }
 
     /// The link's index, for [`Attacher::open`].
@@ -206,12 +216,32 @@ impl Bridge {
         self.published.iter().map(|(key, backends)| Published { key: *key, backends: backends.clone() })
     }
 
-    fn install(&mut self) -> Result<(), NetworkError> {
+    pub(crate) fn install(&mut self) -> Result<(), NetworkError> {
         let mut transaction = Transaction::on(&self.table);
-        self.rule_count =
-            rules::install(&mut transaction, &self.config.name, self.subnet, self.config.nat, self.published.iter());
+        let shape = Shape {
+            bridge: &self.config.name,
+            index: self.index,
+            subnet: self.subnet,
+            subnet6: self.subnet6,
+            nat: self.config.nat,
+            hooked: self.hooked,
+        };
+        self.made = rules::install(&mut transaction, &shape, &self.published, &self.services, &self.denials);
         self.known = None;
         transaction.commit(&mut self.netfilter).map_err(cannot("set the network rules"))
+    }
+
+    /// Carries out changes of elements; false when the table is not as it was made, so that it is to be made whole.
+    fn change(&mut self, transaction: Transaction<'_>, action: &'static str) -> Result<bool, NetworkError> {
+        match transaction.commit(&mut self.netfilter) {
+            Ok(()) => {
+                self.known = None;
+                Ok(true)
+            }
+            // Somebody removed the table or elements of it.
+            Err(Errno::NOENT | Errno::EXIST) => Ok(false),
+            Err(errno) => Err(cannot(action)(errno)),
+        }
     }
 
     /// Publishes ports, or moves published ones to other backends, all at once or not at all. TCP connections
@@ -234,208 +264,135 @@ impl Bridge {
         self.change_to(ports.iter().map(|port| (port.key, port.backends.clone())).collect())
     }
 
-    fn change_to(&mut self, next: BTreeMap<PortKey, Vec<Backend>>) -> Result<(), NetworkError> {
-        let mut transaction = Transaction::on(&self.table);
-        for (key, backends) in &self.published {
-            if next.get(key) != Some(backends) {
-                rules::delete_port(&mut transaction, key, backends);
-            }
-        }
-        for (key, backends) in &next {
-            if self.published.get(key) != Some(backends) {
-                rules::check(key, backends)?;
-                rules::add_port(&mut transaction, key, backends);
-            }
-        }
+    fn change_to(&mut self, next: Ports) -> Result<(), NetworkError> {
+        let mut changed = next.iter().filter(|(key, backends)| self.published.get(key) != Some(backends));
+        changed.try_for_each(|(key, backends)| elements::check(key, backends))?;
+        let table = self.table.clone();
+        let mut transaction = Transaction::on(&table);
+        elements::change_ports(&mut transaction, &self.published, &next);
         let udp = changed_udp(&self.published, &next);
-        match transaction.commit(&mut self.netfilter) {
-            Ok(()) => {
-                self.published = next;
-                self.known = None;
-            }
-            // Somebody removed the table or elements of it: make it whole, with what is wanted.
-            Err(Errno::NOENT | Errno::EXIST) => {
-                let before = std::mem::replace(&mut self.published, next);
-                self.install().inspect_err(|_| self.published = before)?;
-            }
-            Err(errno) => return Err(cannot("publish ports")(errno)),
+        let whole = self.change(transaction, "publish ports")?;
+        let before = std::mem::replace(&mut self.published, next);
+        if !whole {
+            self.install().inspect_err(|_| self.published = before)?;
         }
-        if !udp.is_empty() {
-            match conntrack::forget_udp(&mut self.netfilter, &udp, self.subnet) {
-                // Without ctnetlink they end by their timeouts.
-                Ok(()) | Err(Errno::OPNOTSUPP | Errno::INVAL) => {}
-                Err(errno) => return Err(cannot("forget the flows of a UDP port that moved")(errno)),
-            }
+        if udp.is_empty() {
+            return Ok(());
         }
+        let (subnet, subnet6) = (self.subnet, self.subnet6);
+        self.forget(|flow| flow.is_of_ports(&udp, subnet, subnet6))
+    }
+
+    /// Has exactly these services, all at once or not at all. See [`VirtualService`] for what connections do.
+    pub fn set_services(&mut self, services: &[VirtualService]) -> Result<(), NetworkError> {
+        let (own, containers) = (self.subnet.services(), self.subnet);
+        let mut next = Services::new();
+        for service in services {
+            let address = service.address;
+            if !own.contains(address) {
+                return Err(NetworkError::NotVirtual { address, subnet: own });
+            }
+            if let Some(backend) = service.backends.iter().find(|backend| !containers.contains(**backend)) {
+                return Err(NetworkError::NotAContainer { address: *backend, subnet: containers });
+            }
+            let (count, max) = (service.backends.len(), elements::SERVICE_SLOTS as usize);
+            if count > max {
+                return Err(NetworkError::TooManyInstances { address, count, max });
+            }
+            next.insert(address, elements::slots(&service.backends));
+        }
+        let table = self.table.clone();
+        let mut transaction = Transaction::on(&table);
+        elements::change_services(&mut transaction, &self.services, &next);
+        let whole = self.change(transaction, "set virtual addresses")?;
+        let before = std::mem::replace(&mut self.services, next);
+        if !whole {
+            self.install().inspect_err(|_| self.services = before.clone())?;
+        }
+        if before == self.services {
+            return Ok(());
+        }
+        // A datagram's flow has no end of its own: it leaves a backend that is no longer one.
+        let (services, subnet6) = (self.services.clone(), self.subnet6);
+        self.forget(|flow| flow.is_of_gone_backend(own, subnet6, &services))
+    }
+
+    /// Enforces exactly this, from the next packet on, for connections that there are too.
+    pub fn set_policy(&mut self, policy: &Policy) -> Result<(), NetworkError> {
+        let next = Denials::of(policy);
+        // Counts of elements that go, or are of another pair from now on, are not lost.
+        self.drops()?;
+        let table = self.table.clone();
+        let mut transaction = Transaction::on(&table);
+        self.denials.change(&mut transaction, &next);
+        let whole = self.change(transaction, "set the policy")?;
+        let before = std::mem::replace(&mut self.denials, next);
+        if !whole {
+            self.install().inspect_err(|_| self.denials = before)?;
+        }
+        self.policy = policy.clone();
+        let counts = self.count_denied().map_err(cannot("read how often the policy denied"))?;
+        self.counted
+            .iter_mut()
+            .for_each(|(pair, counted)| counted.rebase(counts.get(pair).copied().unwrap_or_default()));
         Ok(())
     }
 
-    /// Sees whether the rules are as they were made, and makes them again when not, as after `nft flush ruleset`.
-    /// Cheap when no rule of any program changed since the last call.
-    pub fn assert_rules(&mut self) -> Result<Asserted, NetworkError> {
-        let read = |errno: Errno| cannot("read the network rules")(errno);
-        let generation = self.generation().map_err(read)?;
-        if self.known.is_some_and(|known| known.generation == generation) {
-            return Ok(Asserted::Intact);
-        }
-        let fingerprint = self.fingerprint().map_err(read)?;
-        let intact = match self.known {
-            Some(known) => fingerprint == Some(known.fingerprint),
-            // Not compared since the last change of ours: then the numbers must be right.
-            None => fingerprint.is_some_and(|found| self.has_all(&found)),
-        };
-        if intact {
-            self.known = fingerprint.map(|fingerprint| Known { generation, fingerprint });
-            return Ok(Asserted::Intact);
-        }
-        self.install()?;
-        let generation = self.generation().map_err(read)?;
-        let fingerprint = self.fingerprint().map_err(read)?.filter(|found| self.has_all(found));
-        self.known = fingerprint.map(|fingerprint| Known { generation, fingerprint });
-        Ok(Asserted::Restored)
-    }
-
-    fn has_all(&self, found: &Fingerprint) -> bool {
-        let elements: usize = self.published.values().map(|backends| rules::elements_of(backends)).sum();
-        found.chains == rules::CHAINS && found.rules == self.rule_count && found.elements == elements
-    }
-
-    /// Another program's chain that drops what no rule of it accepts on the way through this machine. An accept in
-    /// our table does not end the evaluation of others.
-    fn closed_forwarding(&mut self) -> Result<Option<String>, Errno> {
-        const TABLE: u16 = 1;
-        const NAME: u16 = 3;
-        const HOOK: u16 = 4;
-        const POLICY: u16 = 5;
-        let mut batch = Batch::new();
-        batch.message(nft::GET_CHAIN, DUMP, &[0; 4]);
-        let mut found = None;
-        self.netfilter.ask(&mut batch, |answer| {
-            const FAMILIES: [u8; 2] = [1, 2]; // inet and ip
-            let (Some(family), Some(body)) = (answer.body.first(), answer.body.get(4..)) else { return };
-            let get = |wanted| attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-            let hook = get(HOOK).and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
-            let forward = (nft::Hook::Forward as u32).to_be_bytes();
-            let drops = get(POLICY) == Some(&[0; 4]);
-            if FAMILIES.contains(family) && drops && hook.is_some_and(|(_, number)| number == forward) {
-                let text = |kind| String::from_utf8_lossy(get(kind).unwrap_or_default()).into_owned();
-                found = Some(format!("{} of table {}", text(NAME), text(TABLE)).replace('\0', ""));
-            }
-        })?;
-        Ok(found)
-    }
-
-    fn generation(&mut self) -> Result<u32, Errno> {
-        let mut batch = Batch::new();
-        batch.message(nft::GET_GENERATION, ACK, &[0; 4]);
-        let mut generation = 0;
-        self.netfilter.ask(&mut batch, |answer| {
-            let id = attributes(answer.body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == 1);
-            generation = id.and_then(|(_, id)| id.try_into().ok()).map_or(0, u32::from_be_bytes);
-        })?;
-        Ok(generation)
-    }
-
-    /// `None` when there is no such table. A change by another program while it is read is seen as a difference.
-    fn fingerprint(&mut self) -> Result<Option<Fingerprint>, Errno> {
-        let mut found = Fingerprint { chains: 0, rules: 0, elements: 0, sum: 0 };
-        let table = self.table.clone();
-        let ask = |socket: &mut Socket, kind: u16, flags: u16, set: Option<&str>, each: &mut dyn FnMut(&[u8])| {
-            let mut batch = Batch::new();
-            batch.message(kind, flags, &nft::INET).text(1, &table);
-            if let Some(set) = set {
-                batch.text(2, set);
-            }
-            socket.ask(&mut batch, |answer| {
-                let body = answer.body.get(4..).unwrap_or_default();
-                // Chains of other tables come too.
-                let of = attributes(body).find(|(kind, _)| *kind == 1).map(|(_, name)| name);
-                if of.is_some_and(|name| name.strip_suffix(b"\0") == Some(table.as_bytes())) {
-                    each(body);
-                }
+    /// Packets that were dropped, for each pair that is denied, since it is. One that was denied, and let through
+    /// again, begins anew.
+    pub fn drops(&mut self) -> Result<Drops, NetworkError> {
+        let counts = self.count_denied().map_err(cannot("read how often the policy denied"))?;
+        self.counted.retain(|pair, _| self.policy.denied.contains(pair));
+        let denied = self.policy.denied.iter();
+        Ok(denied
+            .map(|pair| {
+                let counted = self.counted.entry(*pair).or_default();
+                (*pair, counted.see(counts.get(pair).copied().unwrap_or_default()))
             })
-        };
-        let hash = |bytes: &[u8]| {
-            let mut hasher = DefaultHasher::new();
-            bytes.hash(&mut hasher);
-            hasher.finish()
-        };
-        match ask(&mut self.netfilter, nft::GET_TABLE, ACK, None, &mut |body| {
-            found.sum = found.sum.wrapping_add(hash(body));
-        }) {
-            Ok(()) => {}
-            Err(Errno::NOENT) => return Ok(None),
-            Err(errno) => return Err(errno),
-        }
-        ask(&mut self.netfilter, nft::GET_CHAIN, DUMP, None, &mut |body| {
-            found.chains += 1;
-            found.sum = found.sum.wrapping_add(hash(body));
-        })?;
-        ask(&mut self.netfilter, nft::GET_RULE, DUMP, None, &mut |body| {
-            found.rules += 1;
-            found.sum = found.sum.wrapping_add(hash(body));
-        })?;
-        let mut sets = Vec::new();
-        ask(&mut self.netfilter, nft::GET_SET, DUMP, None, &mut |body| {
-            let name = attributes(body).find(|(kind, _)| *kind == 2).map(|(_, name)| name);
-            sets.extend(name.map(|name| String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()));
-        })?;
-        for set in sets {
-            let listed = ask(&mut self.netfilter, nft::GET_ELEMENT, DUMP, Some(&set), &mut |body| {
-                let lists = attributes(body).filter(|(kind, _)| *kind == 3);
-                for (_, element) in lists.flat_map(|(_, list)| attributes(list)) {
-                    found.elements += 1;
-                    found.sum = found.sum.wrapping_add(hash(element));
-                }
-            });
-            if let Err(errno) = listed
-                && errno != Errno::NOENT
-            {
-                return Err(errno);
-            }
-        }
-        Ok(Some(found))
+            .collect())
     }
 
-    /// Hears of every change of rules in this network namespace, this program's own included; then it is time for
-    /// [`Self::assert_rules`].
-    pub fn watch() -> Result<RulesWatch, NetworkError> {
-        let socket = Socket::open(Some(rustix::net::netlink::NETFILTER), nft::GROUP)
-            .map_err(cannot("listen for changes of the network rules"))?;
-        Ok(RulesWatch { socket })
+    /// Containers that run have these addresses: as [`Attacher::attach`] says it for one that starts.
+    pub fn know(&mut self, addresses: &[Ipv4Addr]) -> Result<(), NetworkError> {
+        let known = link::change_neighbours(&mut self.route, self.index, addresses, self.subnet6, true);
+        known.map_err(cannot("tell the bridge its neighbours"))
+    }
+
+    /// Nobody has this address any more.
+    pub fn forget_address(&mut self, address: Ipv4Addr) -> Result<(), NetworkError> {
+        let forgotten = link::change_neighbours(&mut self.route, self.index, &[address], self.subnet6, false);
+        forgotten.map_err(cannot("have the bridge forget a neighbour"))
+    }
+
+    fn forget(&mut self, stale: impl Fn(&Flow) -> bool) -> Result<(), NetworkError> {
+        match conntrack::forget(&mut self.netfilter, stale) {
+            // Without ctnetlink they end by their timeouts.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::INVAL) => Ok(()),
+            Err(errno) => Err(cannot("forget the flows of datagrams that go elsewhere now")(errno)),
+        }
     }
 
     /// Removes the table and the bridge. Containers' links lose their bridge but stay.
     pub fn remove(mut self) -> Result<(), NetworkError> {
         let mut transaction = Transaction::on(&self.table);
-        transaction.add_table();
-        transaction.delete_table();
-        transaction.commit(&mut self.netfilter).map_err(cannot("remove the network rules"))?;
+        rules::remove(&mut transaction);
+        match transaction.commit(&mut self.netfilter) {
+            // A kernel without tables of family bridge never had that one.
+            Err(Errno::AFNOSUPPORT | Errno::OPNOTSUPP | Errno::NOENT) => {
+                let mut transaction = Transaction::on(&self.table);
+                transaction.add_table();
+                transaction.delete_table();
+                transaction.commit(&mut self.netfilter)
+            }
+            done => done,
+        }
+        .map_err(cannot("remove the network rules"))?;
         link::remove(&mut self.route, &self.config.name)
     }
 }
 
-/// A descriptor that is readable after a change of rules.
-#[derive(Debug)]
-pub struct RulesWatch {
-    socket: Socket,
-}
-
-impl RulesWatch {
-    /// Takes all notices that came; true when there were any. Does not wait.
-    pub fn changed(&mut self) -> Result<bool, NetworkError> {
-        self.socket.drain().map_err(cannot("read changes of the network rules"))
-    }
-}
-
-impl AsFd for RulesWatch {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 /// UDP ports whose backends are not the same in both.
-fn changed_udp(before: &BTreeMap<PortKey, Vec<Backend>>, after: &BTreeMap<PortKey, Vec<Backend>>) -> Vec<u16> {
+fn changed_udp(before: &Ports, after: &Ports) -> Vec<u16> {
     let keys = before.keys().chain(after.keys());
     let changed = keys.filter(|key| key.protocol == Protocol::Udp && before.get(key) != after.get(key));
     changed.map(|key| key.host).collect()
@@ -455,28 +412,4 @@ fn choose_subnet(route: &mut Socket, wanted: Option<Subnet4>) -> Result<Subnet4,
         .map(|second| Subnet4::any(Ipv4Addr::new(10, second, 0, 0), 16))
         .find(|subnet| !taken.iter().any(|taken| taken.overlaps(subnet)))
         .ok_or(NetworkError::NoFreeSubnet)
-}
-
-/// Loopback routing on the bridge alone, so that ports published on 127.0.0.1 work; forwarding for the machine.
-fn set_sysctls(bridge: &LinkName) -> Result<Vec<Word>, NetworkError> {
-    set_sysctl(&format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"))?;
-    if set_sysctl("/proc/sys/net/ipv4/ip_forward")? {
-        let word =
-            "IP forwarding (net.ipv4.ip_forward) was off and is on now: containers need it to reach and be reached.";
-        return Ok(vec![Word(word.to_owned())]);
-    }
-    Ok(Vec::new())
-}
-
-/// Sets a switch to 1; true when it was 0.
-fn set_sysctl(path: &str) -> Result<bool, NetworkError> {
-    let failed = |error: std::io::Error| NetworkError::Sysctl {
-        path: path.to_owned(),
-        errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
-    };
-    if std::fs::read_to_string(path).map_err(failed)?.trim() == "1" {
-        return Ok(false);
-    }
-    std::fs::write(path, "1").map_err(failed)?;
-    Ok(true)
 }

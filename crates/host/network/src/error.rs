@@ -1,5 +1,6 @@
 //! What can go wrong with a node's network.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -27,8 +28,12 @@ pub enum NetworkError {
     TooManyBackends { port: u16, count: usize, max: usize },
     #[error("host port {0} is published without a backend; unpublish it instead")]
     NoBackend(u16),
-    #[error("{0} addresses cannot be published on an IPv4 bridge")]
-    NotIpv4(std::net::IpAddr),
+    #[error("{address} cannot be a service's address: those of this bridge are in {subnet}")]
+    NotVirtual { address: Ipv4Addr, subnet: Subnet4 },
+    #[error("{address} cannot be a service's instance: containers of this bridge are in {subnet}")]
+    NotAContainer { address: Ipv4Addr, subnet: Subnet4 },
+    #[error("the service at {address} has {count} instances on this node; at most {max} can share an address")]
+    TooManyInstances { address: Ipv4Addr, count: usize, max: usize },
     #[error("the container's network link did not appear within {0:?}; its creation failed or was never asked for")]
     NoLink(Duration),
     #[error("cannot write {path}: {errno}; it needs root in the machine's own network namespace")]

@@ -20,30 +20,32 @@ use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
 use rustix::io::Errno;
 
 use crate::address::LinkName;
-use crate::bridge::Asserted;
+use crate::assert::Asserted;
 use crate::error::{NetworkError, cannot};
+use crate::link::{AF_INET, AF_INET6};
 use crate::netlink::{ACK, Batch, DUMP, Socket, attributes};
-use crate::nft::{self, Expressions, Hook, Load, Register, Transaction, Verdict};
+use crate::nft::{self, Expressions, Header, Hook, Load, Register, Set, Transaction, Verdict};
 use crate::ports::Protocol;
 
 /// Just before the bridge's own.
 const PRIORITY: i32 = -110;
 
-const NFPROTO_IPV4: [u8; 1] = [2];
 const LOOPBACK_MASK: [u8; 4] = [255, 0, 0, 0];
 const LOOPBACK_NETWORK: [u8; 4] = [127, 0, 0, 0];
 const RTN_LOCAL: u32 = 2;
 
-// Side by side, as keys and values of several parts are.
-const DESTINATION: Register = Register::word(0);
-const PORT: Register = Register::word(1);
-const TO_ADDRESS: Register = Register::word(4);
-const TO_PORT: Register = Register::word(5);
+const DESTINATION4: Load = Load::Payload(Header::Network, 16, 4);
+const DESTINATION6: Load = Load::Payload(Header::Network, 24, 16);
+const DESTINATION_PORT: Load = Load::Payload(Header::Transport, 2, 2);
 /// For comparisons; up to 16 bytes.
 const SCRATCH: Register = Register::word(0);
+const DESTINATION: Register = Register::word(0);
+const TO_ADDRESS: Register = Register::word(8);
+const TO_PORT: Register = Register::word(12);
 
 // nft's type numbers, six bits each, so that `nft list` prints the maps readably.
 const TYPE_IP: u32 = 7;
+const TYPE_IP6: u32 = 8;
 const TYPE_PORT: u32 = 13;
 
 /// What goes to the proxy.
@@ -55,7 +57,7 @@ pub struct Intercepted {
     pub proxy6: Option<SocketAddrV6>,
     /// Addresses, on every TCP port.
     pub addresses: BTreeSet<IpAddr>,
-    /// TCP ports of the host; `None`: on every IPv4 address of it.
+    /// TCP ports of the host; `None`: on every address of it.
     pub ports: BTreeSet<(Option<IpAddr>, u16)>,
 }
 
@@ -151,12 +153,12 @@ impl Intercept {
         let generation = self.generation()?;
         let mut listed = BTreeMap::new();
         let questions = [("chains", nft::GET_CHAIN, None), ("rules", nft::GET_RULE, None)];
-        let maps = MAPS.map(|map| (map, nft::GET_ELEMENT, Some(map)));
-        for (what, kind, map) in questions.into_iter().chain(maps) {
+        let sets = SETS.map(|set| (set, nft::GET_ELEMENT, Some(set)));
+        for (what, kind, set) in questions.into_iter().chain(sets) {
             let mut batch = Batch::new();
             batch.message(kind, DUMP, &nft::INET).text(1, &self.table);
-            if let Some(map) = map {
-                batch.text(2, map);
+            if let Some(set) = set {
+                batch.text(2, set);
             }
             let (mut parts, table) = (Vec::new(), self.table.as_bytes());
             let asked = self.netfilter.ask(&mut batch, |answer| {
@@ -177,65 +179,110 @@ impl Intercept {
     }
 }
 
-const MAPS: [&str; 3] = ["guarded", "at", "any"];
+const SETS: [&str; 5] = ["guarded", "guarded6", "at", "at6", "any"];
+
+/// One of the two families, as rules see its packets.
+struct Family {
+    number: u8,
+    destination: Load,
+    length: usize,
+    guarded: &'static str,
+    at: &'static str,
+    /// Where the proxy is; `None`: nowhere.
+    proxy: Option<(Vec<u8>, u16)>,
+}
 
 fn rules(transaction: &mut Transaction<'_>, bridge: &LinkName, wanted: &Intercepted) {
-    let value = (TYPE_IP << 6 | TYPE_PORT, 8);
-    transaction.add_map("guarded", (TYPE_IP, 4), value);
-    transaction.add_map("at", (TYPE_IP << 6 | TYPE_PORT, 8), value);
-    transaction.add_map("any", (TYPE_PORT, 4), value);
+    let set = |name, key| Set { name, key, value: None, counting: false };
+    transaction.add_set(set("guarded", (TYPE_IP, 4)));
+    transaction.add_set(set("guarded6", (TYPE_IP6, 16)));
+    transaction.add_set(set("at", (TYPE_IP << 6 | TYPE_PORT, 8)));
+    transaction.add_set(set("at6", (TYPE_IP6 << 6 | TYPE_PORT, 20)));
+    transaction.add_set(set("any", (TYPE_PORT, 2)));
     transaction.add_chain("ports");
     transaction.add_base_chain("prerouting", "nat", Hook::Prerouting, PRIORITY);
     transaction.add_base_chain("output", "nat", Hook::Output, PRIORITY);
 
+    let tcp = |e: &mut Expressions<'_>| {
+        e.load(Load::L4Protocol, SCRATCH).equal(SCRATCH, &[Protocol::Tcp.number()]);
+    };
     // Those from outside to the host's loopback are not the host's: see the bridge's table.
     transaction.add_rule("prerouting", |e| {
-        tcp4(e).load(Load::Destination4, SCRATCH).mask(SCRATCH, LOOPBACK_MASK).equal(SCRATCH, &LOOPBACK_NETWORK);
-        e.verdict(Verdict::Return);
+        e.load(Load::Family, SCRATCH).equal(SCRATCH, &[AF_INET]).load(DESTINATION4, SCRATCH);
+        e.mask(SCRATCH, LOOPBACK_MASK).equal(SCRATCH, &LOOPBACK_NETWORK).verdict(Verdict::Return);
     });
-    transaction.add_rule("prerouting", |e| {
-        tcp4(e).load(Load::InName, SCRATCH).equal(SCRATCH, &bridge.padded());
-        e.load(Load::Destination4, DESTINATION).lookup("guarded", DESTINATION, TO_ADDRESS);
-        e.destination_nat4(TO_ADDRESS, TO_PORT);
-    });
+    let four = (wanted.proxy.ip().octets().to_vec(), wanted.proxy.port());
+    let six = wanted.proxy6.map(|proxy| (proxy.ip().octets().to_vec(), proxy.port()));
+    for family in [
+        Family {
+            number: AF_INET,
+            destination: DESTINATION4,
+            length: 4,
+            guarded: "guarded",
+            at: "at",
+            proxy: Some(four),
+        },
+        Family { number: AF_INET6, destination: DESTINATION6, length: 16, guarded: "guarded6", at: "at6", proxy: six },
+    ] {
+        let only = |e: &mut Expressions<'_>| {
+            e.load(Load::Family, SCRATCH).equal(SCRATCH, &[family.number]);
+        };
+        let to_proxy = |e: &mut Expressions<'_>| match &family.proxy {
+            Some((address, port)) => {
+                e.put(address, TO_ADDRESS).put(&port.to_be_bytes(), TO_PORT);
+                e.destination_nat(family.number, TO_ADDRESS, Some(TO_PORT));
+            }
+            None => {
+                e.verdict(Verdict::Drop);
+            }
+        };
+        transaction.add_rule("prerouting", |e| {
+            tcp(e);
+            only(e);
+            e.load(Load::InName, SCRATCH).equal(SCRATCH, &bridge.padded());
+            e.load(family.destination, DESTINATION).is_in(family.guarded, DESTINATION);
+            to_proxy(e);
+        });
+        transaction.add_rule("ports", |e| {
+            only(e);
+            // The port right after the address, as the set has it.
+            e.load(family.destination, DESTINATION).load(DESTINATION_PORT, Register::word(family.length as u32 / 4));
+            e.is_in(family.at, DESTINATION);
+            to_proxy(e);
+        });
+        transaction.add_rule("ports", |e| {
+            only(e);
+            e.load(DESTINATION_PORT, DESTINATION).is_in("any", DESTINATION);
+            to_proxy(e);
+        });
+    }
     for chain in ["prerouting", "output"] {
         transaction.add_rule(chain, |e| {
-            tcp4(e).load(Load::DestinationType, SCRATCH).equal(SCRATCH, &RTN_LOCAL.to_ne_bytes());
+            tcp(e);
+            e.load(Load::DestinationType, SCRATCH).equal(SCRATCH, &RTN_LOCAL.to_ne_bytes());
             e.verdict(Verdict::Jump("ports"));
         });
     }
-    for (map, key) in [("at", DESTINATION), ("any", PORT)] {
-        transaction.add_rule("ports", |e| {
-            e.load(Load::Destination4, DESTINATION).load(Load::DestinationPort, PORT);
-            e.lookup(map, key, TO_ADDRESS).destination_nat4(TO_ADDRESS, TO_PORT);
-        });
+
+    let octets = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    // A register's worth: elements of several parts have theirs padded.
+    let padded = |port: u16| [port.to_be_bytes(), [0; 2]].concat();
+    let (four, six): (Vec<&IpAddr>, Vec<&IpAddr>) = wanted.addresses.iter().partition(|ip| ip.is_ipv4());
+    for (set, addresses) in [("guarded", four), ("guarded6", six)] {
+        transaction.add_keys(set, &addresses.into_iter().map(octets).collect::<Vec<_>>());
     }
-
-    let mut proxy = wanted.proxy.ip().octets().to_vec();
-    proxy.extend(padded(wanted.proxy.port()));
-    let to_proxy = |keys: Vec<Vec<u8>>| keys.into_iter().map(|key| (key, proxy.clone())).collect::<Vec<_>>();
-    let guarded = wanted.addresses.iter().filter_map(|address| match address {
-        IpAddr::V4(ip) => Some(ip.octets().to_vec()),
-        IpAddr::V6(_) => None,
-    });
-    transaction.add_elements("guarded", &to_proxy(guarded.collect()));
-    let any = |ip: &Option<IpAddr>| ip.is_none_or(|ip| ip == IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-    let everywhere = wanted.ports.iter().filter(|(ip, _)| any(ip)).map(|(_, port)| padded(*port).to_vec());
-    transaction.add_elements("any", &to_proxy(everywhere.collect::<BTreeSet<_>>().into_iter().collect()));
-    let at = wanted.ports.iter().filter(|(ip, _)| !any(ip)).filter_map(|(ip, port)| match ip {
-        Some(IpAddr::V4(ip)) => Some([&ip.octets()[..], &padded(*port)].concat()),
-        _ => None,
-    });
-    transaction.add_elements("at", &to_proxy(at.collect()));
-}
-
-/// A port as a register holds it.
-fn padded(port: u16) -> [u8; 4] {
-    let [high, low] = port.to_be_bytes();
-    [high, low, 0, 0]
-}
-
-fn tcp4<'e, 'b>(e: &'e mut Expressions<'b>) -> &'e mut Expressions<'b> {
-    e.load(Load::Family, SCRATCH).equal(SCRATCH, &NFPROTO_IPV4);
-    e.load(Load::L4Protocol, SCRATCH).equal(SCRATCH, &[Protocol::Tcp.number()])
+    let mut ports: BTreeMap<&str, BTreeSet<Vec<u8>>> = BTreeMap::new();
+    for (ip, port) in &wanted.ports {
+        let (set, key) = match ip.filter(|ip| !ip.is_unspecified()) {
+            None => ("any", port.to_be_bytes().to_vec()),
+            Some(ip) => (if ip.is_ipv4() { "at" } else { "at6" }, [octets(&ip), padded(*port)].concat()),
+        };
+        ports.entry(set).or_default().insert(key);
+    }
+    for (set, keys) in ports {
+        transaction.add_keys(set, &keys.into_iter().collect::<Vec<_>>());
+    }
 }

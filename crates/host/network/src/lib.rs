@@ -20,9 +20,11 @@
 //! reach each other, and it does not keep one from using the address of another.
 
 mod address;
+mod assert;
 mod attach;
 mod bridge;
 mod conntrack;
+mod elements;
 mod error;
 mod hosts;
 mod intercept;
@@ -35,16 +37,18 @@ mod policy;
 mod ports;
 mod rules;
 mod service;
+mod sysctl;
 
 pub use address::{Address, Address6, LinkName, Subnet4, Subnet6, host_link};
+pub use assert::{Asserted, RulesWatch};
 pub use attach::{Attacher, Netns, configure_inside};
-pub use bridge::{Asserted, Bridge, BridgeConfig, RulesWatch};
+pub use bridge::{Bridge, BridgeConfig};
 pub use error::NetworkError;
 pub use hosts::{hosts_file, resolv_conf};
 pub use intercept::{Intercept, Intercepted};
 pub use ipam::{Ipam, IpamError};
 pub use maglev::maglev;
-pub use policy::{Identity, Policy};
+pub use policy::{Drops, Identity, Policy};
 pub use ports::{Backend, HeldPort, PortError, PortKey, Protocol, Published, hold_port, port_is_free};
 pub use service::VirtualService;
 

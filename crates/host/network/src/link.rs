@@ -264,6 +264,20 @@ pub(crate) fn add_bridge(
     socket.exchange(&mut batch)
 }
 
+/// The ports of a bridge.
+pub(crate) fn ports_of(socket: &mut Socket, bridge: u32) -> Result<Vec<u32>, Errno> {
+    let mut batch = Batch::new();
+    batch.message(RTM_GETLINK, DUMP, &link_header(0, 0, 0));
+    let mut found = Vec::new();
+    socket.ask(&mut batch, |Answer { body, .. }| {
+        let master = attributes(body.get(16..).unwrap_or_default()).find(|(kind, _)| *kind == IFLA_MASTER);
+        if master.is_some_and(|(_, index)| index == bridge.to_ne_bytes()) {
+            found.extend(Link::read(body).map(|link| link.index));
+        }
+    })?;
+    Ok(found)
+}
+
 /// Gives the bridge its IPv4 address and sets it up; both may be so already.
 pub(crate) fn raise(socket: &mut Socket, index: u32, subnet: Subnet4) -> Result<(), Errno> {
     let mut batch = Batch::new();

@@ -11,7 +11,8 @@ use std::net::Ipv4Addr;
 /// FNV-1a, of an address and a word that makes hashes differ.
 fn hash(address: Ipv4Addr, salt: u32) -> u64 {
     let bytes = address.octets().into_iter().chain(salt.to_le_bytes());
-    let folded = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let folded =
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     // Neighbouring addresses differ only in the last bits of FNV's input: finish with SplitMix64's mixer.
     let mixed = (folded ^ folded >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -26,6 +26,8 @@ pub(crate) const GROUP: u32 = 1 << (7 - 1); // NFNLGRP_NFTABLES
 
 /// `struct nfgenmsg` of family inet (1), for tables of IPv4 and IPv6 both.
 pub(crate) const INET: [u8; 4] = [1, 0, 0, 0];
+/// And of family bridge (7), for what a bridge forwards.
+pub(crate) const BRIDGE: [u8; 4] = [7, 0, 0, 0];
 
 const TABLE_NAME: u16 = 1;
 const LIST_ELEMENT: u16 = 1;
@@ -61,29 +63,69 @@ pub(crate) enum Verdict<'a> {
     Jump(&'a str),
 }
 
+/// How a sender is told that it is not let through.
+#[derive(Clone, Copy)]
+pub(crate) enum Refusal {
+    TcpReset,
+    /// Of ICMP or ICMPv6.
+    PortUnreachable,
+}
+
 /// What of a packet or its connection is loaded into a register.
 #[derive(Clone, Copy)]
 pub(crate) enum Load {
     InName,
     OutName,
+    /// Group of the link it comes in by, or goes out by.
+    InGroup,
+    OutGroup,
     Family,
     L4Protocol,
-    /// Source and destination address of an IPv4 header.
-    Source4,
-    Destination4,
-    DestinationPort,
+    /// Bytes of a header, from an offset.
+    Payload(Header, u32, u32),
     ConnectionState,
     ConnectionStatus,
+    /// Whether it goes as the connection's first packet did (0) or answers (1); one byte.
+    ConnectionDirection,
     /// Type of the destination as the routing table sees it.
     DestinationType,
     /// A random number below this.
     Random(u32),
 }
 
+impl Load {
+    /// Of an IPv4 header.
+    pub(crate) const DESTINATION4: Self = Self::Payload(Header::Network, 16, 4);
+    /// Of TCP's and UDP's.
+    pub(crate) const SOURCE_PORT: Self = Self::Payload(Header::Transport, 0, 2);
+    pub(crate) const DESTINATION_PORT: Self = Self::Payload(Header::Transport, 2, 2);
+}
+
+/// The headers of a packet, as payload expressions count them.
+#[derive(Clone, Copy)]
+pub(crate) enum Header {
+    Link = 0,
+    Network = 1,
+    Transport = 2,
+}
+
+/// A set or map to be made. Types only tell `nft list` how to print.
+#[derive(Clone, Copy)]
+pub(crate) struct Set<'a> {
+    pub(crate) name: &'a str,
+    /// Type, and length in bytes.
+    pub(crate) key: (u32, usize),
+    /// Of a map.
+    pub(crate) value: Option<(u32, usize)>,
+    /// Elements count the packets that they were found for.
+    pub(crate) counting: bool,
+}
+
 /// Changes that the kernel carries out all or not at all.
 pub(crate) struct Transaction<'a> {
     batch: Batch,
     table: &'a str,
+    family: [u8; 4],
     sets: u32,
     /// Messages so far, the batch's begin included.
     count: usize,
@@ -93,12 +135,18 @@ impl<'a> Transaction<'a> {
     pub(crate) fn on(table: &'a str) -> Self {
         let mut batch = Batch::new();
         batch.message(BATCH_BEGIN, 0, &[0, 0, 0, 10]); // res_id: the subsystem, in network order
-        Self { batch, table, sets: 0, count: 1 }
+        Self { batch, table, family: INET, sets: 0, count: 1 }
+    }
+
+    /// What follows is about the table of this name in this family.
+    pub(crate) fn in_family(&mut self, family: [u8; 4]) {
+        self.family = family;
     }
 
     fn message(&mut self, kind: u16, flags: u16) -> &mut Batch {
         self.count += 1;
-        self.batch.message(kind, flags, &INET)
+        let family = self.family;
+        self.batch.message(kind, flags, &family)
     }
 
     pub(crate) fn add_table(&mut self) {
@@ -135,24 +183,36 @@ impl<'a> Transaction<'a> {
             .text(TYPE, kind);
     }
 
-    /// A map with keys and values of these lengths. The types only tell `nft list` how to print.
-    pub(crate) fn add_map(&mut self, name: &str, key: (u32, usize), value: (u32, usize)) {
+    pub(crate) fn add_set(&mut self, set: Set<'_>) {
         const IS_MAP: u32 = 8;
         self.sets += 1;
         let (table, id) = (self.table, self.sets);
-        self.message(NEW_SET, CREATE)
-            .text(1, table)
-            .text(2, name)
-            .be32(3, IS_MAP)
-            .be32(4, key.0)
-            .be32(5, key.1 as u32)
-            .be32(6, value.0)
-            .be32(7, value.1 as u32)
-            .be32(10, id);
+        let flags = if set.value.is_some() { IS_MAP } else { 0 };
+        let message = self.message(NEW_SET, CREATE).text(1, table).text(2, set.name);
+        message.be32(3, flags).be32(4, set.key.0).be32(5, set.key.1 as u32);
+        if let Some((kind, length)) = set.value {
+            message.be32(6, kind).be32(7, length as u32);
+        }
+        message.be32(10, id);
+        if set.counting {
+            message.nest(17, |b| {
+                b.text(1, "counter").nest(2, |_| {});
+            });
+        }
+    }
+
+    /// A map with keys and values of these types and lengths.
+    pub(crate) fn add_map(&mut self, name: &str, key: (u32, usize), value: (u32, usize)) {
+        self.add_set(Set { name, key, value: Some(value), counting: false });
     }
 
     pub(crate) fn add_elements(&mut self, map: &str, elements: &[(Vec<u8>, Vec<u8>)]) {
         self.elements(NEW_ELEMENT, CREATE, map, elements.iter().map(|(key, value)| (key, Some(value))));
+    }
+
+    /// Elements of a set that is no map.
+    pub(crate) fn add_keys(&mut self, set: &str, keys: &[Vec<u8>]) {
+        self.elements(NEW_ELEMENT, CREATE, set, keys.iter().map(|key| (key, None)));
     }
 
     pub(crate) fn delete_elements(&mut self, map: &str, keys: &[Vec<u8>]) {
@@ -226,23 +286,24 @@ impl Expressions<'_> {
                 b.be32(1, to.0).be32(2, key);
             });
         };
-        let payload = |this: &mut Self, base: u32, offset: u32, length: u32| {
-            this.add("payload", |b| {
-                b.be32(1, to.0).be32(2, base).be32(3, offset).be32(4, length);
-            });
-        };
-        const NETWORK_HEADER: u32 = 1;
-        const TRANSPORT_HEADER: u32 = 2;
         match what {
             Load::InName => meta(self, 6),
             Load::OutName => meta(self, 7),
             Load::Family => meta(self, 15),
             Load::L4Protocol => meta(self, 16),
-            Load::Source4 => payload(self, NETWORK_HEADER, 12, 4),
-            Load::Destination4 => payload(self, NETWORK_HEADER, 16, 4),
-            Load::DestinationPort => payload(self, TRANSPORT_HEADER, 2, 2),
-            Load::ConnectionState | Load::ConnectionStatus => {
-                let key = if matches!(what, Load::ConnectionState) { 0 } else { 2 };
+            Load::InGroup => meta(self, 21),
+            Load::OutGroup => meta(self, 22),
+            Load::Payload(header, offset, length) => {
+                self.add("payload", |b| {
+                    b.be32(1, to.0).be32(2, header as u32).be32(3, offset).be32(4, length);
+                });
+            }
+            Load::ConnectionState | Load::ConnectionStatus | Load::ConnectionDirection => {
+                let key = match what {
+                    Load::ConnectionState => 0,
+                    Load::ConnectionDirection => 1,
+                    _ => 2,
+                };
                 self.add("ct", |b| {
                     b.be32(1, to.0).be32(2, key);
                 });
@@ -300,12 +361,60 @@ impl Expressions<'_> {
         })
     }
 
-    /// Sends the connection to the IPv4 address and port in these registers.
-    pub(crate) fn destination_nat4(&mut self, address: Register, port: Register) -> &mut Self {
+    /// Goes on only when `set` has the key that starts at `key`.
+    pub(crate) fn is_in(&mut self, set: &str, key: Register) -> &mut Self {
+        self.add("lookup", |b| {
+            b.text(1, set).be32(2, key.0);
+        })
+    }
+
+    /// Goes on only when it has not.
+    pub(crate) fn is_not_in(&mut self, set: &str, key: Register) -> &mut Self {
+        const INVERTED: u32 = 1;
+        self.add("lookup", |b| {
+            b.text(1, set).be32(2, key.0).be32(5, INVERTED);
+        })
+    }
+
+    /// Puts up to 16 bytes into registers.
+    pub(crate) fn put(&mut self, value: &[u8], to: Register) -> &mut Self {
+        self.add("immediate", |b| {
+            b.be32(1, to.0).nest(2, |b| {
+                b.attr(DATA_VALUE, value);
+            });
+        })
+    }
+
+    /// Jenkins' hash of `length` bytes, modulo a number.
+    pub(crate) fn hash(&mut self, from: Register, length: u32, modulus: u32, to: Register) -> &mut Self {
+        const JENKINS: u32 = 0;
+        /// Any constant: a random one would send clients elsewhere whenever the rules are made anew.
+        const SEED: u32 = 0x636f_7070;
+        self.add("hash", |b| {
+            b.be32(1, from.0).be32(2, to.0).be32(3, length).be32(4, modulus).be32(5, SEED).be32(7, JENKINS);
+        })
+    }
+
+    /// Sends the connection to the address in these registers, which is of this family (`AF_INET` or `AF_INET6`), and
+    /// to another port where one is given.
+    pub(crate) fn destination_nat(&mut self, family: u8, address: Register, port: Option<Register>) -> &mut Self {
         const DESTINATION: u32 = 1;
-        const AF_INET: u32 = 2;
         self.add("nat", |b| {
-            b.be32(1, DESTINATION).be32(2, AF_INET).be32(3, address.0).be32(5, port.0);
+            b.be32(1, DESTINATION).be32(2, u32::from(family)).be32(3, address.0);
+            if let Some(port) = port {
+                b.be32(5, port.0);
+            }
+        })
+    }
+
+    pub(crate) fn reject(&mut self, how: Refusal) -> &mut Self {
+        // Type, and code.
+        let (kind, code) = match how {
+            Refusal::TcpReset => (1, 0),
+            Refusal::PortUnreachable => (2, 1),
+        };
+        self.add("reject", |b| {
+            b.be32(1, kind).attr(2, &[code]);
         })
     }
 

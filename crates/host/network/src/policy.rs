@@ -30,6 +30,9 @@ pub struct Policy {
     pub denied: BTreeSet<(Identity, Identity)>,
 }
 
+/// Packets that were dropped, for each denied pair.
+pub type Drops = Vec<((Identity, Identity), u64)>;
+
 impl Policy {
     pub fn identity(&self, address: Ipv4Addr) -> Identity {
         self.members.get(&address).copied().unwrap_or_default()

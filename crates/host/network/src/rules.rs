@@ -1,289 +1,505 @@
-//! What a node's nftables table holds. One table of family inet, made whole in one transaction:
+//! What a node's nftables table does. One table of family inet, made whole in one transaction:
 //!
 //! ```text
-//! guard        raw prerouting    from the bridge: drop loopback addresses and sources outside the subnet
-//! prerouting   dstnat            to an address of the host: publish
+//! guard        raw prerouting    what comes from the bridge must be: our address, of the sender's hardware address
+//! prerouting   dstnat            a virtual address: services · an address of the host: publish
 //! output       dstnat            the same, for the host's own programs
-//! publish                        address+port of the host → container, by four maps (below)
-//! postrouting  srcnat            host's loopback and hairpin → gateway; containers → outside as the host
-//! forward      filter            to the bridge: replies, published ports, container to container; else drop;
-//!                                from it: no IPv6, and without NAT nothing but replies
+//! publish                        address+port of the host → container, by six maps (below)
+//! services                       virtual address → container, by the client's slot
+//! postrouting  srcnat            host's loopback → gateway; to oneself → gateway; containers → outside as the host
+//! forward      filter            to the bridge: inward; from it without NAT: nothing but replies
+//! inward                         between containers: between · replies, published ports; else drop
+//! between                        what no connection explains: drop · no backend: refuse · denied: drop · accept
+//! outward      filter output     no backend: refuse · no word of a shorter way, which there is not
 //! ```
 //!
-//! Maps, most specific first: `at` (host address, protocol, port) and `any` (protocol, port) for ports with one
-//! backend; `at_spread` and `any_spread` have one more key, a random slot, for those with several. A port is
-//! published, moved to other backends and unpublished by element messages alone, in one transaction.
+//! Maps of ports, most specific first: `at` and `at6` (host address, protocol, port) and `any` (protocol, port) for
+//! ports with one backend; `at_spread`, `at6_spread` and `any_spread` have one more key, a random slot, for those with
+//! several. Everything that changes while a node runs is an element ([`elements`](crate::elements)); rules stay.
+//!
+//! A container's hardware address has its IPv4 address in it, and its port takes frames from that hardware address
+//! alone. So a packet's source is its sender's own when the bytes are the same, which the set `same` tells byte by byte;
+//! nothing has to be written for a container to start. That the policy is about who sends rests on this.
+//!
+//! Where bridged frames pass IP's hooks, ports are not isolated (see [`attach`](crate::attach)), and a table of the same
+//! name in family bridge keeps what is not IP, and so does not pass those hooks, from going from port to port.
 
-use std::net::IpAddr;
+use crate::address::{LinkName, MAC_STEM, Subnet4, Subnet6};
+use crate::elements::{
+    self, CLOSED, CONFINED, COUNTING, DENIED, Denials, MEMBERS, POLICY_SETS, PORT_SLOTS, Ports, SAME, SERVICE_SLOTS,
+    SERVICES, STRANGERS, Services,
+};
+use crate::link::{AF_INET, AF_INET6};
+use crate::nft::{BRIDGE, Expressions, Header, Hook, INET, Load, Refusal, Register, Set, Transaction, Verdict};
 
-use crate::address::{LinkName, Subnet4};
-use crate::error::NetworkError;
-use crate::nft::{Expressions, Hook, Load, Register, Transaction, Verdict};
-use crate::ports::{Backend, PortKey};
-
-/// Slots that the backends of one port share: divisible by 2 to 6, so that few backends get exactly equal shares.
-pub(crate) const SLOTS: usize = 60;
-
-const DESTINATION: Register = Register::word(0);
-const PROTOCOL: Register = Register::word(1);
-const PORT: Register = Register::word(2);
-const SLOT: Register = Register::word(3);
-const TO_ADDRESS: Register = Register::word(4);
-const TO_PORT: Register = Register::word(5);
 /// For comparisons; up to 16 bytes.
 const SCRATCH: Register = Register::word(0);
+/// Where a connection is sent: three words that an IPv6 address begins with, and two that come out of a map.
+const STEM: Register = Register::word(8);
+const TO_ADDRESS: Register = Register::word(11);
+const TO_PORT: Register = Register::word(12);
 
 const PRIORITY_RAW: i32 = -300;
+/// `NF_BR_PRI_FILTER_BRIDGED`.
+const PRIORITY_BRIDGED: i32 = -200;
 const PRIORITY_DSTNAT: i32 = -100;
 const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_SRCNAT: i32 = 100;
 
-const NFPROTO_IPV4: [u8; 1] = [2];
-const NFPROTO_IPV6: [u8; 1] = [10];
 const LOOPBACK_MASK: [u8; 4] = [255, 0, 0, 0];
 const LOOPBACK_NETWORK: [u8; 4] = [127, 0, 0, 0];
+const LOOPBACK6: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const RTN_LOCAL: u32 = 2;
 /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and of `IP_CT_RELATED`.
 const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
+/// `NF_CT_STATE_INVALID_BIT` and `NF_CT_STATE_UNTRACKED_BIT`.
+const UNEXPLAINED: u32 = 1 | 64;
 /// `IPS_DST_NAT`: the connection was redirected.
 const REDIRECTED: u32 = 1 << 5;
+const TCP: [u8; 1] = [6];
+const ICMP: [u8; 1] = [1];
+const ICMP_REDIRECT: [u8; 1] = [5];
+const ICMP6: [u8; 1] = [58];
+const ICMP6_REDIRECT: [u8; 1] = [137];
+const ETHERTYPE: Load = Load::Payload(Header::Link, 12, 2);
+const ETHERTYPE_IP: [u8; 2] = [0x08, 0x00];
+const ETHERTYPE_IP6: [u8; 2] = [0x86, 0xdd];
+/// Where a frame's source is.
+const LINK_SOURCE: u32 = 6;
+const ICMP_TYPE: Load = Load::Payload(Header::Transport, 0, 1);
 
 // nft's type numbers, six bits each, so that `nft list` prints the maps readably.
+const TYPE_NFPROTO: u32 = 2;
 const TYPE_IP: u32 = 7;
+const TYPE_IP6: u32 = 8;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
 const TYPE_MARK: u32 = 19;
 
-/// How many chains and rules [`install`] makes, to see whether all are there.
-pub(crate) const CHAINS: usize = 7;
-
-/// Replaces the table `table` by a fresh one with `ports`, all at once.
-pub(crate) fn install<'p>(
-    transaction: &mut Transaction<'_>,
-    bridge: &LinkName,
-    subnet: Subnet4,
-    nat: bool,
-    ports: impl Iterator<Item = (&'p PortKey, &'p Vec<Backend>)>,
-) -> usize {
-    // Deleting what may not exist: make it first.
-    transaction.add_table();
-    transaction.delete_table();
-    transaction.add_table();
-    let concat = |types: &[u32]| types.iter().fold(0, |all, of| all << 6 | of);
-    let value = (concat(&[TYPE_IP, TYPE_PORT]), 8);
-    transaction.add_map("at", (concat(&[TYPE_IP, TYPE_PROTOCOL, TYPE_PORT]), 12), value);
-    transaction.add_map("at_spread", (concat(&[TYPE_IP, TYPE_PROTOCOL, TYPE_PORT, TYPE_MARK]), 16), value);
-    transaction.add_map("any", (concat(&[TYPE_PROTOCOL, TYPE_PORT]), 8), value);
-    transaction.add_map("any_spread", (concat(&[TYPE_PROTOCOL, TYPE_PORT, TYPE_MARK]), 12), value);
-
-    transaction.add_chain("publish");
-    transaction.add_chain("inward");
-    transaction.add_base_chain("guard", "filter", Hook::Prerouting, PRIORITY_RAW);
-    transaction.add_base_chain("prerouting", "nat", Hook::Prerouting, PRIORITY_DSTNAT);
-    transaction.add_base_chain("output", "nat", Hook::Output, PRIORITY_DSTNAT);
-    transaction.add_base_chain("postrouting", "nat", Hook::Postrouting, PRIORITY_SRCNAT);
-    transaction.add_base_chain("forward", "filter", Hook::Forward, PRIORITY_FILTER);
-
-    let mut rules = 0;
-    let mut rule = |chain: &str, expressions: &dyn Fn(&mut Expressions<'_>)| {
-        transaction.add_rule(chain, |e| expressions(e));
-        rules += 1;
-    };
-
-    // The bridge routes 127.0.0.0/8 (below); without this, containers could reach what listens there.
-    rule("guard", &|e| {
-        let e = from_bridge4(e, bridge);
-        e.load(Load::Destination4, SCRATCH).mask(SCRATCH, LOOPBACK_MASK).equal(SCRATCH, &LOOPBACK_NETWORK);
-        e.verdict(Verdict::Drop);
-    });
-    // Loopback sources, and every other address that is not of this bridge.
-    rule("guard", &|e| {
-        let e = from_bridge4(e, bridge);
-        e.load(Load::Source4, SCRATCH).mask(SCRATCH, subnet.mask()).not_equal(SCRATCH, &subnet.network().octets());
-        e.verdict(Verdict::Drop);
-    });
-    // Where another program made all links route loopback addresses, those from outside are still not the host's.
-    rule("prerouting", &|e| {
-        e.load(Load::Family, SCRATCH).equal(SCRATCH, &NFPROTO_IPV4);
-        e.load(Load::Destination4, SCRATCH).mask(SCRATCH, LOOPBACK_MASK).equal(SCRATCH, &LOOPBACK_NETWORK);
-        e.verdict(Verdict::Return);
-    });
-    for chain in ["prerouting", "output"] {
-        rule(chain, &|e| {
-            e.load(Load::Family, SCRATCH).equal(SCRATCH, &NFPROTO_IPV4);
-            e.load(Load::DestinationType, SCRATCH).equal(SCRATCH, &RTN_LOCAL.to_ne_bytes());
-            e.verdict(Verdict::Jump("publish"));
-        });
-    }
-    for (map, key, spread) in [
-        ("at", DESTINATION, false),
-        ("at_spread", DESTINATION, true),
-        ("any", PROTOCOL, false),
-        ("any_spread", PROTOCOL, true),
-    ] {
-        rule("publish", &|e| {
-            e.load(Load::Destination4, DESTINATION).load(Load::L4Protocol, PROTOCOL).load(Load::DestinationPort, PORT);
-            if spread {
-                e.load(Load::Random(SLOTS as u32), SLOT);
-            }
-            e.lookup(map, key, TO_ADDRESS).destination_nat4(TO_ADDRESS, TO_PORT);
-        });
-    }
-    // The host's programs that connect to 127.0.0.1 would have the container answer to its own loopback.
-    rule("postrouting", &|e| {
-        e.load(Load::Family, SCRATCH).equal(SCRATCH, &NFPROTO_IPV4);
-        e.load(Load::OutName, SCRATCH).equal(SCRATCH, &bridge.padded());
-        e.load(Load::Source4, SCRATCH).mask(SCRATCH, LOOPBACK_MASK).equal(SCRATCH, &LOOPBACK_NETWORK);
-        e.masquerade();
-    });
-    // A container that connects to a published port of its own bridge: the answer must come back through here.
-    rule("postrouting", &|e| {
-        e.load(Load::Family, SCRATCH).equal(SCRATCH, &NFPROTO_IPV4);
-        e.load(Load::OutName, SCRATCH).equal(SCRATCH, &bridge.padded());
-        from_subnet(e, subnet);
-        e.load(Load::ConnectionStatus, SCRATCH).mask(SCRATCH, REDIRECTED.to_ne_bytes()).not_equal(SCRATCH, &[0; 4]);
-        e.masquerade();
-    });
-    if nat {
-        rule("postrouting", &|e| {
-            e.load(Load::Family, SCRATCH).equal(SCRATCH, &NFPROTO_IPV4);
-            from_subnet(e, subnet);
-            e.load(Load::OutName, SCRATCH).not_equal(SCRATCH, &bridge.padded());
-            e.masquerade();
-        });
-    }
-    rule("forward", &|e| {
-        e.load(Load::OutName, SCRATCH).equal(SCRATCH, &bridge.padded()).verdict(Verdict::Jump("inward"));
-    });
-    // Containers have no IPv6 address of ours; what they give themselves stays on the bridge.
-    rule("forward", &|e| {
-        e.load(Load::Family, SCRATCH).equal(SCRATCH, &NFPROTO_IPV6);
-        e.load(Load::InName, SCRATCH).equal(SCRATCH, &bridge.padded()).verdict(Verdict::Drop);
-    });
-    if !nat {
-        rule("forward", &|e| {
-            e.load(Load::InName, SCRATCH).equal(SCRATCH, &bridge.padded());
-            e.load(Load::ConnectionState, SCRATCH)
-                .mask(SCRATCH, ESTABLISHED_OR_RELATED.to_ne_bytes())
-                .equal(SCRATCH, &[0; 4]);
-            e.load(Load::ConnectionStatus, SCRATCH).mask(SCRATCH, REDIRECTED.to_ne_bytes()).equal(SCRATCH, &[0; 4]);
-            e.verdict(Verdict::Drop);
-        });
-    }
-    rule("inward", &|e| {
-        e.load(Load::ConnectionState, SCRATCH)
-            .mask(SCRATCH, ESTABLISHED_OR_RELATED.to_ne_bytes())
-            .not_equal(SCRATCH, &[0; 4]);
-        e.verdict(Verdict::Accept);
-    });
-    rule("inward", &|e| {
-        e.load(Load::ConnectionStatus, SCRATCH).mask(SCRATCH, REDIRECTED.to_ne_bytes()).not_equal(SCRATCH, &[0; 4]);
-        e.verdict(Verdict::Accept);
-    });
-    rule("inward", &|e| {
-        e.load(Load::InName, SCRATCH).equal(SCRATCH, &bridge.padded()).verdict(Verdict::Accept);
-    });
-    rule("inward", &|e| {
-        e.verdict(Verdict::Drop);
-    });
-
-    for (key, backends) in ports {
-        add_port(transaction, key, backends);
-    }
-    rules
+/// What the rules are made for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape<'a> {
+    pub(crate) bridge: &'a LinkName,
+    pub(crate) index: u32,
+    pub(crate) subnet: Subnet4,
+    pub(crate) subnet6: Option<Subnet6>,
+    pub(crate) nat: bool,
+    /// Bridged frames pass IP's hooks.
+    pub(crate) hooked: bool,
 }
 
-fn from_bridge4<'e, 'b>(e: &'e mut Expressions<'b>, bridge: &LinkName) -> &'e mut Expressions<'b> {
-    e.load(Load::Family, SCRATCH).equal(SCRATCH, &NFPROTO_IPV4);
+/// How much [`install`] made, to see whether all is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Made {
+    pub(crate) chains: usize,
+    pub(crate) rules: usize,
+}
+
+/// One of the two families, as rules see its packets.
+#[derive(Clone, Copy)]
+struct Family {
+    number: u8,
+    /// Where source and destination are in the header, and how long they are.
+    source: u32,
+    destination: u32,
+    length: u32,
+    /// What all our addresses begin with, before the four bytes that are the IPv4 address.
+    stem: [u8; 12],
+    port_maps: [&'static str; 2],
+}
+
+impl Family {
+    fn of(shape: &Shape<'_>) -> impl Iterator<Item = Self> {
+        let four = Self {
+            number: AF_INET,
+            source: 12,
+            destination: 16,
+            length: 4,
+            stem: [0; 12],
+            port_maps: ["at", "at_spread"],
+        };
+        let six = shape.subnet6.map(|subnet| Self {
+            number: AF_INET6,
+            source: 8,
+            destination: 24,
+            length: 16,
+            stem: subnet.stem(),
+            port_maps: ["at6", "at6_spread"],
+        });
+        [Some(four), six].into_iter().flatten()
+    }
+
+    /// Goes on for packets of this family.
+    fn only<'e, 'b>(&self, e: &'e mut Expressions<'b>) -> &'e mut Expressions<'b> {
+        e.load(Load::Family, SCRATCH).equal(SCRATCH, &[self.number])
+    }
+
+    /// The whole of the address that is at `offset` in the header.
+    fn whole(&self, offset: u32) -> Load {
+        Load::Payload(Header::Network, offset, self.length)
+    }
+
+    /// The four bytes of that address which are, or belong to, an IPv4 one.
+    fn low(&self, offset: u32) -> Load {
+        Load::Payload(Header::Network, offset + self.length - 4, 4)
+    }
+
+    /// One of those four.
+    fn byte(&self, offset: u32, byte: u32) -> Load {
+        Load::Payload(Header::Network, offset + self.length - 4 + byte, 1)
+    }
+
+    /// Goes on when the address at `offset` is one of `subnet`, or belongs to one.
+    fn is_in<'e, 'b>(&self, e: &'e mut Expressions<'b>, offset: u32, subnet: Subnet4) -> &'e mut Expressions<'b> {
+        if self.length > 4 {
+            e.load(Load::Payload(Header::Network, offset, 12), SCRATCH).equal(SCRATCH, &self.stem);
+        }
+        e.load(self.low(offset), SCRATCH).mask(SCRATCH, subnet.mask()).equal(SCRATCH, &subnet.network().octets())
+    }
+
+    /// Sends the connection to what a map gave.
+    fn send(&self, e: &mut Expressions<'_>, port: Option<Register>) {
+        let start = if self.length > 4 {
+            e.put(&self.stem, STEM);
+            STEM
+        } else {
+            TO_ADDRESS
+        };
+        e.destination_nat(self.number, start, port);
+    }
+}
+
+fn from_bridge<'e, 'b>(e: &'e mut Expressions<'b>, bridge: &LinkName) -> &'e mut Expressions<'b> {
     e.load(Load::InName, SCRATCH).equal(SCRATCH, &bridge.padded())
 }
 
-fn from_subnet(e: &mut Expressions<'_>, subnet: Subnet4) {
-    e.load(Load::Source4, SCRATCH).mask(SCRATCH, subnet.mask()).equal(SCRATCH, &subnet.network().octets());
+fn to_bridge<'e, 'b>(e: &'e mut Expressions<'b>, bridge: &LinkName) -> &'e mut Expressions<'b> {
+    e.load(Load::OutName, SCRATCH).equal(SCRATCH, &bridge.padded())
 }
 
-/// Whether a port can be put into the maps.
-pub(crate) fn check(key: &PortKey, backends: &[Backend]) -> Result<(), NetworkError> {
-    if let Some(ip @ IpAddr::V6(_)) = key.host_ip {
-        return Err(NetworkError::NotIpv4(ip));
-    }
-    match backends.len() {
-        0 => Err(NetworkError::NoBackend(key.host)),
-        count if count > SLOTS => Err(NetworkError::TooManyBackends { port: key.host, count, max: SLOTS }),
-        _ => Ok(()),
+/// Goes on when some of these bits are set in what is loaded, or none.
+fn bits<'e, 'b>(e: &'e mut Expressions<'b>, of: Load, bits: u32, some: bool) -> &'e mut Expressions<'b> {
+    e.load(of, SCRATCH).mask(SCRATCH, bits.to_ne_bytes());
+    if some { e.not_equal(SCRATCH, &[0; 4]) } else { e.equal(SCRATCH, &[0; 4]) }
+}
+
+/// Goes on when two bytes are the same.
+fn same(e: &mut Expressions<'_>, one: Load, other: Load) {
+    e.load(one, Register::word(0)).load(other, Register::word(1)).is_in(SAME, Register::word(0));
+}
+
+/// The bytes of an IPv4 address that a subnet of this prefix does not fix.
+fn free_bytes(subnet: Subnet4) -> impl Iterator<Item = u32> {
+    u32::from(subnet.prefix()) / 8..4
+}
+
+/// Removes the tables of this name; they need not be there.
+pub(crate) fn remove(transaction: &mut Transaction<'_>) {
+    for family in [BRIDGE, INET] {
+        transaction.in_family(family);
+        // Deleting what may not exist: make it first.
+        transaction.add_table();
+        transaction.delete_table();
     }
 }
 
-/// The map a port is in and its keys there.
-fn place(key: &PortKey, backends: usize) -> (&'static str, Vec<Vec<u8>>) {
-    let mut start = Vec::with_capacity(16);
-    let at = match key.host_ip {
-        // 0.0.0.0 is how people write "all".
-        Some(IpAddr::V4(ip)) if !ip.is_unspecified() => {
-            start.extend(ip.octets());
-            true
-        }
-        _ => false,
+/// Replaces the table by a fresh one with these elements, all at once.
+pub(crate) fn install(
+    transaction: &mut Transaction<'_>,
+    shape: &Shape<'_>,
+    ports: &Ports,
+    services: &Services,
+    denials: &Denials,
+) -> Made {
+    let mut made = Made::default();
+    if shape.hooked {
+        transaction.in_family(BRIDGE);
+        transaction.add_table();
+        transaction.delete_table();
+        transaction.add_table();
+        transaction.add_base_chain("ports", "filter", Hook::Forward, PRIORITY_BRIDGED);
+        transaction.add_rule("ports", |e| {
+            for group in [Load::InGroup, Load::OutGroup] {
+                e.load(group, SCRATCH).equal(SCRATCH, &shape.index.to_ne_bytes());
+            }
+            e.load(ETHERTYPE, SCRATCH).not_equal(SCRATCH, &ETHERTYPE_IP).not_equal(SCRATCH, &ETHERTYPE_IP6);
+            e.verdict(Verdict::Drop);
+        });
+        made = Made { chains: 1, rules: 1 };
+    }
+    transaction.in_family(INET);
+    transaction.add_table();
+    transaction.delete_table();
+    transaction.add_table();
+    add_sets(transaction);
+    for chain in ["from_bridge", "publish", "services", "inward", "between"] {
+        transaction.add_chain(chain);
+        made.chains += 1;
+    }
+    for (chain, kind, hook, priority) in [
+        ("guard", "filter", Hook::Prerouting, PRIORITY_RAW),
+        ("prerouting", "nat", Hook::Prerouting, PRIORITY_DSTNAT),
+        ("output", "nat", Hook::Output, PRIORITY_DSTNAT),
+        ("postrouting", "nat", Hook::Postrouting, PRIORITY_SRCNAT),
+        ("forward", "filter", Hook::Forward, PRIORITY_FILTER),
+        ("outward", "filter", Hook::Output, PRIORITY_FILTER),
+    ] {
+        transaction.add_base_chain(chain, kind, hook, priority);
+        made.chains += 1;
+    }
+    let mut rule = |chain: &str, expressions: &dyn Fn(&mut Expressions<'_>)| {
+        transaction.add_rule(chain, |e| expressions(e));
+        made.rules += 1;
     };
-    start.extend([key.protocol.number(), 0, 0, 0]);
-    start.extend(key.host.to_be_bytes());
-    start.extend([0, 0]);
-    if backends == 1 {
-        return (if at { "at" } else { "any" }, vec![start]);
+    guard(&mut rule, shape);
+    redirect(&mut rule, shape);
+    hide(&mut rule, shape);
+    filter(&mut rule, shape);
+
+    elements::add_constant(transaction);
+    elements::change_ports(transaction, &Ports::new(), ports);
+    elements::change_services(transaction, &Services::new(), services);
+    Denials::default().change(transaction, denials);
+    made
+}
+
+fn add_sets(transaction: &mut Transaction<'_>) {
+    let concat = |types: &[u32]| types.iter().fold(0, |all, of| all << 6 | of);
+    let place = (concat(&[TYPE_IP, TYPE_PORT]), 8);
+    for (name, types, length) in [
+        ("at", &[TYPE_IP, TYPE_PROTOCOL, TYPE_PORT][..], 12),
+        ("at_spread", &[TYPE_IP, TYPE_PROTOCOL, TYPE_PORT, TYPE_MARK], 16),
+        ("at6", &[TYPE_IP6, TYPE_PROTOCOL, TYPE_PORT], 24),
+        ("at6_spread", &[TYPE_IP6, TYPE_PROTOCOL, TYPE_PORT, TYPE_MARK], 28),
+        ("any", &[TYPE_PROTOCOL, TYPE_PORT], 8),
+        ("any_spread", &[TYPE_PROTOCOL, TYPE_PORT, TYPE_MARK], 12),
+    ] {
+        transaction.add_map(name, (concat(types), length), place);
     }
-    let keys = (0..SLOTS as u32).map(|slot| [start.as_slice(), &slot.to_ne_bytes()].concat()).collect();
-    (if at { "at_spread" } else { "any_spread" }, keys)
-}
-
-pub(crate) fn add_port(transaction: &mut Transaction<'_>, key: &PortKey, backends: &[Backend]) {
-    let (map, keys) = place(key, backends.len());
-    let elements: Vec<(Vec<u8>, Vec<u8>)> = keys
-        .into_iter()
-        .zip(backends.iter().cycle())
-        .map(|(key, backend)| {
-            let mut value = backend.ip.octets().to_vec();
-            value.extend(backend.port.to_be_bytes());
-            value.extend([0, 0]);
-            (key, value)
-        })
-        .collect();
-    transaction.add_elements(map, &elements);
-}
-
-pub(crate) fn delete_port(transaction: &mut Transaction<'_>, key: &PortKey, backends: &[Backend]) {
-    let (map, keys) = place(key, backends.len());
-    transaction.delete_elements(map, &keys);
-}
-
-/// How many elements a port has in its map.
-pub(crate) fn elements_of(backends: &[Backend]) -> usize {
-    if backends.len() == 1 { 1 } else { SLOTS }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ports::Protocol;
-
-    #[test]
-    fn a_port_with_several_backends_gives_each_an_equal_share_of_slots() {
-        let key = PortKey { host_ip: None, protocol: Protocol::Tcp, host: 80 };
-        let (map, keys) = place(&key, 3);
-        assert_eq!((map, keys.len()), ("any_spread", SLOTS));
-        assert_eq!(keys[1], [6, 0, 0, 0, 0, 80, 0, 0, 1, 0, 0, 0]);
-        let (map, keys) = place(&PortKey { host_ip: Some(IpAddr::from([127, 0, 0, 1])), ..key }, 1);
-        assert_eq!((map, keys[0].as_slice()), ("at", [127, 0, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0].as_slice()));
-        let (map, _) = place(&PortKey { host_ip: Some(IpAddr::from([0, 0, 0, 0])), ..key }, 1);
-        assert_eq!(map, "any");
+    transaction.add_map(SERVICES, (concat(&[TYPE_IP, TYPE_MARK]), 8), (TYPE_IP, 4));
+    for name in POLICY_SETS {
+        let key = match name {
+            DENIED => (concat(&[TYPE_IP, TYPE_IP]), 8),
+            STRANGERS => (TYPE_NFPROTO, 1),
+            _ => (TYPE_IP, 4),
+        };
+        transaction.add_set(Set { name, key, value: None, counting: COUNTING.contains(&name) });
     }
+    transaction.add_set(Set { name: SAME, key: (concat(&[TYPE_MARK, TYPE_MARK]), 8), value: None, counting: false });
+}
 
-    #[test]
-    fn what_the_maps_cannot_hold_is_refused() {
-        let key = PortKey { host_ip: None, protocol: Protocol::Udp, host: 53 };
-        let backend = Backend { ip: [10, 88, 0, 2].into(), port: 53 };
-        assert!(matches!(check(&key, &[]), Err(NetworkError::NoBackend(53))));
-        assert!(matches!(check(&key, &[backend; 61]), Err(NetworkError::TooManyBackends { .. })));
-        let v6 = PortKey { host_ip: Some("::1".parse().unwrap()), ..key };
-        assert!(matches!(check(&v6, &[backend]), Err(NetworkError::NotIpv4(_))));
+/// Adds a rule to a chain.
+type AddRule<'a> = &'a mut dyn FnMut(&str, &dyn Fn(&mut Expressions<'_>));
+
+/// Containers send with their own addresses only, and not to the host's loopback, which the bridge routes (below).
+fn guard(rule: AddRule<'_>, shape: &Shape<'_>) {
+    rule("guard", &|e| {
+        from_bridge(e, shape.bridge).verdict(Verdict::Jump("from_bridge"));
+    });
+    for family in Family::of(shape) {
+        if family.number == AF_INET {
+            rule("from_bridge", &|e| {
+                family.only(e).load(family.low(family.destination), SCRATCH).mask(SCRATCH, LOOPBACK_MASK);
+                e.equal(SCRATCH, &LOOPBACK_NETWORK).verdict(Verdict::Drop);
+            });
+        }
+        rule("from_bridge", &|e| {
+            family.only(e);
+            family.is_in(e, family.source, shape.subnet);
+            let fixed = usize::from(shape.subnet.prefix() / 8);
+            let start = [&MAC_STEM[..], &shape.subnet.network().octets()[..fixed]].concat();
+            e.load(Load::Payload(Header::Link, LINK_SOURCE, start.len() as u32), SCRATCH).equal(SCRATCH, &start);
+            for byte in free_bytes(shape.subnet) {
+                let hardware = Load::Payload(Header::Link, LINK_SOURCE + MAC_STEM.len() as u32 + byte, 1);
+                same(e, hardware, family.byte(family.source, byte));
+            }
+            e.verdict(Verdict::Return);
+        });
+    }
+    rule("from_bridge", &|e| {
+        e.verdict(Verdict::Drop);
+    });
+}
+
+/// To virtual addresses and published ports.
+fn redirect(rule: AddRule<'_>, shape: &Shape<'_>) {
+    // Where another program made all links route loopback addresses, those from outside are still not the host's.
+    rule("prerouting", &|e| {
+        e.load(Load::Family, SCRATCH).equal(SCRATCH, &[AF_INET]);
+        e.load(Load::DESTINATION4, SCRATCH).mask(SCRATCH, LOOPBACK_MASK);
+        e.equal(SCRATCH, &LOOPBACK_NETWORK).verdict(Verdict::Return);
+    });
+    for chain in ["prerouting", "output"] {
+        for family in Family::of(shape) {
+            rule(chain, &|e| {
+                if chain == "prerouting" {
+                    from_bridge(e, shape.bridge);
+                }
+                family.only(e);
+                family.is_in(e, family.destination, shape.subnet.services()).verdict(Verdict::Jump("services"));
+            });
+            rule(chain, &|e| {
+                family.only(e);
+                e.load(Load::DestinationType, SCRATCH).equal(SCRATCH, &RTN_LOCAL.to_ne_bytes());
+                e.verdict(Verdict::Jump("publish"));
+            });
+        }
+    }
+    for family in Family::of(shape) {
+        rule("services", &|e| {
+            let (address, slot, client) = (Register::word(0), Register::word(1), Register::word(2));
+            family.only(e);
+            // A client's address and port, next to each other.
+            e.load(family.low(family.source), client).load(Load::SOURCE_PORT, Register::word(3));
+            e.hash(client, 8, SERVICE_SLOTS, slot).load(family.low(family.destination), address);
+            e.lookup(SERVICES, address, TO_ADDRESS);
+            family.send(e, None);
+        });
+        let [at, at_spread] = family.port_maps;
+        for (map, with_address, spread) in
+            [(at, true, false), (at_spread, true, true), ("any", false, false), ("any_spread", false, true)]
+        {
+            rule("publish", &|e| {
+                family.only(e);
+                let mut next = 0;
+                if with_address {
+                    e.load(family.whole(family.destination), Register::word(0));
+                    next = family.length / 4;
+                }
+                e.load(Load::L4Protocol, Register::word(next)).load(Load::DESTINATION_PORT, Register::word(next + 1));
+                if spread {
+                    e.load(Load::Random(PORT_SLOTS as u32), Register::word(next + 2));
+                }
+                e.lookup(map, Register::word(0), TO_ADDRESS);
+                family.send(e, Some(TO_PORT));
+            });
+        }
+    }
+}
+
+/// Who seems to have sent: only where the answer would not come back else.
+fn hide(rule: AddRule<'_>, shape: &Shape<'_>) {
+    for family in Family::of(shape) {
+        // The host's programs that connect to its loopback would have the container answer to its own.
+        rule("postrouting", &|e| {
+            family.only(e);
+            to_bridge(e, shape.bridge);
+            if family.number == AF_INET {
+                e.load(family.whole(family.source), SCRATCH).mask(SCRATCH, LOOPBACK_MASK);
+                e.equal(SCRATCH, &LOOPBACK_NETWORK);
+            } else {
+                e.load(family.whole(family.source), SCRATCH).equal(SCRATCH, &LOOPBACK6);
+            }
+            e.masquerade();
+        });
+        // And one that reaches itself, by a virtual address or a published port, would see its own address come in.
+        rule("postrouting", &|e| {
+            family.only(e);
+            to_bridge(e, shape.bridge);
+            for offset in [family.source, family.destination] {
+                family.is_in(e, offset, shape.subnet);
+            }
+            for byte in free_bytes(shape.subnet) {
+                same(e, family.byte(family.source, byte), family.byte(family.destination, byte));
+            }
+            e.masquerade();
+        });
+        if shape.nat {
+            rule("postrouting", &|e| {
+                family.only(e);
+                family.is_in(e, family.source, shape.subnet);
+                e.load(Load::OutName, SCRATCH).not_equal(SCRATCH, &shape.bridge.padded()).masquerade();
+            });
+        }
+    }
+}
+
+/// What is let through.
+fn filter(rule: AddRule<'_>, shape: &Shape<'_>) {
+    rule("forward", &|e| {
+        to_bridge(e, shape.bridge).verdict(Verdict::Jump("inward"));
+    });
+    if !shape.nat {
+        rule("forward", &|e| {
+            from_bridge(e, shape.bridge);
+            e.load(Load::OutName, SCRATCH).not_equal(SCRATCH, &shape.bridge.padded());
+            bits(e, Load::ConnectionState, ESTABLISHED_OR_RELATED, false);
+            bits(e, Load::ConnectionStatus, REDIRECTED, false).verdict(Verdict::Drop);
+        });
+    }
+    rule("inward", &|e| {
+        from_bridge(e, shape.bridge).verdict(Verdict::Jump("between"));
+    });
+    for (of, some) in [(Load::ConnectionState, ESTABLISHED_OR_RELATED), (Load::ConnectionStatus, REDIRECTED)] {
+        rule("inward", &|e| {
+            bits(e, of, some, true).verdict(Verdict::Accept);
+        });
+    }
+    rule("inward", &|e| {
+        e.verdict(Verdict::Drop);
+    });
+
+    // Without a connection it is not known who began.
+    rule("between", &|e| {
+        bits(e, Load::ConnectionState, UNEXPLAINED, true).verdict(Verdict::Drop);
+    });
+    for chain in ["between", "outward"] {
+        for family in Family::of(shape) {
+            for refusal in [Refusal::TcpReset, Refusal::PortUnreachable] {
+                rule(chain, &|e| {
+                    family.only(e);
+                    to_bridge(e, shape.bridge);
+                    family.is_in(e, family.destination, shape.subnet.services());
+                    if matches!(refusal, Refusal::TcpReset) {
+                        e.load(Load::L4Protocol, SCRATCH).equal(SCRATCH, &TCP);
+                    }
+                    e.reject(refusal);
+                });
+            }
+        }
+    }
+    // Every packet, both ways: what is denied now ends connections that there are.
+    for family in Family::of(shape) {
+        for (direction, from, to) in [(0, family.source, family.destination), (1, family.destination, family.source)] {
+            let (one, other) = (Register::word(0), Register::word(1));
+            let mut deny = |which: &dyn Fn(&mut Expressions<'_>)| {
+                rule("between", &|e| {
+                    family.only(e).load(Load::ConnectionDirection, SCRATCH).equal(SCRATCH, &[direction]);
+                    which(e);
+                    e.verdict(Verdict::Drop);
+                });
+            };
+            deny(&|e| {
+                e.load(family.low(from), one).load(family.low(to), other).is_in(DENIED, one);
+            });
+            deny(&|e| {
+                e.load(family.low(from), one).is_not_in(MEMBERS, one).load(family.low(to), other).is_in(CLOSED, other);
+            });
+            deny(&|e| {
+                e.load(family.low(to), other)
+                    .is_not_in(MEMBERS, other)
+                    .load(family.low(from), one)
+                    .is_in(CONFINED, one);
+            });
+            deny(&|e| {
+                e.load(family.low(from), one)
+                    .is_not_in(MEMBERS, one)
+                    .load(family.low(to), other)
+                    .is_not_in(MEMBERS, other);
+                e.load(Load::Family, one).is_in(STRANGERS, one);
+            });
+        }
+    }
+    rule("between", &|e| {
+        e.verdict(Verdict::Accept);
+    });
+
+    // Containers reach their neighbours by the host alone; the kernel would tell them to go there directly.
+    for (family, protocol, kind) in [(AF_INET, ICMP, ICMP_REDIRECT), (AF_INET6, ICMP6, ICMP6_REDIRECT)] {
+        rule("outward", &|e| {
+            e.load(Load::Family, SCRATCH).equal(SCRATCH, &[family]);
+            to_bridge(e, shape.bridge).load(Load::L4Protocol, SCRATCH).equal(SCRATCH, &protocol);
+            e.load(ICMP_TYPE, SCRATCH).equal(SCRATCH, &kind).verdict(Verdict::Drop);
+        });
     }
 }

@@ -1,7 +1,7 @@
 //! Connections that go to a proxy of the node instead of where they are going.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, SocketAddrV6};
 
 use coppice_network::{Asserted, Backend, Intercept, Intercepted, PortKey, Protocol, Published};
 
@@ -10,14 +10,17 @@ use crate::netspace::{HOST, Machine, OUTSIDE};
 const PROXY: u16 = 15001;
 
 /// Answers connections to `at` in the machine's namespace with where they were going.
-fn proxy(machine: &Machine, at: Ipv4Addr) {
+fn proxy(machine: &Machine, at: impl Into<IpAddr>) {
+    let at = at.into();
     let listener = machine.host.run(move || std::net::TcpListener::bind((at, PROXY)).unwrap());
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             let mut stream = stream;
             let from = stream.peer_addr().unwrap().ip();
-            let to = rustix::net::sockopt::ip_original_dst(&stream);
-            let to = to.map_or_else(|errno| errno.to_string(), |to| to.to_string());
+            let to = match at {
+                IpAddr::V4(_) => rustix::net::sockopt::ip_original_dst(&stream).unwrap().to_string(),
+                IpAddr::V6(_) => rustix::net::sockopt::ipv6_original_dst(&stream).unwrap().to_string(),
+            };
             let _ = write!(stream, "{from} to {to}");
         }
     });
@@ -53,6 +56,11 @@ fn what_containers_send_to_a_guarded_address_or_port_goes_to_the_proxy_until_it_
         ports: [(None, 8080), (Some(HOST.into()), 8081)].into(),
     };
     intercept.set(&wanted).unwrap();
+    // People can read it.
+    let listed = machine.host.program("nft list table inet coppice-t1-peer");
+    for part in [&to.ip.to_string(), "8080", &format!("{HOST} . 8081"), "dnat ip to"] {
+        assert!(listed.contains(part), "no {part} in {listed}");
+    }
     assert_eq!(client.tcp(to.ip, 80), through);
     assert_eq!(client.tcp(to.ip, 81), format!("{} to {}:81", from.ip, to.ip), "every port");
     assert_eq!(client.tcp(elsewhere.ip, 80), format!("other {}", from.ip), "nobody else's");
@@ -80,14 +88,17 @@ fn what_containers_send_to_a_guarded_address_or_port_goes_to_the_proxy_until_it_
     machine.bridge.assert_rules().unwrap();
     assert_eq!(intercept.assert_rules().unwrap(), Asserted::Restored);
     assert_eq!(client.tcp(to.ip, 80), through);
-    machine.host.program("nft flush map inet coppice-t1-peer guarded");
+    machine.host.program("nft flush set inet coppice-t1-peer guarded");
     assert_eq!(intercept.assert_rules().unwrap(), Asserted::Restored);
     assert_eq!(intercept.assert_rules().unwrap(), Asserted::Intact);
     assert_eq!(client.tcp(to.ip, 80), through);
 
     intercept.remove().unwrap();
     assert_eq!(client.tcp(to.ip, 80), direct);
-    assert_eq!(machine.host.program("nft list tables").matches("peer").count(), 0);
+    let gone = machine
+        .host
+        .run(|| std::process::Command::new("nft").args(["list", "table", "inet", "coppice-t1-peer"]).output());
+    assert!(String::from_utf8(gone.unwrap().stderr).unwrap().contains("No such file"), "the table is there");
 }
 
 #[test]
@@ -101,5 +112,32 @@ fn while_nobody_listens_connections_are_refused_and_not_let_through() {
     let addresses = [IpAddr::V4(to.ip)].into();
     intercept.set(&Intercepted { proxy, proxy6: None, addresses, ports: [].into() }).unwrap();
     drop(intercept);
+    assert!(client.tcp_fails(to.ip, 80));
+}
+
+#[test]
+fn ipv6_goes_to_the_proxy_too_and_nowhere_where_that_has_none() {
+    let mut machine = Machine::new();
+    let ((client, from), (server, to)) = (machine.container(), machine.container());
+    let (from, to) = (from.v6.unwrap().ip, to.v6.unwrap());
+    let serve = server.run(move || std::net::TcpListener::bind((to.ip, 80)).unwrap());
+    std::thread::spawn(move || serve.incoming().flatten().for_each(|mut stream| drop(stream.write_all(b"server"))));
+    proxy(&machine, to.gateway);
+    assert_eq!(client.tcp(to.ip, 80), "server");
+    let (bridge, gateway) = (machine.bridge.name().clone(), machine.bridge.gateway());
+    let mut intercept = machine.host.run(move || Intercept::open("t1", &bridge).unwrap());
+    let mut wanted = Intercepted {
+        proxy: SocketAddrV4::new(gateway, PROXY),
+        proxy6: Some(SocketAddrV6::new(to.gateway, PROXY, 0, 0)),
+        addresses: [IpAddr::V6(to.ip)].into(),
+        ports: [(Some(IpAddr::V6(to.gateway)), 8080), (None, 8081)].into(),
+    };
+    intercept.set(&wanted).unwrap();
+    assert_eq!(client.tcp(to.ip, 80), format!("{from} to [{}]:80", to.ip));
+    for port in [8080, 8081] {
+        assert_eq!(client.tcp(to.gateway, port), format!("{from} to [{}]:{port}", to.gateway));
+    }
+    wanted.proxy6 = None;
+    intercept.set(&wanted).unwrap();
     assert!(client.tcp_fails(to.ip, 80));
 }
