@@ -74,13 +74,12 @@ static __always_inline int rewrite(struct __sk_buff *skb, const struct packet *p
 /* Into the namespace of the container at `address`, as if its link had brought it. */
 static __always_inline int deliver(struct __sk_buff *skb, const struct endpoint *endpoint, __be32 address)
 {
-	/* MAC addresses of ours are 02:c0 and the IPv4 address. */
 	struct {
 		__u8 to_stem[2];
 		__be32 to;
 		__u8 from_stem[2];
 		__be32 from;
-	} __attribute__((packed)) header = { { 2, 0xc0 }, address, { 2, 0xc0 }, GATEWAY };
+	} __attribute__((packed)) header = { { MAC_STEM_0, MAC_STEM_1 }, address, { MAC_STEM_0, MAC_STEM_1 }, GATEWAY };
 
 	if (bpf_skb_store_bytes(skb, 0, &header, sizeof(header), 0))
 		return TC_ACT_SHOT;

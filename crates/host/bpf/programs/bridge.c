@@ -48,7 +48,7 @@ static __always_inline int is_tagged(struct __sk_buff *skb)
 	       skb->protocol == bpf_htons(ETH_VLAN_OUTER);
 }
 
-/* Who has an address of ours has the MAC address that belongs to it, and so the other way around. */
+/* Who has an address of ours has the MAC address that belongs to it; the link's port on the bridge takes no other. */
 static __always_inline int is_spoofed(struct __sk_buff *skb, const struct packet *packet)
 {
 	struct {
@@ -58,7 +58,8 @@ static __always_inline int is_spoofed(struct __sk_buff *skb, const struct packet
 
 	if (!packet->from_ours)
 		return 0;
-	return bpf_skb_load_bytes(skb, 6, &mac, sizeof(mac)) || mac.ip != packet->tuple.source;
+	return bpf_skb_load_bytes(skb, 6, &mac, sizeof(mac)) || mac.stem[0] != MAC_STEM_0 ||
+	       mac.stem[1] != MAC_STEM_1 || mac.ip != packet->tuple.source;
 }
 
 static __always_inline int opens(const struct packet *packet)

@@ -20,6 +20,10 @@
 #define ETH_VLAN 0x8100
 #define ETH_VLAN_OUTER 0x88a8
 
+/* MAC addresses of ours are these two bytes and the IPv4 address. */
+#define MAC_STEM_0 0x02
+#define MAC_STEM_1 0xc0
+
 #define ICMP 1
 #define TCP 6
 #define UDP 17

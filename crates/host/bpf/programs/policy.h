@@ -18,7 +18,7 @@ static __always_inline __u32 identity_of(__be32 address, int is_ours)
 {
 	__u32 *identity;
 
-	if (!is_ours || address == GATEWAY)
+	if (!is_ours || address == GATEWAY || address & SERVICES_BIT)
 		return NOBODY;
 	identity = bpf_map_lookup_elem(&identities, &address);
 	return identity ? *identity : 0;

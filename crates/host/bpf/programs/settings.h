@@ -9,6 +9,8 @@
 const volatile __u32 BRIDGE = 0;
 const volatile __be32 SUBNET = 0;
 const volatile __be32 SUBNET_MASK = 0;
+/* Set in addresses of the subnet's upper half, which are services'. */
+const volatile __be32 SERVICES_BIT = 0;
 const volatile __be32 GATEWAY = 0;
 const volatile __u32 WITH_IPV6 = 0;
 const volatile __be32 STEM_0 = 0;

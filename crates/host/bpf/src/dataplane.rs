@@ -101,6 +101,7 @@ impl Dataplane {
             ("BRIDGE", index),
             ("SUBNET", word(&info.subnet.network().octets())),
             ("SUBNET_MASK", mask.to_be()),
+            ("SERVICES_BIT", (1u32 << (31 - u32::from(info.subnet.prefix()))).to_be()),
             ("GATEWAY", word(&info.subnet.gateway().octets())),
             ("WITH_IPV6", with(stem.is_some())),
             ("STEM_0", words[0]),
@@ -152,8 +153,11 @@ impl Dataplane {
         Ok(words)
     }
 
-    /// Balances connections to exactly these. A backend that is no longer named keeps the connections it has for as
-    /// long as its [endpoint](Self::set_endpoints) is there.
+    /// Balances connections to exactly these. A backend that is no longer named keeps the TCP connections it has for
+    /// as long as its [endpoint](Self::set_endpoints) is there.
+    ///
+    /// Rules of nftables do not see these connections. A service whose connections they send elsewhere (see
+    /// [`coppice_network::Intercept`]) must not be named.
     pub fn set_services(&mut self, services: &[VirtualService]) -> Result<(), BpfError> {
         self.services.set(services)
     }
@@ -166,7 +170,8 @@ impl Dataplane {
         replace(&mut self.endpoints, "endpoints", &indices.collect())
     }
 
-    /// Lets containers begin connections as `policy` says, from the next packet on; one that it denies ends.
+    /// Lets containers begin connections as `policy` says, from the next packet on; one that it denies ends. One whose
+    /// answers alone it denies goes on, if need be once the side that began it has sent another packet.
     pub fn set_policy(&mut self, policy: &Policy) -> Result<(), BpfError> {
         let members = policy.members.iter().map(|(ip, identity)| (ip.octets(), identity.0)).collect();
         let mut pairs: BTreeMap<[u32; 2], u32> = BTreeMap::new();

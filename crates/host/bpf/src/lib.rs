@@ -17,13 +17,14 @@
 //! had, [`BpfError`] says why and nothing else changes. Dropping a [`Dataplane`] leaves it in force, connections
 //! included: a node's daemon may die.
 //!
-//! Call from a thread in the bridge's network namespace. It refuses: more than [`SERVICES_MAX`] services.
+//! Call from a thread in the bridge's network namespace. It refuses: more than [`SERVICES_MAX`] services. It drops from
+//! containers what they have no use for and the stack would judge otherwise later: VLAN tags, IPv4 options, IPv6 routing
+//! headers, more than six extension headers, addresses that are not the sender's.
 
 mod attachment;
 mod bpffs;
 mod dataplane;
 mod error;
-mod maglev;
 mod metrics;
 mod services;
 

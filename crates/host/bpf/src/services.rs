@@ -7,24 +7,33 @@ use std::collections::{BTreeMap, BTreeSet, HashMap as StdHashMap};
 use std::net::Ipv4Addr;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData};
-use coppice_network::VirtualService;
+use aya::maps::{Array, HashMap, MapData, MapError};
+use coppice_network::{VirtualService, maglev};
 
 use crate::BpfError;
-use crate::maglev::{self, SLOTS};
 
 /// As many virtual addresses as one bridge's data plane has room for. As in `programs/maps.h`.
 pub const SERVICES_MAX: usize = 512;
+/// Slots of a service's table: a prime, and a hundred times ten backends. As in `programs/maps.h`.
+const SLOTS: usize = 1021;
 const TABLES_MAX: u32 = 1024;
 const BACKENDS_MAX: u16 = 8192;
 const NO_BACKEND: u16 = u16::MAX;
 
 type Service = [u32; 2]; // table, backends
 
+/// `struct tuple`: source, destination, their ports, protocol, whether IPv6, nothing.
+type Tuple = [u8; 16];
+/// `struct flow`: when it was last seen, address, port, kind, whether direct.
+type Flow = [u8; 16];
+const TO_BACKEND: u8 = 1;
+const UDP: u8 = 17;
+
 pub(crate) struct Services {
     services: HashMap<MapData, [u8; 4], Service>,
     tables: Array<MapData, [u16; SLOTS]>,
     backends: Array<MapData, [u8; 4]>,
+    flows: HashMap<MapData, Tuple, Flow>,
     /// What the maps hold: each service's table and its backends, sorted.
     held: BTreeMap<Ipv4Addr, (u32, Vec<Ipv4Addr>)>,
     places: StdHashMap<Ipv4Addr, u16>,
@@ -41,6 +50,7 @@ impl Services {
             services: take(bpf, "services")?,
             tables: take(bpf, "tables")?,
             backends: take(bpf, "backends")?,
+            flows: take(bpf, "flows")?,
             held: BTreeMap::new(),
             places: StdHashMap::new(),
             next_table: 0,
@@ -78,9 +88,36 @@ impl Services {
             self.held.remove(&address);
         }
         self.forget_places(&wanted);
+        let mut left: BTreeSet<(Ipv4Addr, Ipv4Addr)> = BTreeSet::new();
         for (address, backends) in wanted {
-            if self.held.get(&address).is_none_or(|(_, held)| *held != backends) {
+            let held = self.held.get(&address).map(|(_, held)| held.as_slice()).unwrap_or_default();
+            if held != backends || !self.held.contains_key(&address) {
+                left.extend(held.iter().filter(|held| !backends.contains(held)).map(|held| (address, *held)));
                 self.point(address, backends)?;
+            }
+        }
+        self.forget_datagrams(&left)
+    }
+
+    /// A flow of datagrams has no end of its own: it leaves a backend that left its service.
+    fn forget_datagrams(&mut self, left: &BTreeSet<(Ipv4Addr, Ipv4Addr)>) -> Result<(), BpfError> {
+        if left.is_empty() {
+            return Ok(());
+        }
+        let mut stale = Vec::new();
+        for entry in self.flows.iter() {
+            let Ok((tuple, flow)) = entry else { continue }; // forgotten for another, meanwhile
+            let to = ipv4(&tuple[4..8]);
+            let is_datagram = tuple[12] == UDP && flow[14] == TO_BACKEND;
+            if is_datagram && left.contains(&(to, ipv4(&flow[8..12]))) {
+                stale.push(tuple);
+            }
+        }
+        for tuple in stale {
+            match self.flows.remove(&tuple) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(BpfError::Map { map: "flows", error }),
             }
         }
         Ok(())
@@ -95,14 +132,13 @@ impl Services {
 
     /// Gives a service a table of these backends.
     fn point(&mut self, address: Ipv4Addr, backends: Vec<Ipv4Addr>) -> Result<(), BpfError> {
-        let places = backends.iter().map(|backend| self.place(*backend)).collect::<Result<Vec<u16>, BpfError>>()?;
-        let slots = match maglev::table(&backends) {
-            Some(owners) => owners.map(|owner| places[usize::from(owner)]),
-            None => [NO_BACKEND; SLOTS],
-        };
+        let mut slots = [NO_BACKEND; SLOTS];
+        for (slot, backend) in slots.iter_mut().zip(maglev(&backends, SLOTS as u32)) {
+            *slot = self.place(backend)?;
+        }
         let table = self.free_table()?;
         self.tables.set(table, slots, 0).map_err(BpfError::map("tables"))?;
-        let service = [table, places.len() as u32];
+        let service = [table, backends.len() as u32];
         self.services.insert(address.octets(), service, 0).map_err(BpfError::map("services"))?;
         self.held.insert(address, (table, backends));
         Ok(())
@@ -129,6 +165,10 @@ impl Services {
         self.places.insert(backend, place);
         Ok(place)
     }
+}
+
+fn ipv4(bytes: &[u8]) -> Ipv4Addr {
+    Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3])
 }
 
 fn too_many_backends(count: usize) -> BpfError {

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use coppice_bpf::{BridgeInfo, Dataplane, Endpoint, Settings};
-use coppice_network::{LinkName, Subnet4, Subnet6, VirtualService};
+use coppice_network::{Identity, LinkName, Policy, Subnet4, Subnet6, VirtualService};
 use rustix::thread::UnshareFlags;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -309,6 +309,14 @@ impl Machine {
     pub(crate) fn endpoints(&self, containers: &[&Container]) {
         let endpoints: Vec<Endpoint> = containers.iter().map(|of| of.endpoint()).collect();
         self.plane(move |plane| plane.set_endpoints(&endpoints).unwrap());
+    }
+
+    /// Members have the identities 1, 2, … in their order; `denied` are pairs of these, and of 0 for all others.
+    pub(crate) fn policy(&self, members: &[&Container], denied: &[(u32, u32)]) {
+        let members = members.iter().zip(1..).map(|(of, number)| (of.ip, Identity(number))).collect();
+        let denied = denied.iter().map(|(from, to)| (Identity(*from), Identity(*to))).collect();
+        let policy = Policy { members, denied };
+        self.plane(move |plane| plane.set_policy(&policy).unwrap());
     }
 
     /// A container on the bridge that only knows the way to the gateway, on a port that reaches no other port.

@@ -2,3 +2,6 @@
 
 mod balance;
 mod machine;
+mod metrics;
+mod policy;
+mod raw;
