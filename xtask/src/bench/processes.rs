@@ -17,8 +17,12 @@ const TICKS: f64 = 100.0;
 
 /// Starts a program that stays; it ends with our process namespace at the latest.
 pub(super) fn background(command: &mut Command, log: &Path) -> Result<Child> {
+    logged(command.stdin(Stdio::null()), log)
+}
+
+fn logged(command: &mut Command, log: &Path) -> Result<Child> {
     let log = fs::File::create(log)?;
-    let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+    let child = command.stdout(log.try_clone()?).stderr(log).spawn();
     child.with_context(|| format!("cannot start `{}`", shell::line(command)))
 }
 
@@ -33,12 +37,12 @@ pub(super) fn until(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
-/// A program that is told to end when this is dropped, and waited for.
+/// A program that is told to end when this is dropped, and waited for. Its standard input is silent, and ends with it.
 pub(super) struct Service(Child);
 
 impl Service {
     pub(super) fn start(command: &mut Command, log: &Path) -> Result<Self> {
-        background(command, log).map(Self)
+        logged(command.stdin(Stdio::piped()), log).map(Self)
     }
 
     /// The program and those it has started, which do not start any themselves.

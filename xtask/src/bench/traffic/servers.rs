@@ -174,14 +174,9 @@ fn dnsmasq(ground: &Ground) -> Result<Contender> {
 
 fn coppice_names(ground: &Ground) -> Result<Contender> {
     let port = 5302;
-    // Held open for it by a shell: the example ends with its standard input.
-    let program = ground.examples.join("serve");
-    let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$0\" \"$@\" < /dev/zero"]).arg(program);
-    let service = Service::start(
-        command.arg(format!("127.0.0.1:{port}")).args(["2", &NAMES.to_string()]),
-        &ground.folder.join("names.log"),
-    )?;
+    let mut command = Command::new(ground.examples.join("serve"));
+    command.arg(format!("127.0.0.1:{port}")).args(["2", &NAMES.to_string()]);
+    let service = Service::start(&mut command, &ground.folder.join("names.log"))?;
     named(Contender { name: "coppice", port, service })
 }
 
