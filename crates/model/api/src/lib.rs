@@ -34,6 +34,6 @@ pub use image::{
     PushRequest, RegistryLogin, RemoveReply, TagRequest, TransferLine,
 };
 pub use metrics::{
-    BackendMetrics, BreakerState, Bucket, ContainerMetrics, DnsMetrics, Histogram, Metrics, ProxyMetrics, RouteMetrics,
+    BackendMetrics, BreakerState, Bucket, ContainerMetrics, DnsMetrics, Histogram, Metrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};

@@ -23,6 +23,8 @@ pub struct Metrics {
     pub backends: Vec<BackendMetrics>,
     /// `None`: the name server does not run (no container has had a network yet, or its port was taken).
     pub dns: Option<DnsMetrics>,
+    /// `None`: no service has had `tls.peer` since the daemon started.
+    pub peer_tls: Option<PeerTlsMetrics>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -55,6 +57,42 @@ pub struct ProxyMetrics {
     pub unrouted: u64,
     /// Lines of the access log that nobody took in time.
     pub log_lines_dropped: u64,
+}
+
+/// Encryption between services.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PeerTlsMetrics {
+    pub services: Vec<PeerServiceMetrics>,
+    /// Connections that nothing had redirected, that spoke no TLS, or that asked for no service of here.
+    pub strays: u64,
+    /// Closed at once: too many were open.
+    pub overloaded: u64,
+}
+
+/// A service whose `tls.peer` is not off.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PeerServiceMetrics {
+    #[schema(value_type = String)]
+    pub app: Name,
+    #[schema(value_type = String)]
+    pub service: Name,
+    /// Connections now.
+    pub connections: u64,
+    /// Callers of the app that showed who they are.
+    pub handshakes: u64,
+    pub handshake_failures: u64,
+    /// Callers that are not of the app, turned away.
+    pub refused: u64,
+    /// Callers that are not of the app, let through.
+    pub warned: u64,
+    /// Connections whose instance did not answer.
+    pub unreachable: u64,
+    #[schema(value_type = Option<u64>)]
+    pub certificate_made_at: Option<Timestamp>,
+    #[schema(value_type = Option<u64>)]
+    pub certificate_ends_at: Option<Timestamp>,
+    /// Certificates of the app that were due and could not be made.
+    pub rotation_failures: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -10,8 +10,9 @@ use std::fmt::Write;
 
 use coppice_api::{
     BackendMetrics, BreakerState, ContainerMetrics, ContainerState, DnsMetrics, HealthState, Histogram, Metrics,
-    ProxyMetrics, RouteMetrics,
+    PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
 };
+use coppice_base::Timestamp;
 
 /// What Prometheus is told that it gets.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -28,6 +29,9 @@ pub(crate) fn text(metrics: &Metrics) -> String {
     backends(&mut text, &metrics.backends);
     if let Some(names) = &metrics.dns {
         dns(&mut text, names);
+    }
+    if let Some(peers) = &metrics.peer_tls {
+        peer_tls(&mut text, peers, metrics.at);
     }
     text.0
 }
@@ -198,6 +202,41 @@ fn dns(text: &mut Text, dns: &DnsMetrics) {
     let entries = [(Labels::new(), dns.cache_entries)];
     text.gauge("coppice_dns_cache_entries", "Answers of other servers kept now.", entries);
     text.gauge("coppice_dns_cache_bytes", "Bytes that kept answers take.", [(Labels::new(), dns.cache_bytes)]);
+}
+
+fn peer_tls(text: &mut Text, peers: &PeerTlsMetrics, now: Timestamp) {
+    type Look = fn(&PeerServiceMetrics) -> u64;
+    let labels = |one: &PeerServiceMetrics| -> Labels {
+        [("app", &one.app), ("service", &one.service)]
+            .into_iter()
+            .flat_map(|(key, value)| label(key, value.as_str()))
+            .collect()
+    };
+    let all = &peers.services;
+    let open = all.iter().map(|one| (labels(one), one.connections));
+    text.gauge("coppice_peer_connections", "Encrypted connections to a service now.", open);
+    let counts: [(&str, &str, Look); 6] = [
+        ("coppice_peer_handshakes_total", "Callers of the app that showed who they are.", |one| one.handshakes),
+        ("coppice_peer_handshake_failures_total", "Handshakes that failed.", |one| one.handshake_failures),
+        ("coppice_peer_refused_total", "Callers that are not of the app, turned away.", |one| one.refused),
+        ("coppice_peer_warned_total", "Callers that are not of the app, let through.", |one| one.warned),
+        ("coppice_peer_unreachable_total", "Connections whose instance did not answer.", |one| one.unreachable),
+        ("coppice_peer_rotation_failures_total", "Certificates of the app that were due and not made.", |one| {
+            one.rotation_failures
+        }),
+    ];
+    for (name, help, look) in counts {
+        text.counter(name, help, all.iter().map(|one| (labels(one), look(one))));
+    }
+    let seconds = |span: std::time::Duration| Value::Seconds(u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
+    let age = all.iter().filter_map(|one| Some((labels(one), seconds(now.since(one.certificate_made_at?)))));
+    text.gauge("coppice_peer_certificate_age_seconds", "Since a service's certificate was made.", age);
+    let left = all.iter().filter_map(|one| Some((labels(one), seconds(one.certificate_ends_at?.since(now)))));
+    text.gauge("coppice_peer_certificate_left_seconds", "Until a service's certificate ends.", left);
+    let strays = [(Labels::new(), peers.strays)];
+    text.counter("coppice_peer_strays_total", "Connections for no service, not redirected, or without TLS.", strays);
+    let overloaded = [(Labels::new(), peers.overloaded)];
+    text.counter("coppice_peer_overloaded_total", "Connections closed at once: too many.", overloaded);
 }
 
 /// Names and values.

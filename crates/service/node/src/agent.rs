@@ -99,6 +99,9 @@ impl Agent {
                 },
             }
         }
+        // Whose ports are claimed, and whose instances are known.
+        self.containers.traffic.peers().settle();
+        self.containers.refresh_peers();
         let gone = apps.here.values().filter(|app| state.app(app.name.as_str()).is_none() && app.begin_retiring());
         let gone: Vec<Arc<App>> = gone.cloned().collect();
         drop(apps);

@@ -692,6 +692,7 @@ impl App {
         }
         let image_ports = self.image_ports(&wanted);
         self.containers.traffic.set(&self.name, Present { wanted: wanted.clone(), instances, image_ports });
+        self.containers.refresh_peers();
         if *current != names {
             for container in running {
                 self.containers.refresh_hosts(&container, &names);

@@ -9,6 +9,7 @@ use crate::certificates::CertificatesError;
 use crate::ingress::IngressError;
 use crate::launcher::LauncherError;
 use crate::network::NetworkError;
+use crate::peer::PeerTlsError;
 use crate::prepare::PrepareError;
 use crate::signal::UnknownSignal;
 use crate::table::{ClaimError, LookupError};
@@ -32,6 +33,8 @@ pub enum NodeError {
     Ingress(Box<IngressError>),
     #[error(transparent)]
     Certificates(Box<CertificatesError>),
+    #[error(transparent)]
+    Peer(Box<PeerTlsError>),
     #[error("container {0} is running")]
     Running(String),
     #[error("container {0} is not running: `coppice start {0}` starts it")]
@@ -107,6 +110,7 @@ impl NodeError {
             Self::Network(error) => error.kind(),
             Self::Ingress(error) => error.kind(),
             Self::Certificates(error) => error.kind(),
+            Self::Peer(error) => error.kind(),
             Self::Launcher(LauncherError::Refused(refused)) => match refused {
                 LaunchError::NotFound(_) | LaunchError::NotExecutable { .. } | LaunchError::Setup { .. } => {
                     ErrorKind::CannotStart
@@ -150,6 +154,7 @@ boxed_from!(
     Network(NetworkError),
     Ingress(IngressError),
     Certificates(CertificatesError),
+    Peer(PeerTlsError),
     Cgroup(coppice_cgroup::CgroupError),
 );
 

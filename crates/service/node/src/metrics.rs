@@ -4,10 +4,11 @@
 //! are those of the proxy and the name server as long as these run, and begin again with a new daemon.
 
 use coppice_api::{
-    BackendMetrics, BreakerState, Bucket, ContainerMetrics, DnsMetrics, HealthState, Histogram, Metrics, ProxyMetrics,
-    RouteMetrics,
+    BackendMetrics, BreakerState, Bucket, ContainerMetrics, DnsMetrics, HealthState, Histogram, Metrics,
+    PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
 };
 use coppice_base::Timestamp;
+use coppice_peer::{PeerSnapshot, ServiceSnapshot};
 use coppice_proxy::{BUCKETS, BackendSnapshot, HistogramSnapshot, MetricsSnapshot, RouteSnapshot};
 
 use crate::adhoc::AdHoc;
@@ -38,6 +39,7 @@ pub(crate) fn read(containers: &Containers, agent: &Agent, adhoc: &AdHoc, starte
         routes: routes.into_iter().map(route).collect(),
         backends: backends.into_iter().map(backend).collect(),
         dns: names.map(dns),
+        peer_tls: containers.traffic.peers().metrics().map(peer_tls),
     }
 }
 
@@ -154,6 +156,27 @@ fn dns(counts: coppice_dns::Metrics) -> DnsMetrics {
         unresolved: counts.unresolved,
         tcp_connections: counts.tcp_connections,
         tcp_refused: counts.tcp_refused,
+    }
+}
+
+fn peer_tls(snapshot: PeerSnapshot) -> PeerTlsMetrics {
+    let service = |one: ServiceSnapshot| PeerServiceMetrics {
+        app: one.app,
+        service: one.service,
+        connections: one.open,
+        handshakes: one.handshakes,
+        handshake_failures: one.handshake_failures,
+        refused: one.refused,
+        warned: one.warned,
+        unreachable: one.unreachable,
+        certificate_made_at: one.certificate_made_at,
+        certificate_ends_at: one.certificate_ends_at,
+        rotation_failures: one.rotation_failures,
+    };
+    PeerTlsMetrics {
+        services: snapshot.services.into_iter().map(service).collect(),
+        strays: snapshot.strays,
+        overloaded: snapshot.overloaded,
     }
 }
 

@@ -6,7 +6,7 @@
 //! silent failure later.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
@@ -23,6 +23,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::container::Home;
+use crate::peer::OnBridge;
 use crate::root::replace_file;
 
 /// Name → addresses, as containers of one app see them.
@@ -407,6 +408,23 @@ impl NodeNetwork {
         {
             tracing::warn!(%error, "cannot remove the bridge");
         }
+    }
+
+    /// The bridge by name and its own addresses; none while there is no bridge.
+    pub(crate) fn on_bridge(&self) -> Option<OnBridge> {
+        let joined = self.bridge.get()?;
+        let (name, gateway) = (self.bridge_name(), joined.subnet.gateway());
+        Some(OnBridge { name, gateway, gateway6: joined.subnet6.map(|subnet| subnet.address(gateway)) })
+    }
+
+    /// The IPv6 address that belongs to one of the bridge's.
+    pub(crate) fn address6(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+        Some(self.bridge.get()?.subnet6?.address(address))
+    }
+
+    /// The ports that `owner` has claimed.
+    pub(crate) fn ports_of(&self, owner: &str) -> Vec<PortSpec> {
+        self.owners.lock().expect("no panic holds this lock").get(owner).cloned().unwrap_or_default()
     }
 
     /// The bridge's own address; none while there is no bridge.

@@ -36,7 +36,7 @@ use crate::network::{Names, NodeNetwork};
 use crate::root::{Root, RootError};
 use crate::settings::{Settings, SettingsError};
 use crate::signal::parse_signal;
-use crate::{archive, images, logs, metrics, stats, view, volume};
+use crate::{archive, images, logs, metrics, peer, stats, view, volume};
 
 /// This node's id in its cluster of one.
 const NODE: NodeId = NodeId(1);
@@ -205,6 +205,7 @@ impl Node {
             // The kernel lets nothing go of what the launcher still holds.
             let launcher = self.containers.launcher();
             let _ = tokio::time::timeout(LAUNCHER_END, launcher.lost()).await;
+            self.containers.traffic.peers().remove();
             self.containers.network.remove();
             self.containers.remove_cgroups();
         }
@@ -767,7 +768,9 @@ async fn keep_rules(containers: Arc<Containers>, mut stopping: watch::Receiver<b
             () = tokio::time::sleep(RULES_INTERVAL) => {}
             _ = stopping.wait_for(|stop| *stop) => return,
         }
-        match containers.network.reassert() {
+        let put_back =
+            containers.network.reassert().and_then(|back| Ok(containers.traffic.peers().reassert()? || back));
+        match put_back {
             Ok(false) => {}
             Ok(true) => {
                 tracing::warn!("the network's rules had been changed from outside: put back");
@@ -780,15 +783,7 @@ async fn keep_rules(containers: Arc<Containers>, mut stopping: watch::Receiver<b
 
 /// What a manifest may say and this version does not carry out: refused, because nobody is to believe it holds.
 fn not_done_yet(spec: &AppSpec) -> Vec<String> {
-    let is_asked = |service: &coppice_spec::ServiceSpec| {
-        service.tls.as_ref().is_some_and(|tls| tls.peer != coppice_spec::PeerTls::Off)
-    };
-    let peer = spec.services.iter().filter(|(_, service)| is_asked(service));
-    let mut refused: Vec<String> = peer
-        .map(|(name, _)| {
-            format!("service {name} has `tls.peer`, and this version does not encrypt between services: remove it")
-        })
-        .collect();
+    let mut refused = peer::refused(spec);
     if spec.policy != coppice_spec::PolicySpec::default() {
         refused.push("`policy` is not enforced by this version: remove it".to_owned());
     }

@@ -19,6 +19,7 @@ pub struct Settings {
     pub images: ImageSettings,
     pub proxy: ProxySettings,
     pub certificates: CertificateSettings,
+    pub peer: PeerSettings,
     pub metrics: MetricsSettings,
 }
 
@@ -95,6 +96,19 @@ pub struct CertificateSettings {
     pub roots: Vec<PathBuf>,
     /// The domain whose certificate is shown to clients that ask for a name there is none for; else they are refused.
     pub default: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeerSettings {
+    /// How long a service's certificate for `tls.peer` lives, in seconds; it is made anew when a third of that is left.
+    pub certificate_secs: u64,
+}
+
+impl Default for PeerSettings {
+    fn default() -> Self {
+        Self { certificate_secs: coppice_acme::LEAF_LIFE.as_secs() }
+    }
 }
 
 impl Default for ProxySettings {

@@ -15,6 +15,7 @@ use crate::certificates::NodeCertificates;
 use crate::error::NodeError;
 use crate::ingress::{self, Ingress, IngressError};
 use crate::names::NameServer;
+use crate::peer::NodePeers;
 use crate::root::Root;
 use crate::settings::Settings;
 
@@ -52,15 +53,17 @@ pub(crate) struct Traffic {
     apps: Mutex<BTreeMap<Name, Present>>,
     certificates: Arc<NodeCertificates>,
     ingress: Ingress,
+    peers: NodePeers,
     names: Mutex<Option<NameServer>>,
 }
 
 impl Traffic {
     pub(crate) fn new(settings: &Settings, root: &Root, clock: Arc<dyn Clock>) -> Self {
+        let peers = NodePeers::new(root, settings.peer.clone(), clock.clone());
         let certificates = Arc::new(NodeCertificates::new(root, settings.certificates.clone(), clock));
         // The root's key tells this node's proxy from others.
         let ingress = Ingress::new(settings.proxy.clone(), root.key(), certificates.clone());
-        Self { apps: Mutex::default(), certificates, ingress, names: Mutex::default() }
+        Self { apps: Mutex::default(), certificates, ingress, peers, names: Mutex::default() }
     }
 
     /// `app` has this now. Nothing happens when it is what was told before.
@@ -78,6 +81,8 @@ impl Traffic {
         if apps.remove(app).is_some() {
             self.publish(&apps);
         }
+        drop(apps);
+        self.peers.forget(app);
     }
 
     fn publish(&self, apps: &BTreeMap<Name, Present>) {
@@ -92,6 +97,7 @@ impl Traffic {
     /// Whether the routes of `spec` can be served: the proxy's ports can be had, no other app takes the same requests,
     /// and there is a place for certificates where some are wanted.
     pub(crate) fn check(&self, spec: &AppSpec) -> Result<(), NodeError> {
+        self.peers.check(spec)?;
         if !ingress::has_routes(spec) && !ingress::has_tls(spec) {
             return Ok(());
         }
@@ -103,10 +109,12 @@ impl Traffic {
         Ok(self.ingress.listen(tls)?)
     }
 
-    /// These are all apps there are: the names of their `tls` are to have certificates. Must be called within a tokio
-    /// runtime.
+    /// These are all apps there are: the names of their `tls` are to have certificates, and so are services with
+    /// `tls.peer`. Must be called within a tokio runtime.
     pub(crate) fn want<'a>(&self, specs: impl Iterator<Item = &'a AppSpec>) {
-        let tls: Vec<&TlsSpec> = specs.flat_map(ingress::tls_of).collect();
+        let specs: Vec<&AppSpec> = specs.collect();
+        self.peers.want(specs.iter().copied());
+        let tls: Vec<&TlsSpec> = specs.into_iter().flat_map(ingress::tls_of).collect();
         if tls.is_empty() && !self.certificates.is_needed() {
             return;
         }
@@ -126,6 +134,17 @@ impl Traffic {
             tracing::warn!(%error, "HTTPS is not served");
         }
         certificates.want(tls);
+    }
+
+    pub(crate) fn peers(&self) -> &NodePeers {
+        &self.peers
+    }
+
+    /// Whether an instance is ready, as its app told last.
+    pub(crate) fn is_ready(&self, app: &Name, workload: &Name, instance: &str) -> bool {
+        let apps = self.apps.lock().expect("no panic holds this lock");
+        let here = apps.get(app).and_then(|present| present.instances.get(workload));
+        here.is_some_and(|here| here.iter().any(|one| one.key == instance && one.ready && !one.leaving))
     }
 
     pub(crate) fn certificates(&self) -> &NodeCertificates {

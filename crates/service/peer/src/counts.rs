@@ -50,7 +50,9 @@ pub(crate) struct Counts {
     pub(crate) refused: AtomicU64,
     pub(crate) warned: AtomicU64,
     pub(crate) unreachable: AtomicU64,
-    pub(crate) told: Told,
+    pub(crate) told_refused: Told,
+    pub(crate) told_warned: Told,
+    pub(crate) told_failed: Told,
 }
 
 pub(crate) fn count(counter: &AtomicU64) {

@@ -72,7 +72,7 @@ async fn take(
         Ok(shaken) => shaken,
         Err(error) => {
             count(&service.counts.handshake_failures);
-            if service.counts.told.is_due() {
+            if service.counts.told_failed.is_due() {
                 tracing::warn!(app = %service.app, service = %service.name, %from, %error, "a handshake failed");
             }
             return None;

@@ -61,7 +61,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut plain: TcpStream, from: Socke
         Ok(Err(error)) => error.to_string(),
         Err(_) => "it takes too long".to_owned(),
     };
-    if service.counts.told.is_due() {
+    if service.counts.told_failed.is_due() {
         tracing::warn!(app = %service.app, service = %service.name, %from, to = %target.to, why, "not reached with TLS");
     }
     reset(&plain);
@@ -75,7 +75,8 @@ fn admits(target: &Target, caller: Option<&Caller>, from: SocketAddr) -> bool {
     if !let_in {
         count(&service.counts.refused);
     }
-    if service.counts.told.is_due() {
+    let told = if let_in { &service.counts.told_warned } else { &service.counts.told_refused };
+    if told.is_due() {
         let who = match caller {
             Some(caller) => format!("{}/{}", caller.app, caller.instance),
             None => "no instance of an app".to_owned(),

@@ -160,6 +160,23 @@ fn full() -> Metrics {
             duration: histogram(),
         }],
         dns: Some(DnsMetrics { udp_queries: 11, tcp_queries: 2, cache_hits: 5, ..DnsMetrics::default() }),
+        peer_tls: Some(PeerTlsMetrics {
+            services: vec![PeerServiceMetrics {
+                app: name("shop"),
+                service: name("db"),
+                connections: 2,
+                handshakes: 40,
+                handshake_failures: 0,
+                refused: 3,
+                warned: 0,
+                unreachable: 1,
+                certificate_made_at: Some(Timestamp(2_000)),
+                certificate_ends_at: Some(Timestamp(65_000)),
+                rotation_failures: 0,
+            }],
+            strays: 9,
+            overloaded: 0,
+        }),
     }
 }
 
@@ -196,6 +213,11 @@ fn the_text_is_what_a_strict_reader_takes_and_says_what_was_counted() {
     assert_eq!(at("coppice_backend_breaker_state", &breaker("open")), Some(0.0));
     assert_eq!(at("coppice_proxy_unrouted_requests_total", &[]), Some(7.0));
     assert_eq!(at("coppice_dns_queries_total", &[("transport", "tcp")]), Some(2.0));
+    let db = [("app", "shop"), ("service", "db")];
+    assert_eq!(at("coppice_peer_refused_total", &db), Some(3.0));
+    assert_eq!(at("coppice_peer_certificate_age_seconds", &db), Some(3.0));
+    assert_eq!(at("coppice_peer_certificate_left_seconds", &db), Some(60.0));
+    assert_eq!(at("coppice_peer_strays_total", &[]), Some(9.0));
 }
 
 #[test]
@@ -222,7 +244,15 @@ fn names_end_as_their_type_and_unit_say() {
 
 #[test]
 fn what_does_not_run_is_left_out() {
-    let idle = Metrics { containers: vec![], proxy: None, routes: vec![], backends: vec![], dns: None, ..full() };
+    let idle = Metrics {
+        containers: vec![],
+        proxy: None,
+        routes: vec![],
+        backends: vec![],
+        dns: None,
+        peer_tls: None,
+        ..full()
+    };
     let families = parse(&text(&idle)).unwrap();
     let names: Vec<&str> = families.keys().map(String::as_str).collect();
     assert_eq!(names, ["coppice_apps", "coppice_build_info", "coppice_containers", "coppice_start_time_seconds"]);

@@ -62,6 +62,9 @@ fn only(metrics: &mut Metrics, service: &str) -> Result<(), CommandError> {
     };
     metrics.routes.retain(|route| is_wanted(route.app.as_str(), route.service.as_str()));
     metrics.backends.retain(|backend| is_wanted(backend.app.as_str(), backend.service.as_str()));
+    if let Some(peers) = &mut metrics.peer_tls {
+        peers.services.retain(|one| is_wanted(one.app.as_str(), one.service.as_str()));
+    }
     metrics.containers.retain(|one| match (&one.app, &one.workload) {
         (Some(app), Some(workload)) => is_wanted(app, workload),
         _ => false,
@@ -243,6 +246,7 @@ mod tests {
                 duration,
             }],
             dns: None,
+            peer_tls: None,
         }
     }
 
