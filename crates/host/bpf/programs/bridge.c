@@ -6,6 +6,7 @@
 #include "maps.h"
 #include "balance.h"
 #include "metrics.h"
+#include "names.h"
 #include "policy.h"
 #include "settings.h"
 
@@ -86,6 +87,12 @@ int from_containers(struct __sk_buff *skb)
 	if (packet.fragment)
 		join_fragments(&packet);
 
+	if (is_question(&packet)) {
+		int answered = answer(skb, &packet);
+
+		if (answered != TC_ACT_UNSPEC)
+			return answered;
+	}
 	if (WITH_BALANCE && packet.from_ours && packet.to_ours) {
 		struct service *service = bpf_map_lookup_elem(&services, &packet.tuple.destination);
 

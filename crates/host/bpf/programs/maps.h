@@ -92,6 +92,31 @@ struct service_traffic {
 	__u64 connections;
 };
 
+/* Longest name that is answered, in wire form, and most addresses of one. */
+#define NAME_MAX 64
+#define ADDRESSES_MAX 8
+
+struct name_key {
+	/* Who sees it: 0 for all. */
+	__u32 view;
+	/* In wire form and lower case; zeros after its end. */
+	__u8 name[NAME_MAX];
+};
+
+struct name {
+	__be32 ttl;
+	__u8 count4;
+	__u8 count6;
+	__u16 zero;
+	__be32 v4[ADDRESSES_MAX];
+	struct address6 v6[ADDRESSES_MAX];
+};
+
+/* Multiple of four, and what bpf_csum_diff takes on older kernels. */
+struct scratch {
+	__u8 bytes[508];
+};
+
 #define PINNED_MAP(name, kind, key_type, value_type, entries, flags)                                                   \
 	struct {                                                                                                       \
 		__uint(type, kind);                                                                                    \
@@ -113,5 +138,11 @@ PINNED_MAP(denied, BPF_MAP_TYPE_HASH, struct pair, __u32, 16384, BPF_F_NO_PREALL
 PINNED_MAP(passages, BPF_MAP_TYPE_LRU_HASH, struct tuple, struct passage, 16384, 0);
 PINNED_MAP(pair_traffic, BPF_MAP_TYPE_LRU_PERCPU_HASH, struct direction, struct traffic, 4096, 0);
 PINNED_MAP(service_traffic, BPF_MAP_TYPE_LRU_PERCPU_HASH, __be32, struct service_traffic, 512, 0);
+PINNED_MAP(names, BPF_MAP_TYPE_HASH, struct name_key, struct name, 16384, BPF_F_NO_PREALLOC);
+PINNED_MAP(views, BPF_MAP_TYPE_HASH, __be32, __u32, 4096, BPF_F_NO_PREALLOC);
+PINNED_MAP(askers, BPF_MAP_TYPE_LRU_HASH, __be32, __u64, 4096, 0);
+/* Answers, by family of what was asked for: A, AAAA. */
+PINNED_MAP(answers_given, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 2, 0);
+PINNED_MAP(scratch_space, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct scratch, 1, 0);
 
 #endif

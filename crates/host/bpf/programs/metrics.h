@@ -84,4 +84,13 @@ static __always_inline void count_from_service(struct __sk_buff *skb, __be32 add
 	counted->bytes_out += skb->len - ETHERNET;
 }
 
+static __always_inline void count_answer(int is_v6)
+{
+	__u32 which = is_v6;
+	__u64 *given = bpf_map_lookup_elem(&answers_given, &which);
+
+	if (given)
+		++*given;
+}
+
 #endif

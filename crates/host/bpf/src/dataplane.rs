@@ -12,6 +12,7 @@ use rustix::io::Errno;
 
 use crate::attachment::{self, PLACES};
 use crate::metrics::{Counters, Metrics};
+use crate::names::{Answer, Names, View};
 use crate::services::{Services, take};
 use crate::{BpfError, bpffs};
 
@@ -23,6 +24,9 @@ const MAPS: [&str; 2] = [include_str!("../programs/maps.h"), include_str!("../pr
 const ENDPOINTS_MAX: usize = 4096;
 const IDENTITIES_MAX: usize = 16384;
 const DENIED_MAX: usize = 16384;
+
+/// As many questions as the node's DNS server takes from one client in a second.
+const NAMES_RATE: u32 = 5000;
 
 const DENIED_UP: u32 = 1;
 const DENIED_DOWN: u32 = 2;
@@ -42,13 +46,18 @@ pub struct Settings {
     pub policy: bool,
     pub balance: bool,
     pub metrics: bool,
+    /// Answer questions for names in the kernel.
+    pub names: bool,
+    /// Answers that one container is given in a second; twice as many at once. Beyond, the node's server is asked,
+    /// which has a limit of its own. `None`: as many as it asks for.
+    pub names_rate: Option<u32>,
     /// How programs are attached; `None`: as the kernel can.
     pub hook: Option<Hook>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { policy: true, balance: true, metrics: true, hook: None }
+        Self { policy: true, balance: true, metrics: true, names: true, names_rate: Some(NAMES_RATE), hook: None }
     }
 }
 
@@ -80,6 +89,7 @@ pub struct Dataplane {
     endpoints: HashMap<MapData, [u8; 4], u32>,
     identities: HashMap<MapData, [u8; 4], u32>,
     denied: HashMap<MapData, [u32; 2], u32>,
+    names: Names,
     counters: Counters,
 }
 
@@ -109,11 +119,16 @@ impl Dataplane {
             ("WITH_POLICY", with(settings.policy)),
             ("WITH_BALANCE", with(settings.balance)),
             ("WITH_METRICS", with(settings.metrics)),
+            ("WITH_NAMES", with(settings.names)),
         ];
+        let interval_ns = settings.names_rate.map_or(0, |rate| 1_000_000_000 / u64::from(rate.max(1)));
+        let burst_ns = interval_ns * 2 * u64::from(settings.names_rate.unwrap_or_default());
         let mut loader = EbpfLoader::new();
         for (name, value) in &globals {
             loader.override_global(name, value, true);
         }
+        loader.override_global("NAMES_INTERVAL_NS", &interval_ns, true);
+        loader.override_global("NAMES_BURST_NS", &burst_ns, true);
         loader.default_map_pin_directory(&maps_folder);
         let mut bpf = loader.load(OBJECT).map_err(BpfError::refused("bridge"))?;
         for place in PLACES {
@@ -124,6 +139,7 @@ impl Dataplane {
             endpoints: take(&mut bpf, "endpoints")?,
             identities: take(&mut bpf, "identities")?,
             denied: take(&mut bpf, "denied")?,
+            names: Names::open(&mut bpf)?,
             counters: Counters::open(&mut bpf)?,
             info: info.clone(),
             settings,
@@ -187,6 +203,15 @@ impl Dataplane {
         replace(&mut self.denied, "denied", &pairs)
     }
 
+    /// Answers exactly these names, to containers that are [endpoints](Self::set_endpoints) and ask the gateway. A
+    /// container has at most one view; see [`Answer::view`]. What is not among these is left to the node's server.
+    ///
+    /// Changes come one after the other: a client may see some of them before others.
+    pub fn set_names(&mut self, answers: &[Answer], views: &BTreeMap<Ipv4Addr, View>) -> Result<(), BpfError> {
+        check_room("containers with a view", views.len(), ENDPOINTS_MAX)?;
+        self.names.set(answers, views)
+    }
+
     /// What was counted since the maps were made, by earlier processes too.
     pub fn metrics(&self) -> Result<Metrics, BpfError> {
         self.counters.read()
@@ -218,9 +243,14 @@ fn program<'b>(bpf: &'b mut Ebpf, name: &'static str) -> Result<&'b mut SchedCla
 }
 
 /// Makes a map hold exactly `wanted`: what is new or changed first, so that nothing that stays is missing for a moment.
-fn replace<K>(map: &mut HashMap<MapData, K, u32>, name: &'static str, wanted: &BTreeMap<K, u32>) -> Result<(), BpfError>
+pub(crate) fn replace<K, V>(
+    map: &mut HashMap<MapData, K, V>,
+    name: &'static str,
+    wanted: &BTreeMap<K, V>,
+) -> Result<(), BpfError>
 where
     K: aya::Pod + Ord,
+    V: aya::Pod + PartialEq,
 {
     let held = upsert(map, name, wanted)?;
     for key in held.into_keys().filter(|key| !wanted.contains_key(key)) {
@@ -230,15 +260,16 @@ where
 }
 
 /// Adds what is new and changes what is different; what the map held before.
-fn upsert<K>(
-    map: &mut HashMap<MapData, K, u32>,
+fn upsert<K, V>(
+    map: &mut HashMap<MapData, K, V>,
     name: &'static str,
-    wanted: &BTreeMap<K, u32>,
-) -> Result<BTreeMap<K, u32>, BpfError>
+    wanted: &BTreeMap<K, V>,
+) -> Result<BTreeMap<K, V>, BpfError>
 where
     K: aya::Pod + Ord,
+    V: aya::Pod + PartialEq,
 {
-    let held: BTreeMap<K, u32> = map.iter().collect::<Result<_, _>>().map_err(BpfError::map(name))?;
+    let held: BTreeMap<K, V> = map.iter().collect::<Result<_, _>>().map_err(BpfError::map(name))?;
     for (key, value) in wanted.iter().filter(|(key, value)| held.get(*key) != Some(*value)) {
         map.insert(key, value, 0).map_err(BpfError::map(name))?;
     }

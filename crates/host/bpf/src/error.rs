@@ -24,6 +24,8 @@ pub enum BpfError {
     Attach { program: &'static str, error: String },
     #[error("cannot change the kernel's map {map}: {error}; what was changed before it stays changed, try again")]
     Map { map: &'static str, error: MapError },
+    #[error("{0:?} is no name of DNS: labels of 1 to 63 characters with dots between them, 253 in all")]
+    Name(String),
     #[error("{count} {what} are more than the {max} there is room for")]
     TooMany { what: &'static str, count: usize, max: usize },
 }

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use aya::Ebpf;
-use aya::maps::{MapData, PerCpuHashMap};
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
 use coppice_network::Identity;
 use serde::{Deserialize, Serialize};
 
@@ -53,16 +53,23 @@ pub struct ServiceTraffic {
 pub struct Metrics {
     pub pairs: Vec<PairTraffic>,
     pub services: Vec<ServiceTraffic>,
+    /// Questions answered without the node's DNS server: for IPv4 addresses, for IPv6 addresses.
+    pub names: [u64; 2],
 }
 
 pub(crate) struct Counters {
     pairs: PerCpuHashMap<MapData, [u32; 2], [u64; 4]>,
     services: PerCpuHashMap<MapData, [u8; 4], [u64; 5]>,
+    answers: PerCpuArray<MapData, u64>,
 }
 
 impl Counters {
     pub(crate) fn open(bpf: &mut Ebpf) -> Result<Self, BpfError> {
-        Ok(Self { pairs: take(bpf, "pair_traffic")?, services: take(bpf, "service_traffic")? })
+        Ok(Self {
+            pairs: take(bpf, "pair_traffic")?,
+            services: take(bpf, "service_traffic")?,
+            answers: take(bpf, "answers_given")?,
+        })
     }
 
     pub(crate) fn read(&self) -> Result<Metrics, BpfError> {
@@ -85,6 +92,10 @@ impl Counters {
                 bytes_out,
                 connections,
             });
+        }
+        for (at, count) in metrics.names.iter_mut().enumerate() {
+            let values = self.answers.get(&(at as u32), 0).map_err(BpfError::map("answers_given"))?;
+            *count = values.iter().sum();
         }
         metrics.pairs.sort_unstable_by_key(|pair| (pair.from, pair.to));
         metrics.services.sort_unstable_by_key(|service| service.address);

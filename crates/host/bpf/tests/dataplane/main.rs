@@ -3,5 +3,6 @@
 mod balance;
 mod machine;
 mod metrics;
+mod names;
 mod policy;
 mod raw;

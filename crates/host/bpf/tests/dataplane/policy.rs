@@ -140,8 +140,11 @@ fn drops_are_counted_by_pair() {
 /// A way to send a datagram: its name, and the packets it becomes.
 type Way = (&'static str, Vec<Vec<u8>>);
 
+/// A way, and the address it is tried at.
+type Tried = (Way, IpAddr);
+
 /// Ways that a datagram to `port` could try; those of the second list are dropped whether they are denied or not.
-fn ways(from: &Container, to: &Container, port: u16) -> (Vec<(Way, IpAddr)>, Vec<(Way, IpAddr)>) {
+fn ways(from: &Container, to: &Container, port: u16) -> (Vec<Tried>, Vec<Tried>) {
     let header = Header4::of(from.ip, to.ip);
     let datagram = udp(from.ip.into(), to.ip.into(), (4000, port), &[b'x'; 40]);
     let loose = [131, 7, 4, 10, 77, 0, 1, 0]; // loose source route
