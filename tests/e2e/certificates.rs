@@ -188,20 +188,26 @@ const DIRECTORY: &str = "https://127.0.0.1:14000/dir";
 impl Pebble {
     /// Also writes the root that it signs with to `pebble.pem`, and tells the node to trust its web server.
     fn start(node: &Node) -> Self {
+        Self::with(node, "", 365 * 24 * 3600)
+    }
+
+    /// `settings`: more of the node's certificates; `validity`: of what it signs, in seconds.
+    fn with(node: &Node, settings: &str, validity: u64) -> Self {
         let loopback = Ipv4Addr::LOCALHOST.to_string();
         Authority::new(node, "web-root.pem").sign(node, "web", &[&loopback]);
         let config = serde_json::json!({ "pebble": {
             "listenAddress": "127.0.0.1:14000", "managementListenAddress": "127.0.0.1:15000",
             "certificate": node.dir().join("web.pem"), "privateKey": node.dir().join("web.key"),
             "httpPort": 80, "tlsPort": 443, "ocspResponderURL": "", "externalAccountBindingRequired": false,
+            "certificateValidityPeriod": validity,
         }});
         node.file("pebble.json", config.to_string());
-        node.set(&format!("[certificates]\nroots = [{:?}]\n", node.dir().join("web-root.pem")));
+        node.set(&format!("[certificates]\nroots = [{:?}]\n{settings}", node.dir().join("web-root.pem")));
         let mut dns = node.inside("pebble-challtestsrv");
         dns.args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""]);
-        dns.args(["-defaultIPv4", "127.0.0.1", "-dns01", "127.0.0.1:8053", "-management", "127.0.0.1:8055"]);
+        dns.args(["-defaultIPv4", "127.0.0.1", "-dns01", "127.0.0.1:53", "-management", "127.0.0.1:8055"]);
         let mut pebble = node.inside("pebble");
-        pebble.args(["-dnsserver", "127.0.0.1:8053", "-config", "pebble.json"]);
+        pebble.args(["-dnsserver", "127.0.0.1:53", "-config", "pebble.json"]);
         pebble.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_AUTHZREUSE", "0").env("PEBBLE_WFE_NONCEREJECT", "0");
         let start = |mut command: std::process::Command| {
             let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -228,8 +234,9 @@ fn a_certificate_is_ordered_at_up_through_the_real_port_80_renewed_and_ordered_b
          [service.web.tls.acme]\nemail = \"you@example.com\"\ndirectory_url = \"{DIRECTORY}\"\n"
     );
     let site = Project::new(&node, "site", &format!("{SITE}{tls}"));
-    site.up();
-    wait_until("its certificate is shown", || https(&node, "site.example.com", "pebble.pem", &[]).code == 0);
+    let up = site.coppice(&["up", "--timeout", "20s"]).succeeded();
+    assert!(up.stderr.contains("waiting for the certificates of site.example.com") && !up.stderr.contains("warning"));
+    // It was waited for.
     assert_eq!(https(&node, "site.example.com", "pebble.pem", &["--http2"]).succeeded().stdout, "here\n");
     assert_eq!(http(&node, "site.example.com", "/"), "308 https://site.example.com/");
     let record = |domain: &str| {
@@ -261,4 +268,131 @@ fn a_certificate_is_ordered_at_up_through_the_real_port_80_renewed_and_ordered_b
     assert_eq!(record("plain.example.com")["managed"], true);
     site.ok(&["down"]);
     assert_eq!(record("site.example.com")["managed"], false, "it is renewed for nobody");
+}
+
+/// `[service.web.tls]` with this `domain`, ordered from Pebble; `more` is in its `acme` table.
+fn tls(domain: &str, more: &str) -> String {
+    format!(
+        "\n[service.web.tls]\ndomain = {domain}\n\
+         [service.web.tls.acme]\nemail = \"you@example.com\"\ndirectory_url = \"{DIRECTORY}\"\n{more}\n"
+    )
+}
+
+/// Domains that have a certificate.
+fn domains(node: &Node) -> Vec<String> {
+    let list = node.json(["cert", "list"]);
+    list.as_array().unwrap().iter().map(|one| one["domain"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn up_says_in_the_authoritys_words_why_there_is_no_certificate_and_succeeds_all_the_same() {
+    let node = Node::new();
+    let _pebble = Pebble::start(&node);
+    node.busybox_image();
+    // The name leads elsewhere.
+    let mut lead = node.inside("curl");
+    lead.args(["-sS", "-d", r#"{"host":"site.example.com.","addresses":["192.0.2.1"]}"#]);
+    lead.arg("http://127.0.0.1:8055/add-a");
+    Output::of(lead).succeeded();
+    let site = Project::new(&node, "site", &format!("{SITE}{}", tls("\"site.example.com\"", "")));
+    let up = site.coppice(&["up", "--timeout", "20s"]).succeeded();
+    let said = up.stderr.lines().find(|line| line.starts_with("warning:")).unwrap_or_else(|| panic!("{}", up.stderr));
+    for part in ["site.example.com has no certificate yet", "192.0.2.1", "coppice cert renew site.example.com"] {
+        assert!(said.contains(part), "no {part} in {said}");
+    }
+    // Nobody brings the other one's.
+    site.write(&format!("{SITE}\n[service.web.tls]\ndomain = \"plain.example.com\"\n"));
+    let up = site.coppice(&["up", "--timeout", "20s"]).succeeded();
+    assert!(
+        up.stderr.contains("warning: plain.example.com has no certificate: `coppice cert install`"),
+        "{}",
+        up.stderr
+    );
+}
+
+#[test]
+fn a_wildcard_is_ordered_by_a_program_of_the_operators_at_up_and_by_hand() {
+    let node = Node::new();
+    let _pebble = Pebble::start(&node);
+    node.busybox_image();
+    // The machine's own resolver is asked whether the record is there.
+    let resolver = node.file("resolv.conf", "nameserver 127.0.0.1\n");
+    let mut mount = node.inside("mount");
+    mount.arg("--bind").arg(resolver).arg("/etc/resolv.conf");
+    Output::of(mount).succeeded();
+    let hook = node.file(
+        "hook.sh",
+        "[ \"$COPPICE_ACME_ACTION\" = present ] && what=set-txt || what=clear-txt\n\
+         echo $COPPICE_ACME_ACTION $COPPICE_ACME_DOMAIN $zone >> hook.log\n\
+         curl -sf -d \"{\\\"host\\\":\\\"$COPPICE_ACME_RECORD.\\\",\\\"value\\\":\\\"$COPPICE_ACME_VALUE\\\"}\" \
+         http://127.0.0.1:8055/$what\n",
+    );
+    let hook = hook.display();
+    let dns = format!(
+        "challenge = \"dns-01\"\n[service.web.tls.acme.dns]\nprovider = \"exec\"\n\
+         hook = [\"/bin/sh\", \"-c\", \"cd {} && . {hook}\"]\nconfig = {{ zone = \"ours\" }}\npoll_interval_secs = 1\n",
+        node.dir().display()
+    );
+    let site = Project::new(&node, "site", &format!("{SITE}{}", tls("\"*.example.com\"", &dns)));
+    let up = site.coppice(&["up", "--timeout", "20s"]).succeeded();
+    assert!(!up.stderr.contains("warning"), "{}", up.stderr);
+    assert_eq!(https(&node, "site.example.com", "pebble.pem", &[]).succeeded().stdout, "here\n");
+    assert_eq!(domains(&node), ["*.example.com"]);
+    let log = || std::fs::read_to_string(node.dir().join("hook.log")).unwrap();
+    assert_eq!(log(), "present *.example.com ours\ncleanup *.example.com ours\n");
+
+    let script = format!("cd {} && . {hook}", node.dir().display());
+    let by_hand = ["--email", "you@example.com", "--directory-url", DIRECTORY, "--dns-provider", "exec"];
+    let program = ["--dns-hook", "/bin/sh", "--dns-hook-arg", "-c", "--dns-hook-arg", &script];
+    let poll = ["--dns-poll-interval-secs", "1"];
+    node.ok([&["cert", "provision", "*.other.example"][..], &by_hand, &program, &poll].concat());
+    assert_eq!(domains(&node), ["*.example.com", "*.other.example"]);
+    assert_eq!(log().lines().count(), 4);
+    // One that fails says so.
+    let fails = ["--dns-hook", "/bin/sh", "--dns-hook-arg", "-c", "--dns-hook-arg", "echo no zone of ours >&2; exit 3"];
+    let refused = node.coppice([&["cert", "provision", "*.third.example"][..], &by_hand, &fails, &poll].concat());
+    refused.ended_with(1).complained("no zone of ours");
+}
+
+#[test]
+fn a_clients_wish_orders_what_is_routed_alone_and_others_are_shown_the_default() {
+    let node = Node::new();
+    let _pebble = Pebble::with(&node, "default = \"site.example.com\"\n", 365 * 24 * 3600);
+    node.busybox_image();
+    let names = "[\"site.example.com\", \"lost.example.com\"]";
+    let site = Project::new(&node, "site", &format!("{SITE}{}", tls(names, "on_demand = true")));
+    let up = site.coppice(&["up", "--timeout", "20s"]).succeeded();
+    assert!(!up.stderr.contains("certificate"), "nothing is waited for: {}", up.stderr);
+    assert_eq!(domains(&node), [""; 0]);
+    // No route leads to the one, and no service wants the other.
+    for name in ["lost.example.com", "plain.example.com"] {
+        https(&node, name, "pebble.pem", &[]).ended_with(HANDSHAKE_FAILED);
+    }
+    assert_eq!(domains(&node), [""; 0]);
+    assert_eq!(https(&node, "site.example.com", "pebble.pem", &[]).succeeded().stdout, "here\n");
+    assert_eq!(domains(&node), ["site.example.com"]);
+    // It is the default: good for whom it is not meant for, in no client's eyes but one that does not look.
+    https(&node, "plain.example.com", "pebble.pem", &[]).ended_with(NOT_TRUSTED);
+    assert_eq!(https(&node, "plain.example.com", "pebble.pem", &["--insecure"]).succeeded().stdout, "here\n");
+}
+
+#[test]
+fn a_certificate_is_renewed_by_itself_under_requests_on_ipv6_and_none_of_them_fails() {
+    let node = Node::new();
+    // It is due when 8 of these 24 seconds are left.
+    let _pebble = Pebble::with(&node, "", 24);
+    node.busybox_image();
+    let site = Project::new(&node, "site", &format!("{SITE}{}", tls("\"site.example.com\"", "")));
+    site.up();
+    let fingerprint = || node.json(["cert", "list"])[0]["fingerprint"].as_str().unwrap().to_owned();
+    let first = fingerprint();
+    let pids = site.pids();
+    wait_until("it is renewed", || {
+        let mut curl = node.inside("curl");
+        curl.args(["-sS", "--max-time", "10", "--noproxy", "*", "--cacert", "pebble.pem"]);
+        curl.args(["--resolve", "site.example.com:443:[::1]", "https://site.example.com/"]);
+        assert_eq!(Output::of(curl).succeeded().stdout, "here\n");
+        fingerprint() != first
+    });
+    assert_eq!(site.pids(), pids);
 }

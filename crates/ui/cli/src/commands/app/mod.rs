@@ -1,5 +1,6 @@
 //! Verbs on apps.
 
+mod certificates;
 pub(crate) mod down;
 pub(crate) mod list;
 pub(crate) mod plan;

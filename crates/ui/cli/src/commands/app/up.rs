@@ -10,7 +10,7 @@ use coppice_client::Client;
 use coppice_spec::{AppSpec, PullPolicy};
 
 use super::plan::{selection, show};
-use super::tree;
+use super::{certificates, tree};
 use crate::args::{PullChoice, UpArgs};
 use crate::error::{CommandError, CommandResult, FAILURE, eprint_all};
 use crate::output::{Paint, Style, visible};
@@ -46,7 +46,11 @@ pub(crate) async fn run(settings: &Settings, args: UpArgs) -> CommandResult {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let status = settle(settings, &client, app, args.timeout).await?;
+    let deadline = Instant::now() + args.timeout;
+    let status = settle(settings, &client, app, deadline).await?;
+    if status.settled {
+        certificates::wait(settings, &client, &request.spec, deadline).await?;
+    }
     verdict(settings, &status, args.timeout)
 }
 
@@ -75,8 +79,7 @@ async fn fetch(
 }
 
 /// Looks until the app has settled or time is up, showing the way.
-async fn settle(settings: &Settings, client: &Client, app: &str, limit: Duration) -> Result<AppStatus, CommandError> {
-    let deadline = Instant::now() + limit;
+async fn settle(settings: &Settings, client: &Client, app: &str, deadline: Instant) -> Result<AppStatus, CommandError> {
     let mut screen = Screen::new(settings);
     loop {
         let status = client.app(app).await?;
