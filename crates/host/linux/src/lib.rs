@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 mod capability;
+mod datagrams;
 mod error;
 mod id;
 mod mount;
@@ -22,6 +23,7 @@ mod terminal;
 mod tree;
 
 pub use capability::{clear_ambient, drop_bounding, last_capability, set_capabilities};
+pub use datagrams::Datagrams;
 pub use error::{SyscallError, SyscallResult};
 pub use id::{set_gid, set_groups, set_uid};
 pub use mount::{

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use coppice_linux::Datagrams;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
@@ -15,14 +16,13 @@ use crate::service::{Outcome, Service};
 
 /// The longest query read; a longer one is cut, and so malformed.
 const QUERY_MAX: usize = 4096;
-/// Packets answered before it is looked whether to stop.
-const BATCH: usize = 64;
+/// Packets that are answered together: taken and sent by one system call each.
+const BATCH: usize = 32;
 
 /// Answers what comes to `socket` until `stop` becomes readable.
 pub(crate) fn serve(service: &Service, socket: &Arc<UdpSocket>, stop: &OwnedFd, counters: &Counters) {
     let mut desk = service.desk();
-    let mut packet = [0; QUERY_MAX];
-    let mut out = Vec::with_capacity(2048);
+    let mut datagrams = Datagrams::new(BATCH, QUERY_MAX);
     loop {
         let mut fds = [PollFd::new(socket, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match poll(&mut fds, None) {
@@ -33,25 +33,26 @@ pub(crate) fn serve(service: &Service, socket: &Arc<UdpSocket>, stop: &OwnedFd, 
         if !fds[1].revents().is_empty() {
             return;
         }
+        let Ok(came) = datagrams.receive(socket) else { continue };
+        service.refresh(&mut desk);
+        counters.udp_queries.add(came as u64);
         let now = Instant::now();
-        for _ in 0..BATCH {
-            let Ok((len, from)) = socket.recv_from(&mut packet) else { break };
-            service.refresh(&mut desk);
-            counters.udp_queries.add(1);
-            let packet = &packet[..len];
-            let replies = match service.handle(&mut desk, packet, (from.ip(), Transport::Udp, now), counters, &mut out)
-            {
+        for at in 0..came {
+            let (packet, from, out) = datagrams.parts(at);
+            let Some(from) = from else { continue };
+            let replies = match service.handle(&mut desk, packet, (from.ip(), Transport::Udp, now), counters, out) {
                 Outcome::Reply => true,
                 Outcome::Silent => false,
                 Outcome::Forward(question, query) => {
                     let destination = Destination::Udp(socket.clone(), from);
-                    service.forward((question, query), packet, destination, counters, &mut out)
+                    service.forward((question, query), packet, destination, counters, out)
                 }
             };
-            if replies {
-                // A client whose queue is full, or which is gone, asks again if it still cares.
-                let _ = socket.send_to(&out, from);
+            if !replies {
+                out.clear();
             }
         }
+        // A client whose queue is full, or which is gone, asks again if it still cares.
+        datagrams.answer(socket);
     }
 }
