@@ -163,6 +163,11 @@ static __always_inline int begin(const struct service *service, const struct tup
 	flow->kind = TO_BACKEND;
 	flow->direct = bpf_map_lookup_elem(&endpoints, &flow->address) &&
 		       bpf_map_lookup_elem(&endpoints, &tuple->source);
+	/* The gateway's address cannot come to the stack from here: rules have to do it. */
+	if (is_own_client(tuple, flow) && !flow->direct) {
+		flow->kind = LEFT_TO_STACK;
+		return 0;
+	}
 	seed = bpf_get_prandom_u32();
 	for (int i = 0; i < PORT_TRIES; i++) {
 		way_back(tuple, flow, &back);
@@ -174,7 +179,7 @@ static __always_inline int begin(const struct service *service, const struct tup
 	return 0;
 }
 
-/* A packet to a service. */
+/* A packet to an address of services; `service` is none where there is no such service, or no longer. */
 __noinline int to_service(struct __sk_buff *skb, struct packet *packet, const struct service *service)
 {
 	struct tuple tuple;
@@ -184,14 +189,14 @@ __noinline int to_service(struct __sk_buff *skb, struct packet *packet, const st
 	__u32 from, to;
 	int opens, begins = 0;
 
-	if (!packet || !service)
+	if (!packet)
 		return TC_ACT_UNSPEC;
 	tuple = packet->tuple;
 	opens = tuple.protocol == TCP && (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;
 	if ((tuple.protocol != TCP && tuple.protocol != UDP) || packet->without_ports)
 		return TC_ACT_UNSPEC;
 	known = bpf_map_lookup_elem(&flows, &tuple);
-	if (known && known->kind == TO_BACKEND && !opens &&
+	if (known && known->kind != TO_CLIENT && !opens &&
 	    (tuple.protocol == TCP || now - known->seen_ns < UDP_SILENCE)) {
 		flow = *known;
 		if (flow.direct) {
@@ -203,11 +208,18 @@ __noinline int to_service(struct __sk_buff *skb, struct packet *packet, const st
 		known = 0;
 	}
 	if (!known) {
-		if (begin(service, &tuple, &flow, now))
+		if (!service || begin(service, &tuple, &flow, now))
 			return TC_ACT_UNSPEC;
 		begins = 1;
 		if (flow.direct)
 			endpoint = bpf_map_lookup_elem(&endpoints, &flow.address);
+	}
+	if (flow.kind == LEFT_TO_STACK) {
+		if (begins || now - flow.seen_ns > REFRESH) {
+			flow.seen_ns = now;
+			bpf_map_update_elem(&flows, &tuple, &flow, BPF_ANY);
+		}
+		return TC_ACT_UNSPEC;
 	}
 
 	packet->tuple.destination = flow.address;

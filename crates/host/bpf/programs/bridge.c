@@ -93,12 +93,8 @@ int from_containers(struct __sk_buff *skb)
 		if (answered != TC_ACT_UNSPEC)
 			return answered;
 	}
-	if (WITH_BALANCE && packet.from_ours && packet.to_ours) {
-		struct service *service = bpf_map_lookup_elem(&services, &packet.tuple.destination);
-
-		if (service)
-			return to_service(skb, &packet, service);
-	}
+	if (WITH_BALANCE && packet.from_ours && packet.to_ours && packet.tuple.destination & SERVICES_BIT)
+		return to_service(skb, &packet, bpf_map_lookup_elem(&services, &packet.tuple.destination));
 	from = identity_of(packet.tuple.source, packet.from_ours);
 	to = identity_of(packet.tuple.destination, packet.to_ours);
 	if (!may_pass(skb, &packet, from, to))
@@ -126,20 +122,20 @@ int to_containers(struct __sk_buff *skb)
 {
 	struct packet packet = {};
 	struct flow *flow;
+	__u32 from, to;
 
 	if (is_tagged(skb) || parse(skb, &packet) != PARSED)
 		return TC_ACT_UNSPEC;
 	if (packet.fragment)
 		join_fragments(&packet);
-	/* What a container sent was judged and counted when it came. */
-	if (skb->ingress_ifindex != BRIDGE) {
-		__u32 from = identity_of(packet.tuple.source, packet.from_ours);
-		__u32 to = identity_of(packet.tuple.destination, packet.to_ours);
-
-		if (!may_pass(skb, &packet, from, to))
-			return TC_ACT_SHOT;
+	from = identity_of(packet.tuple.source, packet.from_ours);
+	to = identity_of(packet.tuple.destination, packet.to_ours);
+	/* Of what a container sent too: rules of the stack may have given it another receiver, whose answers are to pass. */
+	if (!may_pass(skb, &packet, from, to))
+		return TC_ACT_SHOT;
+	/* What a container sent was counted when it came. */
+	if (skb->ingress_ifindex != BRIDGE)
 		count(skb, from, to, opens(&packet));
-	}
 	if (!WITH_BALANCE)
 		return TC_ACT_UNSPEC;
 	flow = flow_of_answer(&packet);

@@ -25,9 +25,9 @@ struct table {
 	__u16 slot[SLOTS];
 };
 
-enum flow_kind { TO_BACKEND = 1, TO_CLIENT = 2 };
+enum flow_kind { TO_BACKEND = 1, TO_CLIENT = 2, LEFT_TO_STACK = 3 };
 
-/* How packets with a tuple are rewritten: those to a backend get its address as destination and `port` as source port,
+/* How packets with a tuple are rewritten, if they are: those to a backend get its address as destination and `port` as source port,
  * those to a client get the service's address as source and `port` as destination port. */
 struct flow {
 	__u64 seen_ns;

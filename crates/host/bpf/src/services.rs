@@ -83,12 +83,13 @@ impl Services {
             .collect();
         check(&wanted)?;
         let gone: Vec<Ipv4Addr> = self.held.keys().filter(|address| !wanted.contains_key(address)).copied().collect();
+        let mut left: BTreeSet<(Ipv4Addr, Ipv4Addr)> = BTreeSet::new();
         for address in gone {
             self.services.remove(&address.octets()).map_err(BpfError::map("services"))?;
-            self.held.remove(&address);
+            let (_, held) = self.held.remove(&address).unwrap_or_default();
+            left.extend(held.into_iter().map(|backend| (address, backend)));
         }
         self.forget_places(&wanted);
-        let mut left: BTreeSet<(Ipv4Addr, Ipv4Addr)> = BTreeSet::new();
         for (address, backends) in wanted {
             let held = self.held.get(&address).map(|(_, held)| held.as_slice()).unwrap_or_default();
             if held != backends || !self.held.contains_key(&address) {
