@@ -35,7 +35,7 @@ struct Load {
 
 fn dnsperf(ground: &Ground, port: u16, seconds: usize) -> Result<Load> {
     let mut command = Command::new("dnsperf");
-    command.args(["-s", "127.0.0.1", "-p", &port.to_string(), "-c", "16", "-T", "2", "-q", "200"]);
+    command.args(["-s", "127.0.0.1", "-p", &port.to_string(), "-c", "16", "-T", "2", "-q", "100"]);
     command.args(["-l", &seconds.to_string(), "-d"]).arg(ground.folder.join("questions"));
     read(&shell::output(&mut command)?)
 }
