@@ -198,6 +198,11 @@ fn who_is_not_of_the_app_is_refused_where_it_is_required_and_counted_where_it_wa
     // Only the mode changes: nothing is restarted.
     let pids = app.pids();
     app.write(&shop("warn"));
+    let plan = app.ok(&["plan"]);
+    assert!(
+        plan.contains("~ traffic of db") && plan.contains("peer = require") && plan.contains("peer = warn"),
+        "{plan}"
+    );
     app.up();
     assert_eq!(app.pids(), pids);
     assert!(is_secret(&adhoc()));
@@ -300,5 +305,7 @@ fn a_service_that_cannot_be_guarded_is_refused_with_what_to_do() {
     let manifest = shop("require").replace("ports = [\"18080:80\"]", "network = \"host\"");
     let app = Project::new(&node, "shop", &manifest);
     app.coppice(&["up"]).ended_with(2).complained("needs network = \"bridge\"");
+    app.write(&shop("require").replace("18080:80", "18080:80/udp"));
+    app.coppice(&["up"]).ended_with(2).complained("do not publish 80/udp");
     assert!(app.try_status().is_none());
 }

@@ -4,8 +4,8 @@
 use coppice_base::DurationText;
 use coppice_spec::{
     Backoff, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, Limits, MountSource, NetworkMode, Pair,
-    PolicySpec, PortSpec, Protocol, PullPolicy, RestartPolicy, RouteSpec, ServiceSpec, Strategy, SuperviseSpec,
-    Verdict, VolumeMount, VolumeSpec, WorkloadSpec,
+    PeerTls, PolicySpec, PortSpec, Protocol, PullPolicy, RestartPolicy, RouteSpec, ServiceSpec, Strategy,
+    SuperviseSpec, TlsSpec, Verdict, VolumeMount, VolumeSpec, WorkloadSpec,
 };
 
 use crate::change::{Change, Changes};
@@ -157,9 +157,19 @@ pub(crate) fn traffic(old: &ServiceSpec, new: &ServiceSpec) -> Vec<Change> {
         service.routes.iter().map(|route| (route.name.to_string(), route.clone())).collect()
     };
     changes.table("route", &routes(old), &routes(new), |route| Some(self::route(route)));
-    changes.option("tls", &old.tls, &new.tls, |tls| tls.domains.join(", "));
+    changes.option("tls", &old.tls, &new.tls, tls);
     changes.value("headless", &old.headless, &new.headless, bool::to_string);
     changes.0
+}
+
+/// Its names, and whom it asks for a certificate.
+fn tls(tls: &TlsSpec) -> String {
+    let peer = match tls.peer {
+        PeerTls::Off => None,
+        PeerTls::Warn => Some("peer = warn".to_owned()),
+        PeerTls::Require => Some("peer = require".to_owned()),
+    };
+    tls.domains.iter().cloned().chain(peer).collect::<Vec<_>>().join(", ")
 }
 
 /// A route's conditions; what else changed of it is told as a change all the same.

@@ -2,7 +2,7 @@
 //! addresses, and those to published ports that lead to these. A table of its own, `coppice-<key>-peer`:
 //!
 //! ```text
-//! prerouting   dstnat - 10   TCP from the bridge to a guarded address → the proxy; else ports
+//! prerouting   dstnat - 10   TCP from the bridge to a guarded address → the proxy; else to a closed one: reject; ports
 //! output       dstnat - 10   the host's own programs: ports
 //! ports                      TCP to a guarded port of the host → the proxy
 //! ```
@@ -24,7 +24,7 @@ use crate::assert::Asserted;
 use crate::error::{NetworkError, cannot};
 use crate::link::{AF_INET, AF_INET6};
 use crate::netlink::{ACK, Batch, DUMP, Socket, attributes};
-use crate::nft::{self, Expressions, Header, Hook, Load, Register, Set, Transaction, Verdict};
+use crate::nft::{self, Expressions, Header, Hook, Load, Refusal, Register, Set, Transaction, Verdict};
 use crate::ports::Protocol;
 
 /// Just before the bridge's own.
@@ -57,6 +57,8 @@ pub struct Intercepted {
     pub proxy6: Option<SocketAddrV6>,
     /// Addresses, on every TCP port.
     pub addresses: BTreeSet<IpAddr>,
+    /// Addresses that containers begin nothing with but TCP, which goes to the proxy, and ICMP: the rest is rejected.
+    pub closed: BTreeSet<IpAddr>,
     /// TCP ports of the host; `None`: on every address of it.
     pub ports: BTreeSet<(Option<IpAddr>, u16)>,
 }
@@ -179,14 +181,16 @@ impl Intercept {
     }
 }
 
-const SETS: [&str; 5] = ["guarded", "guarded6", "at", "at6", "any"];
+const SETS: [&str; 7] = ["guarded", "guarded6", "closed", "closed6", "at", "at6", "any"];
 
 /// One of the two families, as rules see its packets.
 struct Family {
     number: u8,
     destination: Load,
     length: usize,
+    icmp: u8,
     guarded: &'static str,
+    closed: &'static str,
     at: &'static str,
     /// Where the proxy is; `None`: nowhere.
     proxy: Option<(Vec<u8>, u16)>,
@@ -196,6 +200,8 @@ fn rules(transaction: &mut Transaction<'_>, bridge: &LinkName, wanted: &Intercep
     let set = |name, key| Set { name, key, value: None, counting: false };
     transaction.add_set(set("guarded", (TYPE_IP, 4)));
     transaction.add_set(set("guarded6", (TYPE_IP6, 16)));
+    transaction.add_set(set("closed", (TYPE_IP, 4)));
+    transaction.add_set(set("closed6", (TYPE_IP6, 16)));
     transaction.add_set(set("at", (TYPE_IP << 6 | TYPE_PORT, 8)));
     transaction.add_set(set("at6", (TYPE_IP6 << 6 | TYPE_PORT, 20)));
     transaction.add_set(set("any", (TYPE_PORT, 2)));
@@ -218,11 +224,22 @@ fn rules(transaction: &mut Transaction<'_>, bridge: &LinkName, wanted: &Intercep
             number: AF_INET,
             destination: DESTINATION4,
             length: 4,
+            icmp: 1,
             guarded: "guarded",
+            closed: "closed",
             at: "at",
             proxy: Some(four),
         },
-        Family { number: AF_INET6, destination: DESTINATION6, length: 16, guarded: "guarded6", at: "at6", proxy: six },
+        Family {
+            number: AF_INET6,
+            destination: DESTINATION6,
+            length: 16,
+            icmp: 58,
+            guarded: "guarded6",
+            closed: "closed6",
+            at: "at6",
+            proxy: six,
+        },
     ] {
         let only = |e: &mut Expressions<'_>| {
             e.load(Load::Family, SCRATCH).equal(SCRATCH, &[family.number]);
@@ -242,6 +259,12 @@ fn rules(transaction: &mut Transaction<'_>, bridge: &LinkName, wanted: &Intercep
             e.load(Load::InName, SCRATCH).equal(SCRATCH, &bridge.padded());
             e.load(family.destination, DESTINATION).is_in(family.guarded, DESTINATION);
             to_proxy(e);
+        });
+        transaction.add_rule("prerouting", |e| {
+            only(e);
+            e.load(Load::InName, SCRATCH).equal(SCRATCH, &bridge.padded());
+            e.load(family.destination, DESTINATION).is_in(family.closed, DESTINATION);
+            e.load(Load::L4Protocol, SCRATCH).not_equal(SCRATCH, &[family.icmp]).reject(Refusal::PortUnreachable);
         });
         transaction.add_rule("ports", |e| {
             only(e);
@@ -270,9 +293,11 @@ fn rules(transaction: &mut Transaction<'_>, bridge: &LinkName, wanted: &Intercep
     };
     // A register's worth: elements of several parts have theirs padded.
     let padded = |port: u16| [port.to_be_bytes(), [0; 2]].concat();
-    let (four, six): (Vec<&IpAddr>, Vec<&IpAddr>) = wanted.addresses.iter().partition(|ip| ip.is_ipv4());
-    for (set, addresses) in [("guarded", four), ("guarded6", six)] {
-        transaction.add_keys(set, &addresses.into_iter().map(octets).collect::<Vec<_>>());
+    for (sets, addresses) in [(["guarded", "guarded6"], &wanted.addresses), (["closed", "closed6"], &wanted.closed)] {
+        let (four, six): (Vec<&IpAddr>, Vec<&IpAddr>) = addresses.iter().partition(|ip| ip.is_ipv4());
+        for (set, addresses) in sets.into_iter().zip([four, six]) {
+            transaction.add_keys(set, &addresses.into_iter().map(octets).collect::<Vec<_>>());
+        }
     }
     let mut ports: BTreeMap<&str, BTreeSet<Vec<u8>>> = BTreeMap::new();
     for (ip, port) in &wanted.ports {

@@ -5,7 +5,8 @@
 //! first process is, and the rules that a daemon left stay until the next one knows all its apps. So while there is no
 //! daemon nobody reaches a guarded service, and nobody ever does around the halves.
 //!
-//! Refuses services without an address of their own (host and no network): there is nothing to guard.
+//! Refuses services without an address of their own (host and no network): there is nothing to guard; and UDP where a
+//! certificate is required.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener};
@@ -110,10 +111,18 @@ struct Running {
 /// What of `spec` cannot be: see the module.
 pub(crate) fn refused(spec: &AppSpec) -> Vec<String> {
     let asked = spec.services.iter().filter(|(_, service)| mode(service) != PeerTls::Off);
-    let without = asked.filter(|(_, service)| service.workload.network != NetworkMode::Bridge);
-    without
-        .map(|(name, _)| format!("service {name} has `tls.peer`, which needs network = \"bridge\": remove one of them"))
-        .collect()
+    let why = |(name, service): (&Name, &coppice_spec::ServiceSpec)| {
+        if service.workload.network != NetworkMode::Bridge {
+            let what = "`tls.peer`, which needs network = \"bridge\"";
+            return Some(format!("service {name} has {what}: remove one of them"));
+        }
+        let udp = service.ports.iter().find(|port| port.protocol == Protocol::Udp)?;
+        (mode(service) == PeerTls::Require).then(|| {
+            let what = "tls.peer = \"require\", and over UDP nobody shows a certificate";
+            format!("service {name} has {what}: do not publish {}/udp, or say \"warn\"", udp.container)
+        })
+    };
+    asked.filter_map(why).collect()
 }
 
 fn mode(service: &coppice_spec::ServiceSpec) -> PeerTls {
@@ -231,14 +240,16 @@ impl NodePeers {
             modes.get(app).and_then(|modes| modes.get(workload)).is_some_and(|mode| *mode != PeerTls::Off)
         };
         let of_guarded = placed.iter().filter(|one| guards(&one.app, &one.workload));
-        let addresses = of_guarded.flat_map(|one| [Some(one.address.into()), one.address6.map(IpAddr::V6)]);
+        let of_both = |one: &Placed| [Some(one.address.into()), one.address6.map(IpAddr::V6)].into_iter().flatten();
+        let requires = |one: &&Placed| modes[&one.app][&one.workload] == PeerTls::Require;
         let services = modes.iter().flat_map(|(app, modes)| modes.keys().map(move |workload| (app, workload)));
         let published = services.filter(|(app, workload)| guards(app, workload));
         let published = published.flat_map(|(app, workload)| tcp(ports(app, workload)));
         let wanted = Intercepted {
             proxy: running.proxy,
             proxy6: running.proxy6,
-            addresses: addresses.flatten().collect(),
+            addresses: of_guarded.clone().flat_map(of_both).collect(),
+            closed: of_guarded.filter(requires).flat_map(of_both).collect(),
             ports: published.map(|port| (port.host_ip, port.host)).collect::<BTreeSet<_>>(),
         };
         // First whom they know, then who comes to them.
@@ -326,7 +337,10 @@ impl NodePeers {
 
     /// Takes the rules away (the node stops with all its containers).
     pub(crate) fn remove(&self) {
-        if let Some(running) = self.state().running.take()
+        let mut state = self.state();
+        // Instances that end still tell; nothing is made anew for them.
+        state.settled = false;
+        if let Some(running) = state.running.take()
             && let Err(error) = running.intercept.remove()
         {
             tracing::warn!(%error, "cannot remove the rules of encryption between services");

@@ -17,7 +17,7 @@
 //! restarts nothing and an open connection goes on. A connection that breaks on one side is reset on the other, never
 //! ended as if it had been whole.
 //!
-//! It refuses: connections that were not redirected; callers that are not of the app, where it is required; destinations
+//! It refuses: connections that were not redirected; those that the policy denies; callers that are not of the app, where it is required; destinations
 //! that are not of the service whose certificate was asked for. UDP is not its business.
 
 mod counts;
@@ -30,4 +30,4 @@ mod relay;
 
 pub use counts::{PeerSnapshot, ServiceSnapshot};
 pub use directory::{App, Instance, Published, Workload};
-pub use peers::{Config, Limits, Peers, UpdateError};
+pub use peers::{Config, Denies, Limits, Peers, UpdateError};

@@ -29,6 +29,11 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut plain: TcpStream, from: Socke
         return reset(&plain);
     };
     let service = target.service.clone();
+    if shared.denies(from.ip(), target.to.ip()) {
+        count(&service.counts.refused);
+        tracing::debug!(app = %service.app, service = %service.name, %from, to = %target.to, "denied by the policy");
+        return reset(&plain);
+    }
     let caller = directory.caller(from.ip());
     let member = caller.filter(|caller| caller.app == service.app && caller.identity.is_some());
     if member.is_none() && !admits(&target, caller, from) {

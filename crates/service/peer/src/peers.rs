@@ -1,6 +1,6 @@
 //! Both halves of a node, running: their sockets, and who is whom.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -19,6 +19,9 @@ const LOOK: Duration = Duration::from_secs(30);
 
 /// Pause after a connection could not be taken, as where no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that the kernel keeps until they are taken; `net.core.somaxconn` is another bound.
+const BACKLOG: i32 = 4096;
 
 /// What [`Peers::start`] needs.
 pub struct Config {
@@ -50,8 +53,12 @@ impl Default for Limits {
 #[error("TLS between services cannot be set up: {0}; is there randomness?")]
 pub struct UpdateError(#[from] rustls::Error);
 
+/// Whether somebody at the first address may not begin a connection to an instance at the second.
+pub type Denies = Arc<dyn Fn(IpAddr, IpAddr) -> bool + Send + Sync>;
+
 pub(crate) struct Shared {
     directory: RwLock<Arc<Directory>>,
+    denies: RwLock<Option<Denies>>,
     /// This node's inbound half.
     pub(crate) inbound: SocketAddr,
     pub(crate) limits: Limits,
@@ -62,6 +69,11 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn directory(&self) -> Arc<Directory> {
         self.directory.read().expect("no panic holds this lock").clone()
+    }
+
+    pub(crate) fn denies(&self, from: IpAddr, to: IpAddr) -> bool {
+        let denies = self.denies.read().expect("no panic holds this lock");
+        denies.as_ref().is_some_and(|denies| denies(from.to_canonical(), to))
     }
 }
 
@@ -84,6 +96,7 @@ impl Peers {
     pub fn start(config: Config) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             directory: RwLock::default(),
+            denies: RwLock::default(),
             inbound: config.inbound.local_addr()?,
             limits: config.limits,
             strays: AtomicU64::new(0),
@@ -107,6 +120,12 @@ impl Peers {
         *self.shared.directory.write().expect("no panic holds this lock") = next;
         refresh(&self.shared);
         Ok(())
+    }
+
+    /// New connections must pass this, too: a redirected one does not come by the rules of the bridge, which see who
+    /// begins it at whom. It is asked again for each, so it may look at what changes.
+    pub fn set_policy(&self, denies: Denies) {
+        *self.shared.denies.write().expect("no panic holds this lock") = Some(denies);
     }
 
     /// Where redirected connections are to come.
@@ -156,6 +175,8 @@ enum Half {
 
 fn listen(shared: Arc<Shared>, listener: TcpListener, half: Half) -> std::io::Result<AbortHandle> {
     listener.set_nonblocking(true)?;
+    // The one it was made with is for servers with one kind of client.
+    rustix::net::listen(&listener, BACKLOG)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     Ok(tokio::spawn(accept(shared, listener, half)).abort_handle())
 }

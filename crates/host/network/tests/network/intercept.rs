@@ -53,6 +53,7 @@ fn what_containers_send_to_a_guarded_address_or_port_goes_to_the_proxy_until_it_
         proxy: SocketAddrV4::new(gateway, PROXY),
         proxy6: None,
         addresses: [IpAddr::V4(to.ip)].into(),
+        closed: [].into(),
         ports: [(None, 8080), (Some(HOST.into()), 8081)].into(),
     };
     intercept.set(&wanted).unwrap();
@@ -77,8 +78,11 @@ fn what_containers_send_to_a_guarded_address_or_port_goes_to_the_proxy_until_it_
     assert_eq!(client.tcp(to.ip, 80), through);
     let mut intercept = machine.host.run(open);
     assert_eq!(intercept.assert_rules().unwrap(), Asserted::Intact, "nothing is wanted yet");
-    let fewer = Intercepted { ports: [].into(), ..wanted.clone() };
+    let fewer = Intercepted { ports: [].into(), closed: wanted.addresses.clone(), ..wanted.clone() };
     intercept.set(&fewer).unwrap();
+    assert!(client.udp_fails(to.ip, 80), "what cannot go to the proxy goes nowhere");
+    assert_eq!(client.udp(elsewhere.ip, 80), format!("other {}", from.ip));
+    assert_eq!(server.udp(elsewhere.ip, 80), format!("other {}", to.ip), "what it begins itself is answered");
     assert_eq!(machine.outside.tcp(HOST, 8080), format!("server {OUTSIDE}"));
     assert_eq!(client.tcp(to.ip, 80), through);
 
@@ -110,7 +114,7 @@ fn while_nobody_listens_connections_are_refused_and_not_let_through() {
     let mut intercept = machine.host.run(move || Intercept::open("t1", &bridge).unwrap());
     let proxy = SocketAddrV4::new(gateway, PROXY);
     let addresses = [IpAddr::V4(to.ip)].into();
-    intercept.set(&Intercepted { proxy, proxy6: None, addresses, ports: [].into() }).unwrap();
+    intercept.set(&Intercepted { proxy, proxy6: None, addresses, closed: [].into(), ports: [].into() }).unwrap();
     drop(intercept);
     assert!(client.tcp_fails(to.ip, 80));
 }
@@ -130,6 +134,7 @@ fn ipv6_goes_to_the_proxy_too_and_nowhere_where_that_has_none() {
         proxy: SocketAddrV4::new(gateway, PROXY),
         proxy6: Some(SocketAddrV6::new(to.gateway, PROXY, 0, 0)),
         addresses: [IpAddr::V6(to.ip)].into(),
+        closed: [].into(),
         ports: [(Some(IpAddr::V6(to.gateway)), 8080), (None, 8081)].into(),
     };
     intercept.set(&wanted).unwrap();

@@ -50,6 +50,20 @@ fn where_it_is_required_nobody_else_gets_through_and_each_refusal_is_counted() {
 }
 
 #[test]
+fn what_the_policy_denies_is_refused_to_services_of_the_app_too() {
+    inside(|| async {
+        let stage = Stage::new().await;
+        stage.shop(PeerTls::Require);
+        echo((DB, 5432).into(), "db").await;
+        stage.near.set_policy(Arc::new(|from, to| (from, to) == (WEB, DB)));
+        talk(WEB, (DB, 5432), "me").await.unwrap_err();
+        assert_eq!(stage.counts().0.refused, 1);
+        stage.near.set_policy(Arc::new(|from, to| (from, to) == (DB, WEB)));
+        assert_eq!(talk(WEB, (DB, 5432), "me").await.unwrap(), "db says: me");
+    });
+}
+
+#[test]
 fn where_it_warns_a_stranger_gets_through_encrypted_and_is_counted() {
     inside(|| async {
         let stage = Stage::new().await;
