@@ -30,20 +30,21 @@ pub(crate) const PLACES: [Place; 2] = [
     Place { program: "to_containers", way: TcAttachType::Egress },
 ];
 
-/// Attaches `program` to `link`; where one of an earlier process is, it is exchanged. It stays when this process ends.
+/// Attaches `program` to `link`; where one of an earlier process is, pinned at `pin`, it is exchanged. It stays when
+/// this process ends.
 pub(crate) fn attach(
     program: &mut SchedClassifier,
     place: Place,
-    (link, folder): (&str, &Path),
+    (link, pin): (&str, &Path),
     hook: Option<Hook>,
 ) -> Result<Hook, BpfError> {
     let failed = |error: String| BpfError::Attach { program: place.program, error };
     match hook {
-        Some(Hook::Tcx) => attach_tcx(program, place, link, folder).map(|()| Hook::Tcx).map_err(failed),
-        Some(Hook::Clsact) => attach_clsact(program, place, link).map(|()| Hook::Clsact).map_err(failed),
-        None => match attach_tcx(program, place, link, folder) {
+        Some(Hook::Tcx) => attach_tcx(program, place, link, pin).map(|()| Hook::Tcx).map_err(failed),
+        Some(Hook::Clsact) => attach_clsact(program, place, link, pin).map(|()| Hook::Clsact).map_err(failed),
+        None => match attach_tcx(program, place, link, pin) {
             Ok(()) => Ok(Hook::Tcx),
-            Err(why) => match attach_clsact(program, place, link) {
+            Err(why) => match attach_clsact(program, place, link, pin) {
                 Ok(()) => Ok(Hook::Clsact),
                 Err(other) => Err(failed(format!("{why}; and as a filter: {other}"))),
             },
@@ -51,9 +52,8 @@ pub(crate) fn attach(
     }
 }
 
-fn attach_tcx(program: &mut SchedClassifier, place: Place, link: &str, folder: &Path) -> Result<(), String> {
-    let pin = folder.join(place.program);
-    if let Some(old) = pinned(&pin)? {
+fn attach_tcx(program: &mut SchedClassifier, place: Place, link: &str, pin: &Path) -> Result<(), String> {
+    if let Some(old) = pinned(pin)? {
         let old = SchedClassifierLink::try_from(FdLink::from(old)).map_err(|error| chain(&error))?;
         if let Ok(id) = program.attach_to_link(old) {
             // Taken, so that the end of `program` does not take it off; the pin holds it.
@@ -61,12 +61,12 @@ fn attach_tcx(program: &mut SchedClassifier, place: Place, link: &str, folder: &
             return Ok(());
         }
         // The link it was on is gone: another bridge has its name.
-        std::fs::remove_file(&pin).map_err(|error| error.to_string())?;
+        std::fs::remove_file(pin).map_err(|error| error.to_string())?;
     }
     let options = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = program.attach_with_options(link, place.way, options).map_err(|error| chain(&error))?;
     let made = program.take_link(id).map_err(|error| chain(&error))?;
-    FdLink::try_from(made).map_err(|error| chain(&error))?.pin(&pin).map_err(|error| chain(&error))?;
+    FdLink::try_from(made).map_err(|error| chain(&error))?.pin(pin).map_err(|error| chain(&error))?;
     Ok(())
 }
 
@@ -78,7 +78,8 @@ fn pinned(pin: &Path) -> Result<Option<PinnedLink>, String> {
     }
 }
 
-fn attach_clsact(program: &mut SchedClassifier, place: Place, link: &str) -> Result<(), String> {
+/// A filter cannot be pinned; a folder stands for it, so that it is found again.
+fn attach_clsact(program: &mut SchedClassifier, place: Place, link: &str, pin: &Path) -> Result<(), String> {
     // There already is fine; any other failure shows with the filter.
     let _ = tc::qdisc_add_clsact(link);
     let known = SchedClassifierLink::attached(link, place.way, PRIORITY, HANDLE, None);
@@ -94,14 +95,19 @@ fn attach_clsact(program: &mut SchedClassifier, place: Place, link: &str) -> Res
     };
     // Dropping it would take the filter off.
     std::mem::forget(program.take_link(id).map_err(|error| chain(&error))?);
-    Ok(())
+    match std::fs::create_dir(pin) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// Takes a program off, however it was put there. Not there is fine.
-pub(crate) fn detach(place: Place, link: &str, folder: &Path) -> Result<(), BpfError> {
-    let pin = folder.join(place.program);
-    match std::fs::remove_file(&pin) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(BpfError::Folder { path: pin, error }),
+pub(crate) fn detach(place: Place, link: &str, pin: &Path) -> Result<(), BpfError> {
+    let removed = if pin.is_dir() { std::fs::remove_dir(pin) } else { std::fs::remove_file(pin) };
+    match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(BpfError::Folder { path: pin.to_owned(), error })
+        }
         _ => {
             // Where there is no clsact, or no link, there is no filter either.
             let _ = tc::qdisc_detach_program(link, place.way, place.program);

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use aya::maps::{HashMap, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use coppice_network::{LinkName, Policy, Subnet4, Subnet6, VirtualService, Word};
+use coppice_network::{Identity, LinkName, Policy, Subnet4, Subnet6, VirtualService, Word};
 use rustix::io::Errno;
 
 use crate::attachment::{self, PLACES};
 use crate::metrics::{Counters, Metrics};
 use crate::names::{Answer, Names, View};
+use crate::priority::{self, LinkHeader, Priorities};
 use crate::services::{Services, take};
 use crate::{BpfError, bpffs};
 
@@ -85,6 +86,7 @@ pub struct Dataplane {
     folder: PathBuf,
     maps_folder: PathBuf,
     bpf: Ebpf,
+    priorities: Priorities,
     services: Services,
     endpoints: HashMap<MapData, [u8; 4], u32>,
     identities: HashMap<MapData, [u8; 4], u32>,
@@ -103,19 +105,12 @@ impl Dataplane {
         let index = link_index(name).map_err(|errno| BpfError::NoBridge { name: name.to_owned(), errno })?;
         bpffs::ensure(folder)?;
         let maps_folder = bpffs::layout_folder(folder, layout())?;
-        let mask = u32::MAX.checked_shl(32 - u32::from(info.subnet.prefix())).unwrap_or(0);
-        let stem = info.subnet6.map(|subnet| subnet.network().octets());
-        let words = stem.map(|stem| [word(&stem[..4]), word(&stem[4..8])]).unwrap_or_default();
         let with = |on: bool| u32::from(on);
+        let subnets = subnets(info);
         let globals = [
             ("BRIDGE", index),
-            ("SUBNET", word(&info.subnet.network().octets())),
-            ("SUBNET_MASK", mask.to_be()),
             ("SERVICES_BIT", (1u32 << (31 - u32::from(info.subnet.prefix()))).to_be()),
             ("GATEWAY", word(&info.subnet.gateway().octets())),
-            ("WITH_IPV6", with(stem.is_some())),
-            ("STEM_0", words[0]),
-            ("STEM_1", words[1]),
             ("WITH_POLICY", with(settings.policy)),
             ("WITH_BALANCE", with(settings.balance)),
             ("WITH_METRICS", with(settings.metrics)),
@@ -124,7 +119,7 @@ impl Dataplane {
         let interval_ns = settings.names_rate.map_or(0, |rate| 1_000_000_000 / u64::from(rate.max(1)));
         let burst_ns = interval_ns * 2 * u64::from(settings.names_rate.unwrap_or_default());
         let mut loader = EbpfLoader::new();
-        for (name, value) in &globals {
+        for (name, value) in globals.iter().chain(&subnets) {
             loader.override_global(name, value, true);
         }
         loader.override_global("NAMES_INTERVAL_NS", &interval_ns, true);
@@ -139,6 +134,7 @@ impl Dataplane {
             endpoints: take(&mut bpf, "endpoints")?,
             identities: take(&mut bpf, "identities")?,
             denied: take(&mut bpf, "denied")?,
+            priorities: Priorities::open(&mut bpf)?,
             names: Names::open(&mut bpf)?,
             counters: Counters::open(&mut bpf)?,
             info: info.clone(),
@@ -156,7 +152,8 @@ impl Dataplane {
         let mut words = Vec::new();
         for place in PLACES {
             let program = program(&mut self.bpf, place.program)?;
-            let hook = attachment::attach(program, place, (name, &self.folder), self.settings.hook)?;
+            let pin = self.folder.join(place.program);
+            let hook = attachment::attach(program, place, (name, &pin), self.settings.hook)?;
             if hook == Hook::Clsact && self.settings.hook.is_none() && words.is_empty() {
                 words.push(Word(format!(
                     "This kernel has no BPF links for network devices (Linux 6.6): {name} has filters instead, which \
@@ -212,6 +209,21 @@ impl Dataplane {
         self.names.set(answers, views)
     }
 
+    /// Gives what containers of these identities send by `link` these priorities (`SO_PRIORITY` of socket(7): classes
+    /// 0 to 15, or a class of a classful queueing discipline). For links that containers' packets leave with their own
+    /// addresses; one that is gone needs nothing to be undone.
+    pub fn set_priorities(
+        &mut self,
+        link: &LinkName,
+        header: LinkHeader,
+        priorities: &BTreeMap<Identity, u32>,
+    ) -> Result<(), BpfError> {
+        check_room("identities with a priority", priorities.len(), ENDPOINTS_MAX)?;
+        self.priorities.set(priorities)?;
+        let place = (link, self.folder.as_path(), self.maps_folder.as_path());
+        priority::attach(&self.info, place, header, self.settings.hook)
+    }
+
     /// What was counted since the maps were made, by earlier processes too.
     pub fn metrics(&self) -> Result<Metrics, BpfError> {
         self.counters.read()
@@ -225,8 +237,9 @@ impl Dataplane {
     /// [`detach`](Self::detach) of what any process left at `folder`, whether the bridge is still there or not.
     pub fn remove(bridge: &LinkName, folder: &Path) -> Result<(), BpfError> {
         for place in PLACES {
-            attachment::detach(place, bridge.as_str(), folder)?;
+            attachment::detach(place, bridge.as_str(), &folder.join(place.program))?;
         }
+        priority::detach_all(folder)?;
         bpffs::remove(folder)
     }
 }
@@ -237,7 +250,7 @@ impl std::fmt::Debug for Dataplane {
     }
 }
 
-fn program<'b>(bpf: &'b mut Ebpf, name: &'static str) -> Result<&'b mut SchedClassifier, BpfError> {
+pub(crate) fn program<'b>(bpf: &'b mut Ebpf, name: &'static str) -> Result<&'b mut SchedClassifier, BpfError> {
     let missing = || BpfError::Refused { program: name, error: "it is not in the object".to_owned() };
     bpf.program_mut(name).ok_or_else(missing)?.try_into().map_err(BpfError::not_loaded(name))
 }
@@ -278,6 +291,20 @@ where
 
 fn check_room(what: &'static str, count: usize, max: usize) -> Result<(), BpfError> {
     if count > max { Err(BpfError::TooMany { what, count, max }) } else { Ok(()) }
+}
+
+/// What tells addresses of ours, as programs have it.
+pub(crate) fn subnets(info: &BridgeInfo) -> [(&'static str, u32); 5] {
+    let mask = u32::MAX.checked_shl(32 - u32::from(info.subnet.prefix())).unwrap_or(0);
+    let stem = info.subnet6.map(|subnet| subnet.network().octets());
+    let [first, second] = stem.map(|stem| [word(&stem[..4]), word(&stem[4..8])]).unwrap_or_default();
+    [
+        ("SUBNET", word(&info.subnet.network().octets())),
+        ("SUBNET_MASK", mask.to_be()),
+        ("WITH_IPV6", u32::from(stem.is_some())),
+        ("STEM_0", first),
+        ("STEM_1", second),
+    ]
 }
 
 fn word(bytes: &[u8]) -> u32 {

@@ -17,6 +17,8 @@
 //! had, [`BpfError`] says why and nothing else changes. Dropping a [`Dataplane`] leaves it in force, connections
 //! included: a node's daemon may die.
 //!
+//! [`StorageMeter`] has nothing to do with the bridge: it counts what control groups read from and write to disks.
+//!
 //! Call from a thread in the bridge's network namespace. It refuses: more than [`SERVICES_MAX`] services. It drops from
 //! containers what they have no use for and the stack would judge otherwise later: VLAN tags, IPv4 options, IPv6 routing
 //! headers, more than six extension headers, addresses that are not the sender's.
@@ -27,10 +29,14 @@ mod dataplane;
 mod error;
 mod metrics;
 mod names;
+mod priority;
 mod services;
+mod storage;
 
 pub use dataplane::{BridgeInfo, Dataplane, Endpoint, Hook, Settings};
 pub use error::BpfError;
 pub use metrics::{Metrics, PairTraffic, Peer, ServiceTraffic};
 pub use names::{Answer, View};
+pub use priority::LinkHeader;
 pub use services::SERVICES_MAX;
+pub use storage::{Requests, StorageMeter, StorageTraffic};

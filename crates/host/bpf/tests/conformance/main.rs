@@ -113,14 +113,13 @@ impl Dataplane for Programs {
 pub(crate) struct Container {
     pub(crate) space: Netspace,
     pub(crate) address: Address,
-    pub(crate) link: LinkName,
 }
 
 impl Container {
     pub(crate) fn new(machine: &mut Machine, name: &'static str) -> Self {
         let (space, address) = machine.container();
         space.serve_both(80, name);
-        Self { space, address, link: machine.link.clone() }
+        Self { space, address }
     }
 
     pub(crate) fn ips(&self) -> [IpAddr; 2] {
