@@ -248,6 +248,15 @@ fn certificates_are_rotated_while_a_connection_is_open_and_it_goes_on() {
         let now = ticks();
         wait_until("the open connection goes on", || ticks() > now + 3);
     }
+    // So is the root that signs them.
+    let before = counted(&node, "certificate_made_at");
+    node.ok(["cert", "rotate", "shop"]);
+    assert!(is_secret(&ask(&app, "web-1", "db", 80)));
+    assert!(counted(&node, "certificate_made_at") > before);
+    let now = ticks();
+    wait_until("the open connection goes on", || ticks() > now + 3);
+    node.coppice(["cert", "rotate", "none"]).ended_with(1).complained("no app");
+
     assert!(counted(&node, "certificate_made_at") > first + 6000, "the first one has ended meanwhile");
     assert_eq!(counted(&node, "connections"), 1);
     assert_eq!(counted(&node, "handshake_failures") + counted(&node, "rotation_failures"), 0);

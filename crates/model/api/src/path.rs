@@ -26,6 +26,8 @@ pub const APP_WORKLOADS: &str = "/v1/apps/{app}/workloads";
 /// GET `?workload=&since=&tail=&follow=&stdout=&stderr=` ([`LogQuery`](crate::LogQuery), several `workload`) → lines of
 /// [`LogLine`](crate::LogLine), of all instances.
 pub const APP_LOGS: &str = "/v1/apps/{app}/logs";
+/// POST: begin a new root of the app's own authority → 204.
+pub const APP_AUTHORITY_ROTATE: &str = "/v1/apps/{app}/authority/rotate";
 
 /// GET `?all=true&app=` → `[ContainerSummary]`; POST [`RunRequest`](crate::RunRequest) → [`Created`](crate::Created) (started when
 /// `start`).

@@ -148,6 +148,7 @@ fn operations() -> Vec<Operation> {
         Operation(path::IMAGE_LOAD, Post, "Load an archive", None, Some("LoadReply"), 200, &[]),
         Operation(path::IMAGE_SAVE, Get, "An archive", None, None, 200, &["name", "format"]),
         Operation(path::IMAGE_PRUNE, Post, "Remove what is unused", Some("PruneRequest"), Some("PruneReply"), 200, &[]),
+        Operation(path::APP_AUTHORITY_ROTATE, Post, "Begin a new root of its own authority", None, None, 204, &[]),
         Operation(path::CERTIFICATES, Get, "Certificates", None, Some("CertificateList"), 200, &[]),
         Operation(
             path::CERTIFICATES,

@@ -296,7 +296,7 @@ impl Containers {
             record.home = Home::of(&record.owner, &network);
         });
         // Known, and guarded, before it runs.
-        self.refresh_peers();
+        self.admit_to_peers(&container.owner).await?;
         let config = self.configure(&record, &image, network, size, names)?;
         self.write_record(&record)
             .map_err(|source| NodeError::disk(format!("cannot record container {}", record.name), source))?;

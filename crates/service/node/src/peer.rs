@@ -21,6 +21,7 @@ use coppice_base::{Clock, Name};
 use coppice_network::{Asserted, Intercept, Intercepted, LinkName, NetworkError};
 use coppice_peer::{App, Config, Instance, Limits, PeerSnapshot, Peers, Published, UpdateError, Workload};
 use coppice_spec::{AppSpec, NetworkMode, PeerTls, PortSpec, Protocol};
+use tokio::sync::watch;
 
 use crate::container::{Owner, Record};
 use crate::containers::Containers;
@@ -44,6 +45,8 @@ pub enum PeerTlsError {
     Rules(#[from] NetworkError),
     #[error(transparent)]
     Update(#[from] UpdateError),
+    #[error("no service of {0} has tls.peer: it has no authority of its own")]
+    NotAsked(Name),
 }
 
 impl PeerTlsError {
@@ -52,6 +55,7 @@ impl PeerTlsError {
             Self::Authority(AuthorityError::Io { source, .. }) if source.kind() == std::io::ErrorKind::StorageFull => {
                 ErrorKind::NoSpace
             }
+            Self::NotAsked(_) => ErrorKind::Conflict,
             _ => ErrorKind::Internal,
         }
     }
@@ -86,6 +90,8 @@ pub(crate) struct NodePeers {
     clock: Arc<dyn Clock>,
     /// Whether there is anything to do, for those who have no time.
     any: AtomicBool,
+    /// All apps that are wanted are here and have claimed their ports.
+    settled: watch::Sender<bool>,
     state: Mutex<State>,
 }
 
@@ -93,11 +99,18 @@ pub(crate) struct NodePeers {
 struct State {
     /// Apps that have a service with `tls.peer`: the modes of all their workloads.
     modes: BTreeMap<Name, BTreeMap<Name, PeerTls>>,
-    /// All apps have said which ports they publish.
-    settled: bool,
+    /// The node stops with all its containers.
+    ended: bool,
     seal: Option<Arc<SealKey>>,
     authorities: BTreeMap<Name, Arc<Authority>>,
     running: Option<Running>,
+}
+
+impl State {
+    fn guards(&self, app: &Name, workload: &Name) -> bool {
+        let mode = self.modes.get(app).and_then(|modes| modes.get(workload));
+        mode.is_some_and(|mode| *mode != PeerTls::Off)
+    }
 }
 
 struct Running {
@@ -143,6 +156,7 @@ impl NodePeers {
             settings,
             clock,
             any: AtomicBool::new(false),
+            settled: watch::Sender::new(false),
             state: Mutex::default(),
         }
     }
@@ -159,7 +173,12 @@ impl NodePeers {
     /// Whether `spec`'s services can be given certificates.
     pub(crate) fn check(&self, spec: &AppSpec) -> Result<(), PeerTlsError> {
         if is_asked(spec) {
-            self.authority(&mut self.state(), &spec.name)?;
+            let mut state = self.state();
+            if self.authorities.join(format!("{}.sealed", spec.name)).exists() {
+                self.authority(&mut state, &spec.name)?;
+            } else {
+                self.seal(&mut state)?;
+            }
         }
         Ok(())
     }
@@ -179,7 +198,20 @@ impl NodePeers {
 
     /// All apps that are wanted are here and have claimed their ports.
     pub(crate) fn settle(&self) {
-        self.state().settled = true;
+        self.settled.send_replace(true);
+    }
+
+    /// Whether a container of `owner` must be told of: it is guarded, or its address may be known as another's.
+    fn concerns(&self, owner: &Owner) -> bool {
+        let state = self.state();
+        let Owner::App { app, workload, .. } = owner else { return state.running.is_some() };
+        state.running.is_some() || state.guards(app, workload)
+    }
+
+    /// Resolves when [`settle`](Self::settle) was called.
+    async fn settled(&self) {
+        // Nobody takes the sender away.
+        let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
     }
 
     /// The app is no more, and nobody trusts what its authority signed.
@@ -193,32 +225,46 @@ impl NodePeers {
         }
     }
 
+    /// Begins a new root of `app`'s authority. Its services show certificates of that from now on.
+    pub(crate) fn rotate(&self, app: &Name) -> Result<(), PeerTlsError> {
+        let mut state = self.state();
+        if !state.modes.contains_key(app) {
+            return Err(PeerTlsError::NotAsked(app.clone()));
+        }
+        Ok(self.authority(&mut state, app)?.rotate_root()?)
+    }
+
+    fn seal(&self, state: &mut State) -> Result<Arc<SealKey>, PeerTlsError> {
+        if let Some(seal) = &state.seal {
+            return Ok(seal.clone());
+        }
+        Ok(state.seal.insert(Arc::new(SealKey::of_folder(&self.key_file, &self.folder)?)).clone())
+    }
+
     fn authority(&self, state: &mut State, app: &Name) -> Result<Arc<Authority>, PeerTlsError> {
         if let Some(authority) = state.authorities.get(app) {
             return Ok(authority.clone());
         }
-        let seal = match &state.seal {
-            Some(seal) => seal.clone(),
-            None => state.seal.insert(Arc::new(SealKey::of_folder(&self.key_file, &self.folder)?)).clone(),
-        };
+        let seal = self.seal(state)?;
         let life = Duration::from_secs(self.settings.certificate_secs.max(1));
         let authority = Authority::open(&self.authorities, seal, app, self.clock.clone(), life)?;
         Ok(state.authorities.entry(app.clone()).or_insert(authority).clone())
     }
 
     /// Instances, their readiness or their ports may have changed. `ready` and `ports` are asked by app and instance, and
-    /// by app and service. Must be called within a tokio runtime.
+    /// by app and service. On a failure all is as it was before. Must be called within a tokio runtime.
     pub(crate) fn refresh(
         &self,
         bridge: Option<OnBridge>,
         placed: Vec<Placed>,
         ready: impl Fn(&Name, &Name, &str) -> bool,
         ports: impl Fn(&Name, &Name) -> Vec<PortSpec>,
-    ) {
+    ) -> Result<(), PeerTlsError> {
         let mut state = self.state();
-        let Some(bridge) = bridge.filter(|_| state.settled) else { return };
-        if let Err(error) = self.make_so(&mut state, &bridge, &placed, &ready, &ports) {
-            tracing::error!(%error, "encryption between services is as it was before");
+        let is_time = *self.settled.borrow() && !state.ended;
+        match bridge.filter(|_| is_time) {
+            Some(bridge) => self.make_so(&mut state, &bridge, &placed, &ready, &ports),
+            None => Ok(()),
         }
     }
 
@@ -234,24 +280,19 @@ impl NodePeers {
         if state.running.is_none() {
             state.running = Some(self.start(bridge)?);
         }
-        let State { modes, running, .. } = state;
-        let running = running.as_mut().expect("it was started above");
-        let guards = |app: &Name, workload: &Name| {
-            modes.get(app).and_then(|modes| modes.get(workload)).is_some_and(|mode| *mode != PeerTls::Off)
-        };
-        let of_guarded = placed.iter().filter(|one| guards(&one.app, &one.workload));
+        let guarded: Vec<&Placed> = placed.iter().filter(|one| state.guards(&one.app, &one.workload)).collect();
         let of_both = |one: &Placed| [Some(one.address.into()), one.address6.map(IpAddr::V6)].into_iter().flatten();
-        let requires = |one: &&Placed| modes[&one.app][&one.workload] == PeerTls::Require;
-        let services = modes.iter().flat_map(|(app, modes)| modes.keys().map(move |workload| (app, workload)));
-        let published = services.filter(|(app, workload)| guards(app, workload));
+        let requires = |one: &&&Placed| state.modes[&one.app][&one.workload] == PeerTls::Require;
+        let services = state.modes.iter().flat_map(|(app, modes)| modes.keys().map(move |workload| (app, workload)));
+        let published = services.filter(|(app, workload)| state.guards(app, workload));
         let published = published.flat_map(|(app, workload)| tcp(ports(app, workload)));
-        let wanted = Intercepted {
-            proxy: running.proxy,
-            proxy6: running.proxy6,
-            addresses: of_guarded.clone().flat_map(of_both).collect(),
-            closed: of_guarded.filter(requires).flat_map(of_both).collect(),
-            ports: published.map(|port| (port.host_ip, port.host)).collect::<BTreeSet<_>>(),
-        };
+        let (addresses, closed) = (
+            guarded.iter().copied().flat_map(of_both).collect(),
+            guarded.iter().filter(requires).copied().flat_map(of_both).collect(),
+        );
+        let ports = published.map(|port| (port.host_ip, port.host)).collect::<BTreeSet<_>>();
+        let running = state.running.as_mut().expect("it was started above");
+        let wanted = Intercepted { proxy: running.proxy, proxy6: running.proxy6, addresses, closed, ports };
         // First whom they know, then who comes to them.
         running.peers.update(apps)?;
         if running.guarded.as_ref() != Some(&wanted) {
@@ -339,7 +380,7 @@ impl NodePeers {
     pub(crate) fn remove(&self) {
         let mut state = self.state();
         // Instances that end still tell; nothing is made anew for them.
-        state.settled = false;
+        state.ended = true;
         if let Some(running) = state.running.take()
             && let Err(error) = running.intercept.remove()
         {
@@ -356,10 +397,31 @@ impl NodePeers {
 impl Containers {
     /// Tells the halves of the instances there are, where a service has `tls.peer`.
     pub(crate) fn refresh_peers(&self) {
+        if self.traffic.peers().is_needed()
+            && let Err(error) = self.tell_peers()
+        {
+            tracing::error!(%error, "encryption between services is as it was before");
+        }
+    }
+
+    /// The same before a container's first process runs, which is not to be where it is not known or guarded.
+    pub(crate) async fn admit_to_peers(&self, owner: &Owner) -> Result<(), PeerTlsError> {
         let peers = self.traffic.peers();
         if !peers.is_needed() {
-            return;
+            return Ok(());
         }
+        peers.settled().await;
+        self.tell_peers().or_else(|error| {
+            if peers.concerns(owner) {
+                return Err(error);
+            }
+            tracing::error!(%error, "nothing is encrypted between services");
+            Ok(())
+        })
+    }
+
+    fn tell_peers(&self) -> Result<(), PeerTlsError> {
+        let peers = self.traffic.peers();
         let placed = self.table.all().into_iter().filter_map(|container| {
             let Owner::App { app, workload, instance } = &container.owner else { return None };
             let home = |record: &Record| record.address.or(record.home.as_ref().map(|home| home.address));
@@ -372,7 +434,7 @@ impl Containers {
             placed.collect(),
             |app, workload, instance| self.traffic.is_ready(app, workload, instance),
             |app, workload| self.network.ports_of(&format!("{app}/{workload}")),
-        );
+        )
     }
 }
 

@@ -24,6 +24,11 @@ impl Client {
         self.post(Target::with(path::CERTIFICATE_RENEW, domain), &()).await
     }
 
+    /// Begins a new root of an app's own authority; the one before is trusted until what it signed has ended.
+    pub async fn rotate_authority(&self, app: &str) -> Result<(), ClientError> {
+        self.command(Target::with(path::APP_AUTHORITY_ROTATE, app), None::<&()>).await
+    }
+
     pub async fn remove_certificate(&self, domain: &str) -> Result<(), ClientError> {
         self.delete(Target::with(path::CERTIFICATE, domain)).await
     }

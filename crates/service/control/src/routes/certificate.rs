@@ -35,6 +35,11 @@ pub(super) async fn renew(
     Ok(Json(node.renew_certificate(&domain).await?))
 }
 
+pub(super) async fn rotate(State(node): State<Arc<Node>>, Path(app): Path<String>) -> Answer<StatusCode> {
+    node.rotate_authority(&app)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
 pub(super) async fn remove(State(node): State<Arc<Node>>, Path(domain): Path<String>) -> Answer<StatusCode> {
     node.remove_certificate(&domain)?;
     Ok(StatusCode::NO_CONTENT)

@@ -63,6 +63,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::IMAGE_LOAD, post(image::load))
         .route(path::IMAGE_SAVE, get(image::save))
         .route(path::IMAGE_PRUNE, post(image::prune))
+        .route(path::APP_AUTHORITY_ROTATE, post(certificate::rotate))
         .route(path::CERTIFICATES, get(certificate::list).post(certificate::install))
         .route(path::CERTIFICATE_PROVISION, post(certificate::provision))
         .route(path::CERTIFICATE, delete(certificate::remove))

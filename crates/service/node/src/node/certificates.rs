@@ -64,6 +64,12 @@ impl Node {
         Ok(summary(certificates.renew(domain).await.map_err(CertificatesError::from)?))
     }
 
+    /// Begins a new root of an app's own authority; the one before is trusted until what it signed has ended.
+    pub fn rotate_authority(&self, app: &str) -> Result<(), NodeError> {
+        let app = self.app(app)?;
+        Ok(self.containers.traffic.peers().rotate(&app.name)?)
+    }
+
     /// Removes a certificate, and stops renewing it.
     pub fn remove_certificate(&self, domain: &str) -> Result<(), NodeError> {
         let certificates = self.containers.traffic.certificates().started()?;

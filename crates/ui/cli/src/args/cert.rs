@@ -19,6 +19,8 @@ pub(crate) enum CertVerb {
     Provision(CertProvisionArgs),
     /// Order a certificate anew, whatever its dates
     Renew(CertDomainArgs),
+    /// Begin a new root of apps' own authorities, which sign for tls.peer
+    Rotate(CertAppsArgs),
     /// Remove certificates, and stop renewing them
     Rm(CertDomainsArgs),
 }
@@ -101,6 +103,14 @@ pub(crate) struct CertProvisionArgs {
 pub(crate) struct CertDomainArgs {
     /// Name the certificate is kept under
     pub(crate) domain: String,
+}
+
+/// Services get new certificates at once; those of before are trusted until they end, so that no connection breaks.
+#[derive(Args, Debug)]
+pub(crate) struct CertAppsArgs {
+    /// Apps that have a service with tls.peer
+    #[arg(required = true, value_name = "APP")]
+    pub(crate) apps: Vec<String>,
 }
 
 #[derive(Args, Debug)]

@@ -16,7 +16,8 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use app::{ConvertArgs, DownArgs, InitArgs, PlanArgs, PullChoice, StatusArgs, UpArgs, ValidateArgs};
 pub(crate) use cert::{
-    CertDomainArgs, CertDomainsArgs, CertInstallArgs, CertProvisionArgs, CertVerb, Challenge, DnsProviderName,
+    CertAppsArgs, CertDomainArgs, CertDomainsArgs, CertInstallArgs, CertProvisionArgs, CertVerb, Challenge,
+    DnsProviderName,
 };
 pub(crate) use container::{
     AttachArgs, ContainerArgs, CpArgs, EventsArgs, ExecArgs, InspectArgs, KillArgs, LogsArgs, PsArgs, RmArgs,

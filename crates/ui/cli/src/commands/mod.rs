@@ -67,6 +67,7 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Cert(CertVerb::Install(args)) => block_on(cert::install::run(settings, args)),
         Verb::Cert(CertVerb::Provision(args)) => block_on(cert::provision::run(settings, args)),
         Verb::Cert(CertVerb::Renew(args)) => block_on(cert::renew::run(settings, args)),
+        Verb::Cert(CertVerb::Rotate(args)) => block_on(cert::rotate::run(settings, args)),
         Verb::Cert(CertVerb::Rm(args)) => block_on(cert::remove::run(settings, args)),
 
         Verb::Node(NodeVerb::Start) => block_on(node::start::run(settings)),

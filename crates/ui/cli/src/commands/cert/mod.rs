@@ -5,6 +5,7 @@ pub(crate) mod list;
 pub(crate) mod provision;
 pub(crate) mod remove;
 pub(crate) mod renew;
+pub(crate) mod rotate;
 
 use coppice_api::CertificateSummary;
 
