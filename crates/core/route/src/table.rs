@@ -80,9 +80,10 @@ impl<R> RouteTable<R> {
         method: &str,
         mut has_header: impl FnMut(&str, &str) -> bool,
     ) -> Option<&TableEntry<R>> {
-        let parent = host.split_once('.').map(|(_, parent)| parent);
         let exact = self.exact.get(host);
-        let wildcard = parent.and_then(|parent| self.wildcard.get(parent));
+        let parent = || host.split_once('.').map(|(_, parent)| parent);
+        let wildcard =
+            if self.wildcard.is_empty() { None } else { parent().and_then(|parent| self.wildcard.get(parent)) };
         exact.into_iter().chain(wildcard).flatten().map(|at| &self.entries[*at]).find(|entry| {
             let spec = &entry.spec;
             takes_path(&spec.path, path)

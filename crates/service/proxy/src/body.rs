@@ -319,6 +319,8 @@ pub(crate) enum Sink {
     Http2 {
         stream: SendStream<Bytes>,
         reserved: bool,
+        /// The last piece taken: it may be the one that ends the stream, which is then said with it.
+        held: Bytes,
     },
     /// The stream was ended with its head, or what is written is of no interest.
     Nowhere,
@@ -408,7 +410,10 @@ impl Sink {
         match self {
             Self::Http1(sink) => sink.poll_send(cx, data).map_err(BodyError::Io),
             Self::Nowhere => Poll::Ready(Ok(data.len())),
-            Self::Http2 { stream, reserved } => {
+            Self::Http2 { stream, reserved, held } => {
+                if !held.is_empty() {
+                    stream.send_data(std::mem::take(held), false)?;
+                }
                 if !*reserved {
                     stream.reserve_capacity(data.len());
                     *reserved = true;
@@ -423,7 +428,7 @@ impl Sink {
                 let count = capacity.min(data.len());
                 if count > 0 {
                     *reserved = false;
-                    stream.send_data(Bytes::copy_from_slice(&data[..count]), false)?;
+                    *held = Bytes::copy_from_slice(&data[..count]);
                 }
                 Poll::Ready(Ok(count))
             }
@@ -436,7 +441,13 @@ impl Sink {
                 ready!(sink.poll_write_out(cx))?;
                 sink.io.poll_flush(cx).map_err(BodyError::Io)
             }
-            Self::Http2 { .. } | Self::Nowhere => Poll::Ready(Ok(())),
+            Self::Http2 { stream, held, .. } => {
+                if !held.is_empty() {
+                    stream.send_data(std::mem::take(held), false)?;
+                }
+                Poll::Ready(Ok(()))
+            }
+            Self::Nowhere => Poll::Ready(Ok(())),
         }
     }
 
@@ -444,9 +455,14 @@ impl Sink {
     pub(crate) fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), BodyError> {
         match self {
             Self::Http1(sink) => sink.finish(trailers),
-            Self::Http2 { stream, .. } => match trailers {
-                Some(trailers) => stream.send_trailers(trailers)?,
-                None => stream.send_data(Bytes::new(), true)?,
+            Self::Http2 { stream, held, .. } => match (std::mem::take(held), trailers) {
+                (last, None) => stream.send_data(last, true)?,
+                (last, Some(trailers)) => {
+                    if !last.is_empty() {
+                        stream.send_data(last, false)?;
+                    }
+                    stream.send_trailers(trailers)?;
+                }
             },
             Self::Nowhere => {}
         }

@@ -50,7 +50,7 @@ async fn begin(worker: &Worker, mut stream: TcpStream, mut address: SocketAddr, 
         (address, local) = (from, to);
     }
     let trusted = worker.shared.trusted.iter().any(|network| network.contains(address.ip()));
-    let peer = Rc::new(Peer { address, local, tls: kind.tls, trusted });
+    let peer = Rc::new(Peer::new(address, local, kind.tls, trusted));
     if !kind.tls {
         return Some(Begun { io: Io::plain(stream), peer, watch, is_http2: false });
     }

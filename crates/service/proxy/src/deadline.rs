@@ -75,6 +75,16 @@ impl Deadlines {
         }
     }
 
+    /// It is `now`, though nobody is woken for it.
+    pub(crate) fn note(&self, now: Timestamp) {
+        self.now.set(now.0);
+    }
+
+    /// The time that was last told.
+    pub(crate) fn noted(&self) -> Timestamp {
+        Timestamp(self.now.get())
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.count.get() == 0
     }

@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -33,7 +34,25 @@ const STREAMS: usize = 100;
 /// One thread's connections.
 #[derive(Default)]
 pub(crate) struct Pools {
-    pools: RefCell<HashMap<u64, Pool>>,
+    pools: RefCell<HashMap<u64, Pool, BuildHasherDefault<Numbers>>>,
+}
+
+/// Numbers that we gave ourselves, one after the other, need no hash that strangers cannot guess.
+#[derive(Default)]
+struct Numbers(u64);
+
+impl Hasher for Numbers {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(self.0.rotate_left(8) ^ u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = coppice_route::hash::mix(number);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[derive(Default)]

@@ -87,8 +87,7 @@ pub(crate) async fn forward(
     let spec = &forward.route.spec;
     let counts = &forward.route.state.counts[worker.index];
     let budget = &forward.route.state.budget;
-    let now = worker.now();
-    budget.request(now);
+    budget.request(worker.recent());
     if forward.expects_continue
         && let Reply::Http1(reply) = &*reply
         && go_on(&reply.io, watch, spec.timeouts.idle.0).await.is_err()
@@ -247,7 +246,7 @@ async fn go_on(io: &Rc<Io>, watch: &Watch, idle: Duration) -> Result<(), BodyErr
 }
 
 fn report(worker: &Worker, member: &Member, ok: bool, begun: Instant) {
-    member.instance.report(ok, worker.now());
+    member.instance.report(ok, worker.recent());
     let counts = &member.counts[worker.index];
     counts.requests.add(1);
     if !ok {
@@ -261,7 +260,7 @@ fn pick(worker: &Worker, forward: &Forward, route: &Compiled, tried: &[u64], aga
     let from = |group: &Group| {
         let how = Picking {
             breaker: &route.spec.breaker,
-            now: worker.now(),
+            now: worker.recent(),
             random: worker.random(),
             sticky: forward.sticky,
             wanted: forward.wanted,
@@ -297,7 +296,7 @@ async fn dial(
         UpstreamHead::Http1 { .. } => {
             if before.is_none()
                 && !fresh
-                && let Some(io) = worker.pools.take(member, worker.now())
+                && let Some(io) = worker.pools.take(member, worker.recent())
             {
                 return Ok((Upstream::Http1(io), true));
             }
@@ -332,7 +331,7 @@ impl Attempt<'_> {
         })?;
         let mut pump = Pump::new(spec.max_body.map(|most| most.0));
         let (watch, limits) = (self.watch, &self.worker.shared.limits);
-        let begun = self.worker.now();
+        let begun = self.worker.recent();
         let paced = matches!(self.forward.framing, Framing::Length(_)) && limits.body_rate > 0;
         let (body, mirror, reply) = (&mut *self.body, &mut *self.mirror, &mut *self.reply);
         let (idle, patience) = (spec.timeouts.idle.0, spec.timeouts.request.0);
@@ -425,7 +424,7 @@ impl Attempt<'_> {
         let mut back = Pump::new(None);
         let (route, member) = (&self.forward.route.state, self.member);
         let body = &mut *self.body;
-        let mut moved_at = self.worker.now();
+        let mut moved_at = self.worker.recent();
         let done = poll_fn(|cx| {
             let before = (back.moved, pump.moved);
             match back.poll(cx, &mut source, &mut down, |_| ()) {
@@ -493,7 +492,8 @@ impl Attempt<'_> {
                 *request.uri_mut() = http::Uri::from_parts(uri).unwrap_or_default();
                 let end = matches!(forward.framing, Framing::None | Framing::Length(0));
                 let (response, stream) = send.send_request(request, end)?;
-                let sink = if end { Sink::Nowhere } else { Sink::Http2 { stream, reserved: false } };
+                let sink =
+                    if end { Sink::Nowhere } else { Sink::Http2 { stream, reserved: false, held: Bytes::new() } };
                 Ok((Awaiting::http2(response, place), sink))
             }
             (Upstream::Http1(io), UpstreamHead::Http1 { line, fields }) => {
@@ -527,7 +527,7 @@ impl Attempt<'_> {
         let view = awaiting.view(head);
         let mut connection = None;
         view.each(|name, value| {
-            if headers::classify(name) == Field::Connection {
+            if name.len() == "connection".len() && headers::classify(name) == Field::Connection {
                 connection = Some(value);
             }
         });
@@ -569,7 +569,7 @@ impl Attempt<'_> {
         if clean && head.keep_alive && head.framing != Framing::Close && self.forward.route.send_proxy.is_none() {
             source.buffer.rest();
             let stays = head.stays.unwrap_or(limits.idle_upstream_timeout).min(limits.idle_upstream_timeout);
-            let until = self.worker.now().plus(stays);
+            let until = self.worker.recent().plus(stays);
             self.worker.pools.put(self.member, Rc::clone(&source.io), until, limits.idle_upstream);
         }
     }

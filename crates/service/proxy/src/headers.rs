@@ -197,6 +197,7 @@ impl Fields<'_> {
     pub(crate) fn put(&mut self, name: &[u8], value: &[u8]) {
         match self {
             Self::Http1(out) => {
+                out.reserve(name.len() + value.len() + 4);
                 out.extend_from_slice(name);
                 out.extend_from_slice(b": ");
                 out.extend_from_slice(value);

@@ -113,7 +113,12 @@ impl Drop for Active {
     }
 }
 
-async fn stream(worker: &Rc<Worker>, peer: &Peer, request: http::Request<RecvStream>, respond: SendResponse<Bytes>) {
+async fn stream(
+    worker: &Rc<Worker>,
+    peer: &Rc<Peer>,
+    request: http::Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
     let (parts, body) = request.into_parts();
     let mut body = Source::http2(body);
     let length = parts.headers.get(http::header::CONTENT_LENGTH).and_then(|text| head::number(text.as_bytes()));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use coppice_spec::Cidr;
 
 /// The far end of a connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Peer {
     /// The client, or the proxy in front (from the PROXY protocol, where that is spoken).
     pub(crate) address: SocketAddr,
@@ -14,6 +14,15 @@ pub(crate) struct Peer {
     pub(crate) tls: bool,
     /// `address` is one of [`crate::Config::trusted`].
     pub(crate) trusted: bool,
+    /// The address alone, as it is written for instances.
+    pub(crate) text: Box<str>,
+}
+
+impl Peer {
+    pub(crate) fn new(address: SocketAddr, local: SocketAddr, tls: bool, trusted: bool) -> Self {
+        let text = address.ip().to_canonical().to_string().into_boxed_str();
+        Self { address, local, tls, trusted, text }
+    }
 }
 
 /// The client of a request: behind a trusted proxy, the last address in X-Forwarded-For that is not itself trusted.
@@ -44,12 +53,20 @@ pub(crate) fn is_request_id(text: &[u8]) -> bool {
 
 /// 16 or 32 lower-case hex digits of random bits.
 pub(crate) fn hex_digits<const N: usize>(mut random: impl FnMut() -> u64) -> [u8; N] {
+    const PAIRS: [[u8; 2]; 256] = {
+        let digits = b"0123456789abcdef";
+        let mut pairs = [[0; 2]; 256];
+        let mut at = 0;
+        while at < 256 {
+            pairs[at] = [digits[at >> 4], digits[at & 15]];
+            at += 1;
+        }
+        pairs
+    };
     let mut out = [0; N];
     for chunk in out.chunks_mut(16) {
-        let mut bits = random();
-        for digit in chunk {
-            *digit = b"0123456789abcdef"[(bits & 15) as usize];
-            bits >>= 4;
+        for (pair, byte) in chunk.chunks_exact_mut(2).zip(random().to_le_bytes()) {
+            pair.copy_from_slice(&PAIRS[usize::from(byte)]);
         }
     }
     out
@@ -104,7 +121,7 @@ mod tests {
 
     fn peer(address: &str, trusted: bool) -> Peer {
         let address = SocketAddr::new(address.parse().unwrap(), 1234);
-        Peer { address, local: address, tls: false, trusted }
+        Peer::new(address, address, false, trusted)
     }
 
     #[test]

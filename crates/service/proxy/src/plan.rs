@@ -1,6 +1,7 @@
 //! What is to be done with a request: everything that is decided before a socket is touched.
 
 use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -62,7 +63,7 @@ pub(crate) struct Forward {
     pub(crate) sticky: Option<u64>,
     pub(crate) wanted: Option<u64>,
     pub(crate) authorization: Option<Vec<u8>>,
-    pub(crate) peer: Peer,
+    pub(crate) peer: Rc<Peer>,
 }
 
 /// The head as an instance will get it, but for Host.
@@ -73,6 +74,12 @@ pub(crate) enum UpstreamHead {
         fields: Vec<u8>,
     },
     Http2(Box<request::Parts>),
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        buffer::done(std::mem::take(&mut self.host));
+    }
 }
 
 impl Drop for UpstreamHead {
@@ -100,8 +107,8 @@ impl RequestId {
     }
 }
 
-pub(crate) fn plan(worker: &Worker, peer: &Peer, request: &Request<'_>) -> Planned {
-    let started = Instant::now();
+pub(crate) fn plan(worker: &Worker, peer: &Rc<Peer>, request: &Request<'_>) -> Planned {
+    let started = worker.look();
     let known = Known::of(request.view);
     let request_id = match known.request_id.filter(|id| identity::is_request_id(id)) {
         Some(given) => RequestId::Given(given.into()),
@@ -115,7 +122,7 @@ pub(crate) fn plan(worker: &Worker, peer: &Peer, request: &Request<'_>) -> Plann
 
 fn decide(
     worker: &Worker,
-    peer: &Peer,
+    peer: &Rc<Peer>,
     request: &Request<'_>,
     known: &Known<'_>,
     client: IpAddr,
@@ -216,7 +223,7 @@ fn headers_name(list: &[u8], node: &str) -> bool {
 #[allow(clippy::too_many_arguments)] // one call: what `decide` has worked out
 fn forward(
     worker: &Worker,
-    peer: &Peer,
+    peer: &Rc<Peer>,
     request: &Request<'_>,
     known: &Known<'_>,
     client: IpAddr,
@@ -296,7 +303,11 @@ fn forward(
     let expects = known.expect.is_some_and(|expect| expect.eq_ignore_ascii_case(b"100-continue"));
     Forward {
         head,
-        host: written_host.to_vec(),
+        host: {
+            let mut host = buffer::writer();
+            host.extend_from_slice(written_host);
+            host
+        },
         framing: request.framing,
         repeatable: safe && !has_body && !upgrade,
         is_head: request.method == "HEAD",
@@ -306,7 +317,7 @@ fn forward(
         sticky,
         wanted,
         authorization: (!route.passwords.is_open()).then(|| known.authorization.map(<[u8]>::to_vec)).flatten(),
-        peer: peer.clone(),
+        peer: Rc::clone(peer),
         route,
     }
 }
@@ -382,13 +393,7 @@ fn emit(
 
 /// X-Forwarded-For, -Host and -Proto; Forwarded goes on only where a trusted proxy has begun it.
 fn forwarded(peer: &Peer, request: &Request<'_>, known: &Known<'_>, out: &mut Fields<'_>) {
-    use std::io::Write;
-    let mut address = [0u8; 48];
-    let mut cursor = std::io::Cursor::new(&mut address[..]);
-    // An address has at most 45 characters.
-    let _ = write!(cursor, "{}", peer.address.ip().to_canonical());
-    let length = usize::try_from(cursor.position()).unwrap_or(0);
-    let address = &address[..length];
+    let address = peer.text.as_bytes();
     let before = known.forwarded_for.filter(|_| peer.trusted);
     match before {
         Some(before) => out.put(b"x-forwarded-for", &[before, b", ", address].concat()),
@@ -408,5 +413,10 @@ fn forwarded(peer: &Peer, request: &Request<'_>, known: &Known<'_>, out: &mut Fi
 
 /// Milliseconds of the proxy's own clock.
 pub(crate) fn since(base: Instant) -> Timestamp {
-    Timestamp(u64::try_from(base.elapsed().as_millis()).unwrap_or(u64::MAX))
+    between(base, Instant::now())
+}
+
+/// The same for a moment that is known already.
+pub(crate) fn between(base: Instant, now: Instant) -> Timestamp {
+    Timestamp(u64::try_from(now.saturating_duration_since(base).as_millis()).unwrap_or(u64::MAX))
 }

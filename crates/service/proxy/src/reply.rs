@@ -117,7 +117,7 @@ impl Reply {
                 *response.headers_mut() = map;
                 let end = matches!(framing, Framing::None | Framing::Length(0));
                 let stream = respond.send_response(response, end)?;
-                Ok(if end { Sink::Nowhere } else { Sink::Http2 { stream, reserved: false } })
+                Ok(if end { Sink::Nowhere } else { Sink::Http2 { stream, reserved: false, held: Bytes::new() } })
             }
             _ => Ok(Sink::Nowhere),
         }

@@ -60,7 +60,7 @@ pub(crate) enum Kept {
 
 impl Awaiting {
     pub(crate) fn http1(io: Rc<Io>) -> Self {
-        Self::Http1 { source: Http1Source::new(io, Buffer::default()), spans: Vec::new(), reason: 0..0 }
+        Self::Http1 { source: Http1Source::new(io, Buffer::default()), spans: Vec::with_capacity(16), reason: 0..0 }
     }
 
     pub(crate) fn http2(response: ResponseFuture, place: Place) -> Self {

@@ -116,6 +116,19 @@ impl Worker {
         plan::since(self.shared.base)
     }
 
+    /// Looks at the clock, for [`Worker::recent`] too.
+    pub(crate) fn look(&self) -> Instant {
+        let now = Instant::now();
+        self.deadlines.note(plan::between(self.shared.base, now));
+        now
+    }
+
+    /// When somebody last looked at the clock: at the last request's begin, and at least a tick ago. For whatever is kept to
+    /// a tick anyway; to look at the clock ten times a request costs more than to read its head.
+    pub(crate) fn recent(&self) -> Timestamp {
+        self.deadlines.noted()
+    }
+
     /// Shows the newest routes.
     pub(crate) fn with_snapshot<T>(&self, see: impl FnOnce(&Snapshot) -> T) -> T {
         self.routes.see(&self.shared.routes, see)
