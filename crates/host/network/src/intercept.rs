@@ -5,6 +5,7 @@
 //! prerouting   dstnat - 10   TCP from the bridge to a guarded address → the proxy; else to a closed one: reject; ports
 //! output       dstnat - 10   the host's own programs: ports
 //! ports                      TCP to a guarded port of the host → the proxy
+//! forward      filter - 10   what begins at a guarded or closed address all the same, redirected by others: reject
 //! ```
 //!
 //! Before the table of the bridge looks, so that no port or virtual address leads around it. The proxy finds where a
@@ -29,6 +30,9 @@ use crate::ports::Protocol;
 
 /// Just before the bridge's own.
 const PRIORITY: i32 = -110;
+const PRIORITY_FORWARD: i32 = -10;
+/// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED)` and of `IP_CT_RELATED`.
+const ESTABLISHED_OR_RELATED: u32 = 2 | 4;
 
 const LOOPBACK_MASK: [u8; 4] = [255, 0, 0, 0];
 const LOOPBACK_NETWORK: [u8; 4] = [127, 0, 0, 0];
@@ -208,6 +212,7 @@ fn rules(transaction: &mut Transaction<'_>, bridge: &LinkName, wanted: &Intercep
     transaction.add_chain("ports");
     transaction.add_base_chain("prerouting", "nat", Hook::Prerouting, PRIORITY);
     transaction.add_base_chain("output", "nat", Hook::Output, PRIORITY);
+    transaction.add_base_chain("forward", "filter", Hook::Forward, PRIORITY_FORWARD);
 
     let tcp = |e: &mut Expressions<'_>| {
         e.load(Load::L4Protocol, SCRATCH).equal(SCRATCH, &[Protocol::Tcp.number()]);
@@ -263,6 +268,23 @@ fn rules(transaction: &mut Transaction<'_>, bridge: &LinkName, wanted: &Intercep
         transaction.add_rule("prerouting", |e| {
             only(e);
             e.load(Load::InName, SCRATCH).equal(SCRATCH, &bridge.padded());
+            e.load(family.destination, DESTINATION).is_in(family.closed, DESTINATION);
+            e.load(Load::L4Protocol, SCRATCH).not_equal(SCRATCH, &[family.icmp]).reject(Refusal::PortUnreachable);
+        });
+        // Connections from before it was guarded go on.
+        let begins = |e: &mut Expressions<'_>| {
+            e.load(Load::ConnectionState, SCRATCH).mask(SCRATCH, ESTABLISHED_OR_RELATED.to_ne_bytes());
+            e.equal(SCRATCH, &[0; 4]);
+        };
+        transaction.add_rule("forward", |e| {
+            tcp(e);
+            only(e);
+            begins(e);
+            e.load(family.destination, DESTINATION).is_in(family.guarded, DESTINATION).reject(Refusal::TcpReset);
+        });
+        transaction.add_rule("forward", |e| {
+            only(e);
+            begins(e);
             e.load(family.destination, DESTINATION).is_in(family.closed, DESTINATION);
             e.load(Load::L4Protocol, SCRATCH).not_equal(SCRATCH, &[family.icmp]).reject(Refusal::PortUnreachable);
         });

@@ -40,6 +40,7 @@ fn what_containers_send_to_a_guarded_address_or_port_goes_to_the_proxy_until_it_
         Published { key: key(None, 8080), backends: backends.clone() },
         Published { key: key(Some(HOST.into()), 8081), backends: backends.clone() },
         Published { key: key(None, 9090), backends },
+        Published { key: key(None, 9091), backends: vec![Backend { ip: elsewhere.ip, port: 80 }] },
     ];
     machine.bridge.publish(&ports).unwrap();
     proxy(&machine, gateway);
@@ -69,7 +70,9 @@ fn what_containers_send_to_a_guarded_address_or_port_goes_to_the_proxy_until_it_
     assert_eq!(machine.host.tcp(to.ip, 80), format!("server {gateway}"), "the node's own go their way");
     assert_eq!(machine.outside.tcp(HOST, 8080), format!("{OUTSIDE} to {HOST}:8080"));
     assert_eq!(machine.outside.tcp(HOST, 8081), format!("{OUTSIDE} to {HOST}:8081"));
-    assert_eq!(machine.outside.tcp(HOST, 9090), format!("server {OUTSIDE}"), "a port that is not guarded");
+    assert_eq!(machine.outside.tcp(HOST, 9091), format!("other {OUTSIDE}"), "a port that is not guarded");
+    assert!(machine.outside.tcp_fails(HOST, 9090), "one that leads around the proxy");
+    assert!(client.tcp_fails(HOST, 9090), "and so it does for containers");
     assert_eq!(machine.host.tcp(Ipv4Addr::LOCALHOST, 8080), "127.0.0.1 to 127.0.0.1:8080");
     assert_eq!(client.tcp(HOST, 8080), format!("{} to {HOST}:8080", from.ip));
 
@@ -83,7 +86,7 @@ fn what_containers_send_to_a_guarded_address_or_port_goes_to_the_proxy_until_it_
     assert!(client.udp_fails(to.ip, 80), "what cannot go to the proxy goes nowhere");
     assert_eq!(client.udp(elsewhere.ip, 80), format!("other {}", from.ip));
     assert_eq!(server.udp(elsewhere.ip, 80), format!("other {}", to.ip), "what it begins itself is answered");
-    assert_eq!(machine.outside.tcp(HOST, 8080), format!("server {OUTSIDE}"));
+    assert!(machine.outside.tcp_fails(HOST, 8080), "nothing leads there any more but around the proxy");
     assert_eq!(client.tcp(to.ip, 80), through);
 
     // Somebody flushes all rules.
