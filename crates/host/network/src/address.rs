@@ -181,6 +181,11 @@ impl Subnet6 {
         Self { network: Ipv6Addr::from_bits(u128::from(upper) << 64) }
     }
 
+    /// The one that an address is of, as the gateway's.
+    pub fn around(address: Ipv6Addr) -> Result<Self, NetworkError> {
+        Self::try_from(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))
+    }
+
     pub fn network(&self) -> Ipv6Addr {
         self.network
     }

@@ -1,8 +1,8 @@
 //! A container's link to a bridge.
 //!
-//! Two exchanges on the host make it: a veth pair whose near end is born up and enslaved to the bridge, and whose far
-//! end is born inside the container's namespace with its name; then what the near end's port may do. The container's
-//! side is one question (its link's index, which the kernel lets only both ends' maker choose) and one batch.
+//! Two exchanges on the host make it: a veth pair whose near end is born enslaved to the bridge, and whose far end is born
+//! inside the container's namespace with its name; then what the near end's port may do. The container's side is one
+//! question (its link's index, which the kernel lets only both ends' maker choose) and one batch.
 //!
 //! Nothing is asked or announced on the link: both ends know each other's hardware address, which follows from the
 //! IPv4 one. The port takes frames from that hardware address alone (LOCKED, with the one entry of its table), so that
@@ -25,9 +25,11 @@ use crate::error::{NetworkError, cannot};
 use crate::link::{
     IFF_UP, IFLA_ADDRESS, IFLA_EXT_MASK, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA,
     IFLA_INFO_SLAVE_KIND, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, Link, RTM_GETLINK, RTM_NEWLINK, add_address,
-    add_default_route, add_neighbour, add_station, delete_link, find, find_index, link_header, no_link_local,
+    add_default_route, add_local_route, add_neighbour, add_station, delete_link, find, find_index, link_header,
+    no_link_local,
 };
 use crate::netlink::{ACK, Answer, Batch, CREATE, EXCLUSIVE, Socket};
+use crate::sysctl::Hooks;
 
 const IFLA_NET_NS_PID: u16 = 19;
 const IFLA_GROUP: u16 = 27;
@@ -55,13 +57,6 @@ const DEFAULT_MTU: u32 = 1500;
 /// The name of a container's link, inside.
 const INSIDE: &str = "eth0";
 
-/// The machine's setting of whether bridged frames pass IP's hooks; for all bridges of a network namespace.
-pub(crate) fn bridges_are_hooked() -> bool {
-    ["iptables", "ip6tables"].iter().any(|which| {
-        std::fs::read(format!("/proc/sys/net/bridge/bridge-nf-call-{which}")).is_ok_and(|text| text != b"0\n")
-    })
-}
-
 /// A container's network namespace: of a process, or an open `/proc/…/ns/net`.
 #[derive(Clone, Copy, Debug)]
 pub enum Netns<'a> {
@@ -85,7 +80,7 @@ impl Attacher {
         let mut socket = Socket::route().map_err(cannot("open a netlink socket"))?;
         let bridge = find_index(&mut socket, bridge_index).map_err(cannot("find the bridge"))?;
         let mtu = Some(bridge.mtu).filter(|mtu| *mtu != DEFAULT_MTU);
-        Ok(Self { socket, bridge: bridge_index, mtu, hooked: bridges_are_hooked() })
+        Ok(Self { socket, bridge: bridge_index, mtu, hooked: Hooks::open().are_on() })
     }
 
     /// Makes the link of a container: `host_end` on the bridge and up, `eth0` inside. The container's side is
@@ -94,7 +89,7 @@ impl Attacher {
         let failed = cannot("make a container's network link");
         let mut batch = Batch::new();
         batch
-            .message(RTM_NEWLINK, CREATE | EXCLUSIVE, &link_header(0, IFF_UP, IFF_UP))
+            .message(RTM_NEWLINK, CREATE | EXCLUSIVE, &link_header(0, 0, 0))
             .text(IFLA_IFNAME, host_end.as_str())
             .u32(IFLA_MASTER, self.bridge)
             // How rules know the ports of a bridge.
@@ -137,6 +132,8 @@ impl Attacher {
             (Err(errno), _) => return Err(failed(errno)),
         };
         let mut batch = Batch::new();
+        // Up only now: it would join groups and look for routers, in the container's ear.
+        no_link_local(&mut batch, port);
         set_port(&mut batch, port, hooked);
         add_station(&mut batch, port, address.mac());
         batch.acknowledge();
@@ -203,9 +200,9 @@ fn ask_ends(batch: &mut Batch, host_end: &LinkName, bridge: u32) {
     batch.message(RTM_GETLINK, ACK, &link_header(bridge, 0, 0)).u32(IFLA_EXT_MASK, without_counters);
 }
 
-/// What a container's port may do; `hooked`: bridged frames pass IP's hooks.
+/// Sets a container's port up, and what it may do; `hooked`: bridged frames pass IP's hooks.
 pub(crate) fn set_port(batch: &mut Batch, port: u32, hooked: bool) {
-    batch.message(RTM_NEWLINK, 0, &link_header(port, 0, 0)).nest(IFLA_LINKINFO, |info| {
+    batch.message(RTM_NEWLINK, 0, &link_header(port, IFF_UP, IFF_UP)).nest(IFLA_LINKINFO, |info| {
         info.text(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |data| {
             for no in
                 [IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD, IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD]
@@ -279,6 +276,9 @@ fn configure(socket: &mut Socket, address: Option<&Address>) -> Result<(), Errno
     batch.message(RTM_NEWLINK, 0, &link_header(inside, IFF_UP, IFF_UP));
     for (ip, prefix, gateway) in addresses.into_iter().flatten() {
         add_address(&mut batch, ip, prefix, inside, 0);
+        if let IpAddr::V6(ip) = ip {
+            add_local_route(&mut batch, ip, inside);
+        }
         add_neighbour(&mut batch, inside, gateway, address.gateway_mac());
         add_default_route(&mut batch, gateway, inside);
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::{Address, LinkName, Subnet4, Subnet6};
 use crate::assert::{Counted, Known};
-use crate::attach::{Attacher, bridges_are_hooked, set_port};
+use crate::attach::{Attacher, set_port};
 use crate::conntrack::Flow;
 use crate::elements::{Denials, Ports, Services};
 use crate::error::{NetworkError, cannot};
@@ -18,6 +18,7 @@ use crate::policy::{Drops, Identity, Policy};
 use crate::ports::{PortKey, Protocol, Published};
 use crate::rules::{Made, Shape};
 use crate::service::VirtualService;
+use crate::sysctl::Hooks;
 use crate::{Word, conntrack, elements, link, rules, sysctl};
 
 /// What a node wants.
@@ -59,6 +60,7 @@ pub struct Bridge {
     subnet6: Option<Subnet6>,
     /// What it bridges passes IP's hooks.
     pub(crate) hooked: bool,
+    hooks: Hooks,
     route: Socket,
     pub(crate) netfilter: Socket,
     pub(crate) published: Ports,
@@ -141,6 +143,7 @@ impl Bridge {
             subnet,
             subnet6,
             hooked,
+            hooks: Hooks::open(),
             route,
             netfilter,
             published: published.iter().map(|port| (port.key, port.backends.clone())).collect(),
@@ -160,7 +163,7 @@ impl Bridge {
     /// Where bridged frames have come to pass IP's hooks, has this bridge's pass them for good and lets its ports
     /// reach each other, by those hooks; true when that is new.
     pub(crate) fn follow_hooks(&mut self) -> Result<bool, NetworkError> {
-        if self.hooked || !bridges_are_hooked() {
+        if self.hooked || !self.hooks.are_on() {
             return Ok(false);
         }
         let changed = link::hook(&mut self.route, self.index).and_then(|()| {

@@ -4,7 +4,7 @@
 //! port or a member has its elements once, and both families go the same way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::NetworkError;
 use crate::link::{AF_INET, AF_INET6};
@@ -39,6 +39,9 @@ pub(crate) type Ports = BTreeMap<PortKey, Vec<Backend>>;
 pub(crate) type Services = BTreeMap<Ipv4Addr, Vec<Ipv4Addr>>;
 
 pub(crate) fn check(key: &PortKey, backends: &[Backend]) -> Result<(), NetworkError> {
+    if key.host_ip == Some(IpAddr::V6(Ipv6Addr::LOCALHOST)) {
+        return Err(NetworkError::Loopback6(key.host));
+    }
     match backends.len() {
         0 => Err(NetworkError::NoBackend(key.host)),
         count if count > PORT_SLOTS => Err(NetworkError::TooManyBackends { port: key.host, count, max: PORT_SLOTS }),
@@ -224,6 +227,8 @@ mod tests {
         let backend = Backend { ip: [10, 88, 0, 2].into(), port: 53 };
         assert!(matches!(check(&key, &[]), Err(NetworkError::NoBackend(53))));
         assert!(matches!(check(&key, &[backend; 61]), Err(NetworkError::TooManyBackends { .. })));
+        let loopback = PortKey { host_ip: Some("::1".parse().unwrap()), ..key };
+        assert!(matches!(check(&loopback, &[backend]), Err(NetworkError::Loopback6(53))));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub enum NetworkError {
     TooManyBackends { port: u16, count: usize, max: usize },
     #[error("host port {0} is published without a backend; unpublish it instead")]
     NoBackend(u16),
+    #[error("port {0} cannot be published on ::1, which the kernel does not route to containers; publish on 127.0.0.1")]
+    Loopback6(u16),
     #[error("{address} cannot be a service's address: those of this bridge are in {subnet}")]
     NotVirtual { address: Ipv4Addr, subnet: Subnet4 },
     #[error("{address} cannot be a service's instance: containers of this bridge are in {subnet}")]

@@ -1,7 +1,7 @@
 //! Links, addresses, routes and neighbours by rtnetlink (layouts of `linux/rtnetlink.h`, `if_link.h`, `if_addr.h`,
 //! `neighbour.h`).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use rustix::io::Errno;
 
@@ -54,10 +54,12 @@ const NUD_PERMANENT: u16 = 0x80;
 /// The entry is for the bridge that the link is a port of.
 const NTF_MASTER: u8 = 4;
 const RT_TABLE_MAIN: u8 = 254;
+const RT_TABLE_LOCAL: u8 = 255;
 const RTPROT_BOOT: u8 = 3;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
+const RTN_LOCAL: u8 = 2;
 pub(crate) const AF_INET: u8 = 2;
 const AF_BRIDGE: u8 = 7;
 pub(crate) const AF_INET6: u8 = 10;
@@ -94,6 +96,13 @@ pub(crate) fn add_address(batch: &mut Batch, ip: IpAddr, prefix: u8, index: u32,
         .message(RTM_NEWADDR, CREATE | flags, &address_header(family, prefix, unasked, index))
         .attr(IFA_LOCAL, &bytes)
         .attr(IFA_ADDRESS, &bytes);
+}
+
+/// Has the machine take packets to this IPv6 address of the link for its own at once. With the address alone it does so
+/// a moment later, in its background, and passes on or drops what comes before.
+pub(crate) fn add_local_route(batch: &mut Batch, ip: Ipv6Addr, index: u32) {
+    let header = [AF_INET6, 128, 0, 0, RT_TABLE_LOCAL, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_LOCAL, 0, 0, 0, 0];
+    batch.message(RTM_NEWROUTE, CREATE, &header).attr(RTA_DST, &ip.octets()).u32(RTA_OIF, index);
 }
 
 /// The way to `gateway`, which is at the other end of the link, and through it to everything else.
@@ -187,6 +196,7 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) kind: String,
     pub(crate) mtu: u32,
+    mac: [u8; 6],
     state: u8,
     /// Of a bridge: what it bridges passes IP's hooks, whatever the machine's setting.
     pub(crate) hooked: bool,
@@ -202,6 +212,7 @@ impl Link {
         let mut link = Self { index, ..Self::default() };
         for (kind, value) in attributes(body.get(16..)?) {
             match kind {
+                IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
                 IFLA_MTU => link.mtu = u32::from_ne_bytes(value.try_into().ok()?),
                 IFLA_OPERSTATE => link.state = *value.first()?,
                 IFLA_LINKINFO => {
@@ -281,16 +292,27 @@ pub(crate) fn ports_of(socket: &mut Socket, bridge: u32) -> Result<Vec<u32>, Err
 /// Gives the bridge its IPv4 address and sets it up; both may be so already.
 pub(crate) fn raise(socket: &mut Socket, index: u32, subnet: Subnet4) -> Result<(), Errno> {
     let mut batch = Batch::new();
-    // Containers know it by heart.
+    batch.message(RTM_NEWLINK, ACK, &link_header(index, IFF_UP, IFF_UP));
+    // Containers know it by heart. Set again, even to the same, it would have the bridge forget its neighbours.
     let mac = mac(subnet.gateway());
-    batch.message(RTM_NEWLINK, ACK, &link_header(index, IFF_UP, IFF_UP)).attr(IFLA_ADDRESS, &mac);
+    if find_index(socket, index)?.mac != mac {
+        batch.attr(IFLA_ADDRESS, &mac);
+    }
     socket.exchange(&mut batch)?;
     ensure_address(socket, index, subnet.gateway().into(), subnet.prefix())
 }
 
 /// Gives the bridge its IPv6 address.
 pub(crate) fn raise6(socket: &mut Socket, index: u32, subnet: Subnet6, gateway: Ipv4Addr) -> Result<(), Errno> {
-    ensure_address(socket, index, subnet.address(gateway).into(), subnet.prefix())
+    let gateway = subnet.address(gateway);
+    ensure_address(socket, index, gateway.into(), subnet.prefix())?;
+    let mut batch = Batch::new();
+    add_local_route(&mut batch, gateway, index);
+    batch.acknowledge();
+    match socket.exchange(&mut batch) {
+        Err(Errno::EXIST) => Ok(()),
+        done => done,
+    }
 }
 
 fn ensure_address(socket: &mut Socket, index: u32, ip: IpAddr, prefix: u8) -> Result<(), Errno> {

@@ -1,6 +1,6 @@
 //! Published ports: what they are, and whether one can be had on the host.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -28,7 +28,7 @@ impl Protocol {
 /// What a client connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PortKey {
-    /// One address of the host; `None`: all of them.
+    /// One address of the host; `None`: all of them, of IPv4 and IPv6. `0.0.0.0` and `::` are all of them too.
     pub host_ip: Option<IpAddr>,
     pub protocol: Protocol,
     pub host: u16,
@@ -52,7 +52,8 @@ pub struct Published {
 /// they would reach it. Given back when dropped.
 #[derive(Debug)]
 pub struct HeldPort {
-    _socket: OwnedFd,
+    /// One of each family when it is of all addresses.
+    _sockets: Vec<OwnedFd>,
     port: u16,
 }
 
@@ -73,9 +74,32 @@ pub enum PortError {
     Kernel { host: IpAddr, port: u16, errno: Errno },
 }
 
-/// Takes a host port; 0 lets the kernel pick a free one.
+/// How often a port that the kernel picked for IPv4 may be another's for IPv6.
+const PICKS: usize = 20;
+
+/// Takes a host port, of IPv4 and IPv6 both where no address is given; 0 lets the kernel pick a free one.
 pub fn hold_port(host_ip: Option<IpAddr>, protocol: Protocol, port: u16) -> Result<HeldPort, PortError> {
-    let host = host_ip.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    if let Some(host) = host_ip.filter(|host| !host.is_unspecified()) {
+        let (socket, port) = bind(host, protocol, port)?;
+        return Ok(HeldPort { _sockets: vec![socket], port });
+    }
+    let mut picks = 0;
+    loop {
+        picks += 1;
+        let (four, found) = bind(IpAddr::V4(Ipv4Addr::UNSPECIFIED), protocol, port)?;
+        match bind(IpAddr::V6(Ipv6Addr::UNSPECIFIED), protocol, found) {
+            Ok((six, _)) => return Ok(HeldPort { _sockets: vec![four, six], port: found }),
+            // A machine without IPv6.
+            Err(PortError::Kernel { errno: Errno::AFNOSUPPORT, .. } | PortError::NotHere(_)) => {
+                return Ok(HeldPort { _sockets: vec![four], port: found });
+            }
+            Err(PortError::InUse { .. }) if port == 0 && picks < PICKS => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn bind(host: IpAddr, protocol: Protocol, port: u16) -> Result<(OwnedFd, u16), PortError> {
     let family = if host.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let kind = match protocol {
         Protocol::Tcp => SocketType::STREAM,
@@ -83,6 +107,10 @@ pub fn hold_port(host_ip: Option<IpAddr>, protocol: Protocol, port: u16) -> Resu
     };
     let bind = |reuse: bool| {
         let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+        if host.is_ipv6() {
+            // IPv4's is another socket's.
+            rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+        }
         if reuse {
             rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
         }
@@ -92,15 +120,15 @@ pub fn hold_port(host_ip: Option<IpAddr>, protocol: Protocol, port: u16) -> Resu
             rustix::net::sockopt::set_socket_reuseaddr(&socket, false)?;
         }
         let bound = SocketAddr::try_from(rustix::net::getsockname(&socket)?)?;
-        Ok(HeldPort { _socket: socket, port: bound.port() })
+        Ok((socket, bound.port()))
     };
-    let held = match bind(false) {
+    let bound = match bind(false) {
         // Connections that ended a moment ago do not keep the port; a listener or a holder still does. Not asked for
         // at once, because kernels up to at least 6.1 remember it and let others that ask for it share the port.
         Err(Errno::ADDRINUSE) if protocol == Protocol::Tcp => bind(true),
         other => other,
     };
-    held.map_err(|errno| match errno {
+    bound.map_err(|errno| match errno {
         Errno::ADDRINUSE => PortError::InUse { host, port },
         Errno::ADDRNOTAVAIL => PortError::NotHere(host),
         errno => PortError::Kernel { host, port, errno },

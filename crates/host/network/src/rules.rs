@@ -329,6 +329,11 @@ fn redirect(rule: AddRule<'_>, shape: &Shape<'_>) {
         e.load(Load::DESTINATION4, SCRATCH).mask(SCRATCH, LOOPBACK_MASK);
         e.equal(SCRATCH, &LOOPBACK_NETWORK).verdict(Verdict::Return);
     });
+    // The kernel takes no answers for IPv6's loopback from a link: who asks there is refused at once, and asks IPv4's.
+    rule("output", &|e| {
+        e.load(Load::Family, SCRATCH).equal(SCRATCH, &[AF_INET6]);
+        e.load(Load::Payload(Header::Network, 24, 16), SCRATCH).equal(SCRATCH, &LOOPBACK6).verdict(Verdict::Return);
+    });
     for chain in ["prerouting", "output"] {
         for family in Family::of(shape) {
             rule(chain, &|e| {
@@ -381,17 +386,14 @@ fn redirect(rule: AddRule<'_>, shape: &Shape<'_>) {
 fn hide(rule: AddRule<'_>, shape: &Shape<'_>) {
     for family in Family::of(shape) {
         // The host's programs that connect to its loopback would have the container answer to its own.
-        rule("postrouting", &|e| {
-            family.only(e);
-            to_bridge(e, shape.bridge);
-            if family.number == AF_INET {
+        if family.number == AF_INET {
+            rule("postrouting", &|e| {
+                family.only(e);
+                to_bridge(e, shape.bridge);
                 e.load(family.whole(family.source), SCRATCH).mask(SCRATCH, LOOPBACK_MASK);
-                e.equal(SCRATCH, &LOOPBACK_NETWORK);
-            } else {
-                e.load(family.whole(family.source), SCRATCH).equal(SCRATCH, &LOOPBACK6);
-            }
-            e.masquerade();
-        });
+                e.equal(SCRATCH, &LOOPBACK_NETWORK).masquerade();
+            });
+        }
         // And one that reaches itself, by a virtual address or a published port, would see its own address come in.
         rule("postrouting", &|e| {
             family.only(e);

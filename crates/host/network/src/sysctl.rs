@@ -1,10 +1,35 @@
 //! Switches of the kernel that a bridge needs, under `/proc/sys/net` of the caller's network namespace.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
 use rustix::io::Errno;
 
 use crate::Word;
 use crate::address::LinkName;
 use crate::error::NetworkError;
+
+/// Whether bridged frames pass IP's hooks (br_netfilter), for all bridges of the network namespace this was opened in.
+#[derive(Debug)]
+pub(crate) struct Hooks(Vec<File>);
+
+impl Hooks {
+    pub(crate) fn open() -> Self {
+        let path = |family| format!("/proc/sys/net/bridge/bridge-nf-call-{family}");
+        Self(["iptables", "ip6tables"].iter().filter_map(|family| File::open(path(family)).ok()).collect())
+    }
+
+    /// Now. The module that makes it so may have been loaded since.
+    pub(crate) fn are_on(&mut self) -> bool {
+        if self.0.is_empty() {
+            *self = Self::open();
+        }
+        self.0.iter().any(|file| {
+            let mut value = [b'0'];
+            file.read_at(&mut value, 0).is_ok() && value != *b"0"
+        })
+    }
+}
 
 /// Loopback routing on the bridge alone, so that ports published on 127.0.0.1 work; no word of shorter ways, no advice
 /// of routers taken from containers; forwarding for the machine.
@@ -13,6 +38,14 @@ pub(crate) fn prepare(bridge: &LinkName, ipv6: bool) -> Result<Vec<Word>, Networ
     set(&format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"), "1")?;
     set(&format!("/proc/sys/net/ipv4/conf/{bridge}/send_redirects"), "0")?;
     set(&format!("/proc/sys/net/ipv4/conf/{bridge}/accept_redirects"), "0")?;
+    // The kernel sends them on a link when either is set; they would also use up its allowance of errors per receiver.
+    if set("/proc/sys/net/ipv4/conf/all/send_redirects", "0")? {
+        words.push(Word(
+            "net.ipv4.conf.all.send_redirects was on and is off now, since containers reach each other through this machine \
+             only; every other link goes by its own setting."
+                .to_owned(),
+        ));
+    }
     if set("/proc/sys/net/ipv4/ip_forward", "1")? {
         words.push(Word(
             "IP forwarding (net.ipv4.ip_forward) was off and is on now: containers need it to reach and be reached."

@@ -325,8 +325,8 @@ impl Containers {
             NetworkMode::None => return Ok(Network::None),
             NetworkMode::Bridge => self.network.lease(&container.id, container.read(|record| record.home.clone()))?,
         };
-        if let Network::Bridge { gateway, prefix, .. } = &network {
-            self.traffic.serve_names(*gateway, *prefix);
+        if let Network::Bridge { gateway, prefix, v6, .. } = &network {
+            self.traffic.serve_names(*gateway, *prefix, v6.map(|v6| v6.gateway));
         }
         if !spec.ports.is_empty()
             && matches!(container.owner, Owner::AdHoc)
@@ -398,7 +398,7 @@ impl Containers {
         };
         let server = self.traffic.has_names().then(|| self.network.gateway()).flatten();
         std::fs::write(etc.join("resolv.conf"), self.network.resolv_conf(network, server, app))?;
-        std::fs::write(etc.join("hosts"), hosts::text(record, hostname, address, names))
+        std::fs::write(etc.join("hosts"), hosts::text(record, hostname, address, names, self.network.subnet6()))
     }
 
     /// Tells a running container who has which name now.
@@ -406,7 +406,8 @@ impl Containers {
         let record = container.record();
         let hostname = prepare::hostname(&record.spec, &record.name);
         let path = self.root.container(&record.id).join("etc/hosts");
-        if let Err(error) = hosts::rewrite(&path, &hosts::text(&record, &hostname, record.address, names)) {
+        let text = hosts::text(&record, &hostname, record.address, names, self.network.subnet6());
+        if let Err(error) = hosts::rewrite(&path, &text) {
             tracing::warn!(container = %record.name, %error, "cannot rewrite the hosts file: names in it are old");
         }
     }

@@ -10,20 +10,35 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use coppice_network::Subnet6;
+
 use crate::container::Record;
 use crate::network::Names;
 
-/// What it says: the container itself, the names it is given, and those its spec adds.
-pub(crate) fn text(record: &Record, hostname: &str, address: Option<Ipv4Addr>, names: &Names) -> String {
+/// What it says: the container itself, the names it is given, and those its spec adds; for containers' addresses, the
+/// IPv6 ones that belong to them too.
+pub(crate) fn text(
+    record: &Record,
+    hostname: &str,
+    address: Option<Ipv4Addr>,
+    names: &Names,
+    subnet6: Option<Subnet6>,
+) -> String {
     let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    match address {
-        Some(address) => text.push_str(&format!("{address}\t{hostname}\n")),
-        None => text.push_str(&format!("127.0.1.1\t{hostname}\n")),
+    let mut both = |address: &Ipv4Addr, name: &str| {
+        text.push_str(&format!("{address}\t{name}\n"));
+        if let Some(subnet6) = subnet6 {
+            text.push_str(&format!("{}\t{name}\n", subnet6.address(*address)));
+        }
+    };
+    if let Some(address) = address {
+        both(&address, hostname);
     }
     for (name, addresses) in names {
-        for address in addresses {
-            text.push_str(&format!("{address}\t{name}\n"));
-        }
+        addresses.iter().for_each(|address| both(address, name));
+    }
+    if address.is_none() {
+        text.push_str(&format!("127.0.1.1\t{hostname}\n"));
     }
     for (name, address) in &record.spec.workload.extra_hosts {
         text.push_str(&format!("{address}\t{name}\n"));

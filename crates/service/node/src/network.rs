@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use coppice_api::ErrorKind;
-use coppice_base::{ContainerId, Name, Random, SystemRandom};
+use coppice_base::{Clock, ContainerId, Name, Random, SystemRandom};
 use coppice_container::Network;
 use coppice_network::{
     Address, Asserted, Backend, Bridge, BridgeConfig, Ipam, LinkName, PortKey, Published, RulesWatch, Subnet4, Subnet6,
@@ -55,8 +55,13 @@ impl NetworkError {
     }
 }
 
+/// How long an address that was given back is nobody's: answers of the name server are kept for at most their time to
+/// live, and programs hold on to theirs for a while longer.
+const REST_MS: u64 = (coppice_dns::TTL_MAX_S as u64 + 60) * 1000;
+
 pub(crate) struct NodeNetwork {
     key: String,
+    clock: Arc<dyn Clock>,
     subnet: Option<String>,
     /// Where the routes are kept for the next daemon.
     kept: PathBuf,
@@ -105,9 +110,10 @@ impl Joined {
 
 impl NodeNetwork {
     /// `kept`: a file for the routes, so that a daemon that returns goes on with them and no port closes meanwhile.
-    pub(crate) fn new(key: &str, subnet: Option<String>, kept: PathBuf) -> Self {
+    pub(crate) fn new(key: &str, subnet: Option<String>, kept: PathBuf, clock: Arc<dyn Clock>) -> Self {
         Self {
             key: key.to_owned(),
+            clock,
             subnet,
             kept,
             bridge: OnceLock::new(),
@@ -127,6 +133,11 @@ impl NodeNetwork {
     /// `10.88.0.0/16`; empty while there is no bridge.
     pub(crate) fn subnet(&self) -> String {
         self.bridge.get().map(|joined| joined.subnet.to_string()).unwrap_or_default()
+    }
+
+    /// None while there is no bridge, and where the machine has no IPv6.
+    pub(crate) fn subnet6(&self) -> Option<Subnet6> {
+        self.bridge.get().and_then(|joined| joined.subnet6)
     }
 
     pub(crate) fn words(&self) -> Vec<String> {
@@ -161,10 +172,13 @@ impl NodeNetwork {
         let watch = watch_rules()
             .inspect_err(|error| tracing::warn!(%error, "the network's rules are looked at from time to time only"))
             .ok();
-        let mut addresses = Ipam::new(subnet);
+        let mut addresses = Ipam::containers(subnet, REST_MS);
         for home in &*self.homes.lock().expect("no panic holds this lock") {
             // One of another subnet is given up with the next start.
             let _ = addresses.reserve(*home);
+        }
+        if let Some(earlier) = self.kept_addresses() {
+            addresses.resume(&earlier);
         }
         let (bridge, addresses) = (Mutex::new(Some(bridge)), Mutex::new(addresses));
         let joined = self.bridge.get_or_init(|| Joined { bridge, subnet, subnet6, addresses, words, watch });
@@ -176,6 +190,36 @@ impl NodeNetwork {
     fn kept_routes(&self) -> BTreeMap<String, Vec<Published>> {
         let kept = std::fs::read(&self.kept).ok();
         kept.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    /// Beside the routes.
+    fn addresses_file(&self) -> PathBuf {
+        self.kept.with_file_name("addresses.json")
+    }
+
+    /// What a daemon before this one knew of addresses that rest.
+    fn kept_addresses(&self) -> Option<Ipam> {
+        serde_json::from_slice(&std::fs::read(self.addresses_file()).ok()?).ok()
+    }
+
+    /// Gives an address back, for others to have once nobody can know it as its last owner's any more.
+    fn rest(&self, joined: &Joined, address: Ipv4Addr) {
+        let mut addresses = joined.addresses.lock().expect("no panic holds this lock");
+        if !addresses.release(address, self.clock.now().0) {
+            return;
+        }
+        let kept = serde_json::to_vec(&*addresses).map_err(std::io::Error::other);
+        if let Err(error) = kept.and_then(|bytes| replace_file(&self.addresses_file(), &bytes)) {
+            tracing::warn!(%error, "cannot keep which addresses rest: one may be given again too soon by the next daemon");
+        }
+        drop(addresses);
+        let forgotten = match joined.bridge.lock().expect("no panic holds this lock").as_mut() {
+            Some(bridge) => bridge.forget_address(address),
+            None => Ok(()),
+        };
+        if let Err(error) = forgotten {
+            tracing::warn!(%address, %error, "the bridge keeps an address that is nobody's");
+        }
     }
 
     fn keep_routes(&self, routed: &BTreeMap<String, Vec<(PortKey, Vec<Backend>)>>) {
@@ -221,7 +265,7 @@ impl NodeNetwork {
                 if let Some(home) = other {
                     self.give_up(&home);
                 }
-                joined.addresses.lock().expect("no panic holds this lock").allocate()?
+                joined.addresses.lock().expect("no panic holds this lock").allocate(self.clock.now().0)?
             }
         };
         Ok(Network::Bridge {
@@ -248,13 +292,17 @@ impl NodeNetwork {
     pub(crate) fn give_up(&self, home: &Home) {
         self.homes.lock().expect("no panic holds this lock").remove(&home.address);
         if let Some(joined) = self.bridge.get() {
-            joined.addresses.lock().expect("no panic holds this lock").release(home.address);
+            self.rest(joined, home.address);
         }
     }
 
     /// A container that runs already has this address.
     pub(crate) fn adopt(&self, id: &ContainerId, address: Ipv4Addr) {
         let adopted = self.joined().and_then(|joined| {
+            // A bridge that was set down meanwhile has forgotten it.
+            if let Some(bridge) = joined.bridge.lock().expect("no panic holds this lock").as_mut() {
+                bridge.know(&[address])?;
+            }
             if self.homes.lock().expect("no panic holds this lock").contains(&address) {
                 return Ok(());
             }
@@ -268,7 +316,7 @@ impl NodeNetwork {
     /// Gives an address back. The link went with the container's namespace.
     pub(crate) fn release(&self, _id: &ContainerId, address: Option<Ipv4Addr>) {
         if let (Some(joined), Some(address)) = (self.bridge.get(), address) {
-            joined.addresses.lock().expect("no panic holds this lock").release(address);
+            self.rest(joined, address);
         }
     }
 

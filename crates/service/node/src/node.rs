@@ -125,7 +125,8 @@ impl Node {
         let launcher = Launcher::connect_or_start(&root.launcher_socket(), &command, launcher_events.clone()).await?;
         let log = Log::open(&root.state(), NODE).await?;
         let images = store.await.expect("opening the store does not panic")?;
-        let network = NodeNetwork::new(&root.key(), settings.network.subnet.clone(), root.run().join("routes.json"));
+        let (subnet, routes) = (settings.network.subnet.clone(), root.run().join("routes.json"));
+        let network = NodeNetwork::new(&root.key(), subnet, routes, clock.clone());
         let containers = Arc::new(Containers::new(
             root.clone(),
             settings.clone(),

@@ -4,7 +4,7 @@
 //! and handed over. Nothing here is stored: a returning daemon's apps tell again.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -162,14 +162,14 @@ impl Traffic {
 
     /// Answers names at the bridge's own address; nothing when it does already. Without (the port is taken) names are
     /// those of the hosts files.
-    pub(crate) fn serve_names(&self, gateway: Ipv4Addr, prefix: u8) {
+    pub(crate) fn serve_names(&self, gateway: Ipv4Addr, prefix: u8, gateway6: Option<Ipv6Addr>) {
         // In this order everywhere: apps, then names.
         let apps = self.apps.lock().expect("no panic holds this lock");
         let mut names = self.names.lock().expect("no panic holds this lock");
         if names.is_some() {
             return;
         }
-        match NameServer::start(gateway, prefix, &apps) {
+        match NameServer::start(gateway, prefix, gateway6, &apps) {
             Ok(server) => *names = Some(server),
             Err(error) => tracing::warn!(%error, "names are in hosts files only"),
         }

@@ -329,7 +329,7 @@ fn nft_lists_the_table_as_it_is_meant() {
 #[test]
 fn a_node_that_comes_back_adopts_its_bridge_and_its_containers() {
     let mut machine = Machine::new();
-    assert!(machine.words[0].0.contains("ip_forward"), "turning forwarding on is said");
+    assert!(machine.words.iter().any(|word| word.0.contains("ip_forward")), "turning forwarding on is said");
     let (inside, address) = machine.container();
     inside.serve(ALL, 80, "web");
     let (index, subnet) = (machine.bridge.index(), machine.bridge.subnet());
@@ -371,7 +371,10 @@ fn another_programs_closed_forwarding_is_said() {
     host.program("nft add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }");
     let (_, words) = host.run(|| Bridge::ensure(&BridgeConfig::of("t1").unwrap()).unwrap());
     let open = "`iptables -I FORWARD -i copt1 -j ACCEPT && iptables -I FORWARD -o copt1 -j ACCEPT`";
-    assert!(words.iter().any(|word| word.0.contains("Chain FORWARD of table filter") && word.0.contains(open)), "{words:?}");
+    assert!(
+        words.iter().any(|word| word.0.contains("Chain FORWARD of table filter") && word.0.contains(open)),
+        "{words:?}"
+    );
     host.program("nft chain ip filter FORWARD { policy accept; }");
     let (_, words) = host.run(|| Bridge::ensure(&BridgeConfig::of("t1").unwrap()).unwrap());
     assert_eq!(words, []);

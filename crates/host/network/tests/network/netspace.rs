@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -78,6 +78,16 @@ impl Netspace {
         })
     }
 
+    /// Whether a program could do what it was asked to.
+    pub(crate) fn try_program(&self, line: &str) -> bool {
+        let line = line.to_owned();
+        self.run(move || {
+            let mut words = line.split_whitespace();
+            let out = std::process::Command::new(words.next().unwrap()).args(words).output().unwrap();
+            out.status.success()
+        })
+    }
+
     /// Answers every TCP connection to `port` with `name` and the client's address, and every datagram likewise.
     pub(crate) fn serve(&self, ip: Ipv4Addr, port: u16, name: &'static str) {
         let (tcp, udp) =
@@ -94,6 +104,62 @@ impl Netspace {
             let mut buffer = [0; 16];
             while let Ok((_, from)) = udp.recv_from(&mut buffer) {
                 let _ = udp.send_to(format!("{name} {}", from.ip()).as_bytes(), from);
+            }
+        });
+    }
+
+    /// As [`Self::serve`], for IPv4 and IPv6 at all addresses; a connection is answered again for each byte it sends.
+    pub(crate) fn serve_both(&self, port: u16, name: &'static str) {
+        let (tcp, udp) =
+            self.run(move || (TcpListener::bind(("::", port)).unwrap(), UdpSocket::bind(("::", port)).unwrap()));
+        std::thread::spawn(move || {
+            for stream in tcp.incoming().flatten() {
+                let mut stream = stream;
+                std::thread::spawn(move || {
+                    let from = stream.peer_addr().unwrap().ip().to_canonical();
+                    let mut byte = [0];
+                    while matches!(stream.read(&mut byte), Ok(1)) && writeln!(stream, "{name} {from}").is_ok() {}
+                });
+            }
+        });
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 65536];
+            while let Ok((read, from)) = udp.recv_from(&mut buffer) {
+                // As long as the question, so that large ones have large answers.
+                let mut answer = format!("{name} {}\n", from.ip().to_canonical()).into_bytes();
+                answer.resize(answer.len().max(read), b'.');
+                let _ = udp.send_to(&answer, from);
+            }
+        });
+    }
+
+    /// A connection from inside to one that [serves both](Self::serve_both).
+    pub(crate) fn connect(&self, ip: impl Into<IpAddr>, port: u16) -> std::io::Result<Connection> {
+        let to = SocketAddr::new(ip.into(), port);
+        let stream = self.run(move || TcpStream::connect_timeout(&to, NO_ANSWER))?;
+        stream.set_read_timeout(Some(ANSWER)).unwrap();
+        Ok(Connection(stream))
+    }
+
+    /// Who answers a new connection, and to whom; `None` when nobody does.
+    pub(crate) fn ask(&self, ip: impl Into<IpAddr>, port: u16) -> Option<String> {
+        self.connect(ip, port).ok()?.ask()
+    }
+
+    /// Who answers a datagram of this length, and to whom.
+    pub(crate) fn ask_udp(&self, ip: impl Into<IpAddr>, port: u16, length: usize) -> std::io::Result<String> {
+        let to = SocketAddr::new(ip.into(), port);
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = self.run(move || UdpSocket::bind(any).unwrap());
+        ask_by(&socket, to, length)
+    }
+
+    /// Whether bridged frames pass IP's hooks. Where the kernel has no such thing, they do not.
+    pub(crate) fn hook_bridges(&self, hooked: bool) {
+        let value = if hooked { "1" } else { "0" };
+        self.run(move || {
+            for family in ["iptables", "ip6tables"] {
+                let _ = std::fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{family}"), value);
             }
         });
     }
@@ -121,7 +187,7 @@ impl Netspace {
     fn udp_within(&self, ip: impl Into<IpAddr>, port: u16, wait: Duration) -> Option<String> {
         let to = SocketAddr::new(ip.into(), port);
         self.run(move || {
-            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
             socket.set_read_timeout(Some(wait)).unwrap();
             socket.send_to(b"?", to).ok()?;
             let mut buffer = [0; 64];
@@ -137,6 +203,36 @@ impl Netspace {
 
     pub(crate) fn udp_fails(&self, ip: impl Into<IpAddr>, port: u16) -> bool {
         self.udp_within(ip, port, NO_ANSWER).is_none()
+    }
+}
+
+/// Asks by a datagram from this socket.
+pub(crate) fn ask_by(socket: &UdpSocket, to: SocketAddr, length: usize) -> std::io::Result<String> {
+    socket.set_read_timeout(Some(NO_ANSWER)).unwrap();
+    socket.connect(to)?;
+    socket.send(&vec![b'?'; length])?;
+    let mut buffer = vec![0; 65536];
+    let read = socket.recv(&mut buffer)?;
+    assert!(read >= length, "{read} bytes answer {length}");
+    Ok(String::from_utf8_lossy(&buffer[..read]).lines().next().unwrap_or_default().to_owned())
+}
+
+/// A connection that is asked line by line.
+pub(crate) struct Connection(pub(crate) TcpStream);
+
+impl Connection {
+    /// The answer to one more byte; `None` when the connection is over, or nothing comes.
+    pub(crate) fn ask(&mut self) -> Option<String> {
+        self.0.write_all(b"?").ok()?;
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while self.0.read(&mut byte).ok()? == 1 {
+            if byte[0] == b'\n' {
+                return Some(String::from_utf8_lossy(&line).into_owned());
+            }
+            line.push(byte[0]);
+        }
+        None
     }
 }
 
@@ -161,6 +257,8 @@ pub(crate) struct Machine {
 
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub(crate) const OUTSIDE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
 impl Machine {
     pub(crate) fn new() -> Self {
@@ -168,17 +266,25 @@ impl Machine {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut BridgeConfig)) -> Self {
+        Self::prepared(false, change)
+    }
+
+    /// `hooked`: bridged frames pass IP's hooks, as on machines where br_netfilter is loaded.
+    pub(crate) fn prepared(hooked: bool, change: impl FnOnce(&mut BridgeConfig)) -> Self {
         let (host, outside) = (Netspace::new(), Netspace::new());
         let far = std::os::fd::AsRawFd::as_raw_fd(&outside.file);
         let far = format!("/proc/{}/fd/{far}", std::process::id());
         // A new namespace may inherit the machine's.
-        host.program("sysctl -qw net.ipv4.ip_forward=0");
+        host.program("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0");
+        host.hook_bridges(hooked);
         host.program("ip link add up0 type veth peer name up1");
         host.program(&format!("ip link set up1 netns {far}"));
         host.program("ip address add 192.0.2.1/24 dev up0");
         host.program("ip link set up0 up");
+        host.program(&format!("ip address add {HOST6}/64 dev up0 nodad"));
         outside.program("ip address add 192.0.2.2/24 dev up1");
         outside.program("ip link set up1 up");
+        outside.program(&format!("ip address add {OUTSIDE6}/64 dev up1 nodad"));
         let mut config = BridgeConfig::of("t1").unwrap();
         change(&mut config);
         let (bridge, words, attacher) = host.run(move || {

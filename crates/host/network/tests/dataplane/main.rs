@@ -1,0 +1,125 @@
+//! What every data plane of a bridge holds to: services' virtual addresses, and policy with no way around it. Real packets
+//! between network namespaces; each case with ports isolated by the bridge, and where bridged frames pass IP's hooks.
+//!
+//! The cases know a data plane by [`Dataplane`] alone. Here it is the bridge's rules.
+
+mod attacks;
+#[path = "../network/netspace.rs"]
+#[allow(dead_code, reason = "a module of two test targets, each using a part")]
+mod netspace;
+mod packets;
+mod policy;
+mod services;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use coppice_network::{Address, Drops, Identity, Policy, VirtualService};
+use netspace::{Machine, Netspace};
+
+/// What does the work for a machine's bridge.
+pub(crate) trait Dataplane {
+    fn set_services(&mut self, machine: &mut Machine, services: &[VirtualService]);
+    fn set_policy(&mut self, machine: &mut Machine, policy: &Policy);
+    fn drops(&mut self, machine: &mut Machine) -> Drops;
+}
+
+/// The bridge's own rules.
+struct Rules;
+
+impl Dataplane for Rules {
+    fn set_services(&mut self, machine: &mut Machine, services: &[VirtualService]) {
+        machine.bridge.set_services(services).unwrap();
+    }
+
+    fn set_policy(&mut self, machine: &mut Machine, policy: &Policy) {
+        machine.bridge.set_policy(policy).unwrap();
+    }
+
+    fn drops(&mut self, machine: &mut Machine) -> Drops {
+        machine.bridge.drops().unwrap()
+    }
+}
+
+/// A container that serves at port 80 under its name.
+pub(crate) struct Container {
+    pub(crate) space: Netspace,
+    pub(crate) address: Address,
+}
+
+impl Container {
+    pub(crate) fn new(machine: &mut Machine, name: &'static str) -> Self {
+        let (space, address) = machine.container();
+        space.serve_both(80, name);
+        Self { space, address }
+    }
+
+    pub(crate) fn ips(&self) -> [IpAddr; 2] {
+        [self.address.ip.into(), self.address.v6.expect("the machine has IPv6").ip.into()]
+    }
+}
+
+/// A service's address of the first bridge there is.
+pub(crate) const WEB: Ipv4Addr = Ipv4Addr::new(10, 88, 128, 1);
+
+/// The address, and the IPv6 one that belongs to it.
+pub(crate) fn both(machine: &Machine, ip: Ipv4Addr) -> [IpAddr; 2] {
+    [ip.into(), machine.bridge.subnet6().expect("the machine has IPv6").address(ip).into()]
+}
+
+/// A service at [`WEB`] with these instances.
+pub(crate) fn web(instances: &[&Container]) -> [VirtualService; 1] {
+    [VirtualService { address: WEB, backends: instances.iter().map(|of| of.address.ip).collect() }]
+}
+
+/// Members have the identities 1, 2, … in their order.
+pub(crate) fn policy(members: &[&Container], denied: &[(u32, u32)]) -> Policy {
+    let members = members.iter().zip(1..).map(|(of, number)| (of.address.ip, Identity(number))).collect();
+    let denied = denied.iter().map(|(from, to)| (Identity(*from), Identity(*to))).collect();
+    Policy { members, denied }
+}
+
+/// Runs cases over a data plane, on machines of both kinds.
+macro_rules! hold {
+    ($($file:ident: $($case:ident)*;)*) => {
+        mod isolated {
+            $($(#[test] fn $case() {
+                crate::$file::$case(&mut crate::Machine::prepared(false, |_| {}), &mut crate::Rules);
+            })*)*
+        }
+        mod hooked {
+            $($(#[test] fn $case() {
+                crate::$file::$case(&mut crate::Machine::prepared(true, |_| {}), &mut crate::Rules);
+            })*)*
+        }
+    };
+}
+
+hold! {
+    services:
+        every_port_of_a_service_is_a_backends_own_and_it_sees_who_asks
+        connections_are_spread_over_all_backends
+        a_backend_that_leaves_keeps_its_connections_and_gets_no_new_one
+        without_a_backend_a_service_refuses_at_once
+        a_container_reaches_itself_by_its_services_address
+        datagrams_leave_a_backend_that_is_none_any_more
+        a_large_body_passes_both_ways
+        from_outside_a_services_address_is_nobodys;
+    policy:
+        a_denied_pair_cannot_begin_by_any_way_and_the_other_direction_works_with_its_answers
+        a_connection_that_is_denied_later_ends_and_one_that_is_not_goes_on
+        containers_that_are_no_members_are_one_identity
+        a_group_may_be_denied_to_itself
+        the_host_and_clients_from_outside_reach_containers_whatever_is_denied
+        an_error_about_a_datagram_that_was_let_through_comes_back
+        drops_are_counted_by_pair_and_go_on_when_the_policy_changes
+        ten_thousand_pairs_are_set_and_changed;
+    attacks:
+        nothing_that_a_packet_says_of_itself_leads_around_a_denial
+        nothing_for_all_reaches_another_container
+        a_container_does_not_send_with_the_address_of_another
+        a_container_that_takes_anothers_hardware_address_sends_nothing
+        false_answers_about_addresses_change_nothing
+        a_routers_advertisement_of_a_container_reaches_neither_host_nor_neighbour
+        the_hosts_loopback_is_not_reached_and_not_spoken_for
+        no_frame_goes_from_port_to_port;
+}
