@@ -6,6 +6,7 @@ mod project;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use node::{Node, Output};
 use project::{Project, wait_until};
@@ -379,15 +380,15 @@ fn a_clients_wish_orders_what_is_routed_alone_and_others_are_shown_the_default()
 #[test]
 fn a_certificate_is_renewed_by_itself_under_requests_on_ipv6_and_none_of_them_fails() {
     let node = Node::new();
-    // It is due when 8 of these 24 seconds are left.
-    let _pebble = Pebble::with(&node, "", 24);
+    // It is due when 10 of these 30 seconds are left.
+    let _pebble = Pebble::with(&node, "", 30);
     node.busybox_image();
     let site = Project::new(&node, "site", &format!("{SITE}{}", tls("\"site.example.com\"", "")));
     site.up();
     let fingerprint = || node.json(["cert", "list"])[0]["fingerprint"].as_str().unwrap().to_owned();
     let first = fingerprint();
     let pids = site.pids();
-    wait_until("it is renewed", || {
+    node::wait_until("it is renewed", Duration::from_secs(60), || {
         let mut curl = node.inside("curl");
         curl.args(["-sS", "--max-time", "10", "--noproxy", "*", "--cacert", "pebble.pem"]);
         curl.args(["--resolve", "site.example.com:443:[::1]", "https://site.example.com/"]);

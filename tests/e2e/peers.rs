@@ -304,6 +304,22 @@ fn without_a_daemon_a_guarded_service_is_closed_and_the_next_one_opens_it_again(
     assert_eq!(Output::of(list).succeeded().stdout, "", "something of it is left");
 }
 
+#[test]
+fn an_authority_that_cannot_be_read_closes_its_services_and_says_how_to_open_them() {
+    let node = Node::with_busybox();
+    let app = Project::new(&node, "shop", &shop("require"));
+    app.up();
+    assert!(is_secret(&ask(&app, "web-1", "db", 80)));
+    let file = node.root().join("certificates/authority/shop.sealed");
+    std::fs::write(&file, "not what was sealed").unwrap();
+    node::kill_and_wait(node.daemon_pid(), "KILL");
+    assert!(!is_secret(&ask(&app, "web-1", "db", 80)));
+    app.coppice(&["up", "--timeout", "20s"]).ended_with(1).complained("remove the file to begin a new one");
+    std::fs::remove_file(&file).unwrap();
+    app.up();
+    wait_until("a new one opens it", || is_secret(&ask(&app, "web-1", "db", 80)));
+}
+
 fn key(node: &Node) -> String {
     node.cgroup().trim_start_matches("coppice-").to_owned()
 }

@@ -11,6 +11,7 @@
 //! <root>/volumes/<app>/<name>/   named volumes; `_node` is the "app" of ad-hoc containers
 //! <root>/apps/<app>/supervise.json   the supervisor's memory, so that a returning daemon knows it
 //! <root>/certificates/   certificates with their sealed keys, accounts at authorities, orders under way
+//! <root>/certificates/authority/   sealed roots of apps that encrypt between their services
 //! <root>/keys/certificates.key   what those keys are sealed with
 //! <root>/node.toml   settings
 //! ```
