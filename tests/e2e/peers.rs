@@ -181,8 +181,10 @@ fn who_is_not_of_the_app_is_refused_where_it_is_required_and_counted_where_it_wa
     let db = address(&app, "db-1");
     let adhoc = || node.coppice(["run", "--rm", "box", "sh", "-c", &asking(&db, 80)]).stdout;
     let mut refused = 0;
-    let asks: [(&str, &dyn Fn() -> String); 3] = [
+    let on_host = || node.coppice(["run", "--rm", "--network", "host", "box", "sh", "-c", &asking(&db, 80)]).stdout;
+    let asks: [(&str, &dyn Fn() -> String); 4] = [
         ("an ad-hoc container", &adhoc),
+        ("one on the host's network", &on_host),
         ("another app's service", &|| ask(&other, "web-1", &db, 80)),
         ("another app's service, by the published port", &|| through_gateway(&other)),
     ];

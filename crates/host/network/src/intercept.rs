@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! prerouting   dstnat - 10   TCP from the bridge to a guarded address → the proxy; else to a closed one: reject; ports
-//! output       dstnat - 10   the host's own programs: ports
+//! output       dstnat - 10   the host's own programs that are not root's, and containers on its network: the same
 //! ports                      TCP to a guarded port of the host → the proxy
 //! forward      filter - 10   what begins at a guarded or closed address all the same, redirected by others: reject
 //! ```
@@ -61,7 +61,8 @@ pub struct Intercepted {
     pub proxy6: Option<SocketAddrV6>,
     /// Addresses, on every TCP port.
     pub addresses: BTreeSet<IpAddr>,
-    /// Addresses that containers begin nothing with but TCP, which goes to the proxy, and ICMP: the rest is rejected.
+    /// Addresses that nobody but root begins anything with but TCP, which goes to the proxy, and ICMP: the rest is
+    /// rejected.
     pub closed: BTreeSet<IpAddr>,
     /// TCP ports of the host; `None`: on every address of it.
     pub ports: BTreeSet<(Option<IpAddr>, u16)>,
@@ -269,6 +270,23 @@ fn rules(transaction: &mut Transaction<'_>, bridge: &LinkName, wanted: &Intercep
             only(e);
             e.load(Load::InName, SCRATCH).equal(SCRATCH, &bridge.padded());
             e.load(family.destination, DESTINATION).is_in(family.closed, DESTINATION);
+            e.load(Load::L4Protocol, SCRATCH).not_equal(SCRATCH, &[family.icmp]).reject(Refusal::PortUnreachable);
+        });
+        // Root's are the node's own, and root has other ways.
+        let not_roots = |e: &mut Expressions<'_>| {
+            e.load(Load::SocketUser, SCRATCH).not_equal(SCRATCH, &[0; 4]);
+        };
+        transaction.add_rule("output", |e| {
+            tcp(e);
+            only(e);
+            e.load(family.destination, DESTINATION).is_in(family.guarded, DESTINATION);
+            not_roots(e);
+            to_proxy(e);
+        });
+        transaction.add_rule("output", |e| {
+            only(e);
+            e.load(family.destination, DESTINATION).is_in(family.closed, DESTINATION);
+            not_roots(e);
             e.load(Load::L4Protocol, SCRATCH).not_equal(SCRATCH, &[family.icmp]).reject(Refusal::PortUnreachable);
         });
         // Connections from before it was guarded go on.

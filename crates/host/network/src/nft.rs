@@ -81,6 +81,8 @@ pub(crate) enum Load {
     OutGroup,
     Family,
     L4Protocol,
+    /// Who made the socket that sends it; does not match where there is none.
+    SocketUser,
     /// Bytes of a header, from an offset.
     Payload(Header, u32, u32),
     ConnectionState,
@@ -289,6 +291,7 @@ impl Expressions<'_> {
         match what {
             Load::InName => meta(self, 6),
             Load::OutName => meta(self, 7),
+            Load::SocketUser => meta(self, 10),
             Load::Family => meta(self, 15),
             Load::L4Protocol => meta(self, 16),
             Load::InGroup => meta(self, 21),

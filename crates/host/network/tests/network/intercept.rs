@@ -1,6 +1,6 @@
 //! Connections that go to a proxy of the node instead of where they are going.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4, SocketAddrV6};
 
 use coppice_network::{Asserted, Backend, Intercept, Intercepted, PortKey, Protocol, Published};
@@ -68,6 +68,21 @@ fn what_containers_send_to_a_guarded_address_or_port_goes_to_the_proxy_until_it_
     assert_eq!(client.tcp(elsewhere.ip, 80), format!("other {}", from.ip), "nobody else's");
     assert_eq!(client.udp(to.ip, 80), direct, "UDP is not TCP");
     assert_eq!(machine.host.tcp(to.ip, 80), format!("server {gateway}"), "the node's own go their way");
+    let target = to.ip;
+    let of_nobody = machine.host.run(move || {
+        // A thread that becomes nobody, for good.
+        let asks = std::thread::spawn(move || {
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65534)).unwrap();
+            let mut answer = String::new();
+            std::net::TcpStream::connect((target, 80)).unwrap().read_to_string(&mut answer).unwrap();
+            answer
+        });
+        asks.join().unwrap()
+    });
+    // From which of the host's addresses is its own matter.
+    let (source, went) = of_nobody.split_once(' ').unwrap();
+    assert_eq!(went, format!("to {target}:80"), "other users' programs are strangers");
+    assert!([gateway, HOST].contains(&source.parse().unwrap()), "{source}");
     assert_eq!(machine.outside.tcp(HOST, 8080), format!("{OUTSIDE} to {HOST}:8080"));
     assert_eq!(machine.outside.tcp(HOST, 8081), format!("{OUTSIDE} to {HOST}:8081"));
     assert_eq!(machine.outside.tcp(HOST, 9091), format!("other {OUTSIDE}"), "a port that is not guarded");
