@@ -20,15 +20,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use coppice_bpf::{BridgeInfo, Dataplane, Endpoint, Settings};
-use coppice_network::{Policy, VirtualService};
+use coppice_network::{Policy, VirtualService, host_link};
 use netspace::{Machine, Netspace};
 
-/// Answers one byte with one byte.
-const ECHO: u16 = 7000;
 /// Reads whatever comes.
-const SINK: u16 = 7001;
+const SINK: u16 = 6999;
+/// The first of those that answer one byte with one byte. Each way has as many of its own: a client has only so many
+/// ports, and rules remember an ended connection for ten seconds.
+const ECHO: u16 = 7000;
+const PORTS: u16 = 16;
 /// Clients at once; two processors have nothing to gain from more.
-const CLIENTS: usize = 4;
+const CLIENTS: u16 = 4;
 const CHUNK: usize = 128 << 10;
 
 const BY_PROGRAMS: Ipv4Addr = Ipv4Addr::new(10, 88, 128, 1);
@@ -39,14 +41,14 @@ fn main() {
     let mut words = std::env::args().skip(1);
     let mut number = |default: u64| words.next().map_or(default, |word| word.parse().expect("a number"));
     let (time, rounds) = (Duration::from_secs(number(2)), number(5));
+    own_mounts();
     let folder = tempfile::tempdir().expect("a folder");
     let mut machine = Machine::new();
-    let ((client, client_at), client_link) = (machine.container(), machine.link.clone());
-    let ((server, server_at), server_link) = (machine.container(), machine.link.clone());
+    let (client, client_at) = machine.container();
+    let (server, server_at) = machine.container();
     pair(&client, &server);
-    for _ in 0..2 {
-        serve(&server);
-    }
+    sink(&server);
+    (ECHO..ECHO + 4 * PORTS).for_each(|port| echo(&server, port));
     let service = |address| VirtualService { address, backends: vec![server_at.ip] };
     machine.bridge.set_services(&[service(BY_PROGRAMS), service(BY_RULES)]).expect("services");
     machine.bridge.set_policy(&Policy::default()).expect("a policy");
@@ -55,8 +57,11 @@ fn main() {
         subnet: machine.bridge.subnet(),
         subnet6: machine.bridge.subnet6(),
     };
-    let endpoints =
-        [(client_at.ip, client_link), (server_at.ip, server_link)].map(|(address, link)| Endpoint { address, link });
+    // The machine names its containers' links by the last bytes of their addresses.
+    let endpoints = [client_at.ip, server_at.ip].map(|address| Endpoint {
+        address,
+        link: host_link(&format!("{:016x}", u64::from(address.octets()[3]) << 32)),
+    });
     let (place, mine) = (folder.path().join("bpf"), [service(BY_PROGRAMS)]);
     let plane = machine.host.run(move || {
         let mut plane = Dataplane::load(&info, &place, Settings::default()).expect("the programs");
@@ -77,7 +82,7 @@ fn main() {
         for turn in 0..ways.len() {
             let at = (turn + round as usize) % ways.len();
             let to = ways[at].1;
-            let figures = [connections(&client, to, time), gigabits(&client, to, time)];
+            let figures = [connections(&client, (to, ECHO + at as u16 * PORTS), time), gigabits(&client, to, time)];
             // The first fills caches.
             for (samples, figure) in samples[at].iter_mut().zip(figures).filter(|_| round > 0) {
                 samples.push(figure);
@@ -102,6 +107,16 @@ fn main() {
     println!("{}", serde_json::to_string_pretty(&object).expect("JSON"));
 }
 
+/// What is mounted from now on is gone with this process.
+fn own_mounts() {
+    use rustix::mount::MountPropagationFlags;
+    // Deprecated for its effect on descriptors with FILES.
+    #[allow(deprecated)]
+    rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS).expect("namespaces need root");
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).expect("mounts of our own");
+}
+
 fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -118,21 +133,15 @@ fn pair(client: &Netspace, server: &Netspace) {
     server.program("ip link set wire1 up");
 }
 
-/// Threads of the server; they end with this process.
-fn serve(server: &Netspace) {
-    let listen = |port: u16| {
-        server.run(move || {
-            use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
-            let fd = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
-            sockopt::set_socket_reuseport(&fd, true).expect("an option");
-            bind(&fd, &SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)).expect("a port");
-            listen(&fd, 1024).expect("a listener");
-            TcpListener::from(fd)
-        })
-    };
-    let (echo, sink) = (listen(ECHO), listen(SINK));
+fn listen(server: &Netspace, port: u16) -> TcpListener {
+    server.run(move || TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("a port"))
+}
+
+/// A thread of the server; it ends with this process.
+fn echo(server: &Netspace, port: u16) {
+    let listener = listen(server, port);
     std::thread::spawn(move || {
-        for mut stream in echo.incoming().flatten() {
+        for mut stream in listener.incoming().flatten() {
             let mut byte = [0];
             if stream.read_exact(&mut byte).is_ok() {
                 let _ = stream.write_all(&byte); // the client may be done with measuring
@@ -140,8 +149,12 @@ fn serve(server: &Netspace) {
             }
         }
     });
+}
+
+fn sink(server: &Netspace) {
+    let listener = listen(server, SINK);
     std::thread::spawn(move || {
-        for mut stream in sink.incoming().flatten() {
+        for mut stream in listener.incoming().flatten() {
             std::thread::spawn(move || {
                 let mut buffer = vec![0; CHUNK];
                 while matches!(stream.read(&mut buffer), Ok(1..)) {}
@@ -151,17 +164,20 @@ fn serve(server: &Netspace) {
 }
 
 /// Connections a second, each with one byte there and back, ended by a reset so that no port is waited for.
-fn connections(client: &Netspace, to: IpAddr, time: Duration) -> f64 {
+fn connections(client: &Netspace, (to, first): (IpAddr, u16), time: Duration) -> f64 {
     let (done, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let to = SocketAddr::new(to, ECHO);
     let threads = {
         let (done, over) = (done.clone(), over.clone());
         client.run(move || {
-            let one = || {
+            let one = |number: u16| {
                 let (done, over) = (done.clone(), over.clone());
                 // A thread that a thread of the namespace starts is in it too.
                 std::thread::spawn(move || {
+                    // No two clients are at one port at a time.
+                    let share = PORTS / CLIENTS;
+                    let mut ports = (0..share).map(|of| first + number * share + of).cycle();
                     while !over.load(Ordering::Relaxed) {
+                        let to = SocketAddr::new(to, ports.next().unwrap_or(first));
                         let mut stream = TcpStream::connect(to).expect("a connection");
                         rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("an option");
                         stream.write_all(b"?").expect("sent");
@@ -170,7 +186,7 @@ fn connections(client: &Netspace, to: IpAddr, time: Duration) -> f64 {
                     }
                 })
             };
-            (0..CLIENTS).map(|_| one()).collect::<Vec<_>>()
+            (0..CLIENTS).map(one).collect::<Vec<_>>()
         })
     };
     let started = Instant::now();

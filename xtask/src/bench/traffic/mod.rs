@@ -1,4 +1,4 @@
-//! Traffic: the proxy beside nginx and haproxy, the name server beside dnsmasq.
+//! Traffic: the proxy beside nginx and haproxy, the name server beside dnsmasq, a service's address beside none.
 //!
 //! All is on the loopback of the benchmark's own network namespace: load, contender and backend share the machine's
 //! processors, and only the contender that is measured has anything to do. Every proxy is set up as its manual has it for
@@ -7,6 +7,7 @@
 
 mod body;
 mod idle;
+mod l4;
 mod questions;
 mod requests;
 mod secure;
@@ -36,11 +37,12 @@ pub(super) const PARTS: &[(&str, Measure)] = &[
     ("body", body::measure),
     ("dns", questions::measure),
     ("idle-connections", idle::measure),
+    ("l4", l4::measure),
 ];
 
 /// Builds what is measured, linked as the product is.
 pub(super) fn build() -> Result<()> {
-    for (package, name) in [("coppice-proxy", "proxy"), ("coppice-dns", "serve")] {
+    for (package, name) in [("coppice-proxy", "proxy"), ("coppice-dns", "serve"), ("coppice-bpf", "l4")] {
         example(package, name)?;
     }
     Ok(())

@@ -261,7 +261,8 @@ fn nothing_is_left_once_the_data_plane_is_taken_off() {
     for hook in [Hook::Tcx, Hook::Clsact] {
         let machine = Machine::with(Settings { hook: Some(hook), ..Settings::default() });
         let folder = machine.folder.path().join("bpf");
-        assert!(std::fs::read_dir(&folder).unwrap().count() > 0);
+        let place = folder.clone();
+        assert!(machine.host.run(move || std::fs::read_dir(place).unwrap().count()) > 0);
         let plane = machine.take_plane();
         machine.host.run(move || plane.detach().unwrap());
         assert!(!folder.exists());

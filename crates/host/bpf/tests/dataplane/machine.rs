@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use coppice_bpf::{BridgeInfo, Dataplane, Endpoint, Settings};
 use coppice_network::{Identity, LinkName, Policy, Subnet4, Subnet6, VirtualService};
+use rustix::mount::MountPropagationFlags;
 use rustix::thread::UnshareFlags;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -29,7 +30,7 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A network namespace: a thread that left the machine's, and runs what it is sent.
+/// A network namespace, with mounts of its own: a thread that left the machine's, and runs what it is sent.
 pub(crate) struct Netspace {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
@@ -41,9 +42,12 @@ impl Netspace {
         let (jobs, queue) = channel::<Job>();
         let (opened, file) = channel();
         let thread = std::thread::spawn(move || {
-            // Deprecated for its effect on descriptors with FILES; this is NEWNET alone, of a thread of our own.
+            // Deprecated for its effect on descriptors with FILES; these are others, of a thread of our own.
             #[allow(deprecated)]
-            rustix::thread::unshare(UnshareFlags::NEWNET).expect("a network namespace needs root");
+            rustix::thread::unshare(UnshareFlags::NEWNET | UnshareFlags::NEWNS).expect("namespaces need root");
+            // What is mounted here is gone with the thread, even when the test is killed.
+            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private).unwrap();
             opened.send(File::open("/proc/thread-self/ns/net").unwrap()).unwrap();
             queue.into_iter().for_each(|job| job());
         });
