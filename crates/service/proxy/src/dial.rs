@@ -219,12 +219,23 @@ pub(crate) async fn http2(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(u32::try_from(worker.shared.limits.head_bytes).unwrap_or(u32::MAX))
         .enable_push(false);
-    let (send, connection) = builder.handshake::<_, Bytes>(crate::io::Stream::new(io, Vec::new())).await?;
+    let stream = crate::io::Stream::new(io, Vec::new());
+    let gathered = stream.gathered();
+    let (send, connection) = builder.handshake::<_, Bytes>(stream).await?;
+    gathered.begin();
     let ended = Rc::new(Cell::new(false));
     let over = Rc::clone(&ended);
     tokio::task::spawn_local(async move {
         // How it ended is told to each of its streams.
-        let _ = connection.await;
+        let mut connection = pin!(connection);
+        std::future::poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(_) => Poll::Ready(()),
+            Poll::Pending => match gathered.poll_flush(cx) {
+                Poll::Ready(Err(_)) => Poll::Ready(()),
+                _ => Poll::Pending,
+            },
+        })
+        .await;
         over.set(true);
     });
     let http2 = Http2 { send, streams: Rc::default(), ended };

@@ -47,6 +47,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Stream, peer: Rc<Peer>, watch:
         .max_local_error_reset_streams(Some(RESET_BY_ERROR))
         .max_concurrent_reset_streams(RESET_UNSEEN);
     watch.set(limits.header_timeout);
+    let gathered = io.gathered();
     let mut shaking = pin!(builder.handshake::<_, Bytes>(io));
     let shaken = poll_fn(|cx| match shaking.as_mut().poll(cx) {
         Poll::Pending if watch.expired(cx) => Poll::Ready(None),
@@ -54,6 +55,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Stream, peer: Rc<Peer>, watch:
     })
     .await;
     let Some(mut connection) = shaken else { return };
+    gathered.begin();
     let active = Rc::new(Cell::new(0usize));
     let (mut leaving, mut was_idle) = (false, false);
     loop {
@@ -64,6 +66,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, io: Stream, peer: Rc<Peer>, watch:
             }
             if let Poll::Ready(next) = Pin::new(&mut connection).poll_accept(cx) {
                 return Poll::Ready(next);
+            }
+            // All streams' frames in one piece.
+            if let Poll::Ready(Err(_)) = gathered.poll_flush(cx) {
+                return Poll::Ready(None);
             }
             // Polled again when a stream ends (it writes through the connection), so that idle time begins there.
             match (active.get(), was_idle) {

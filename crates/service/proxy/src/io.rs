@@ -4,7 +4,7 @@
 //! exclusive stream: unlike `try_read` it remembers after a short read that the socket is empty, which saves a system call
 //! a request.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,6 +13,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+use crate::buffer;
 
 pub(crate) struct Io {
     transport: RefCell<Transport>,
@@ -84,16 +86,85 @@ impl Io {
     }
 }
 
+/// Bytes that are gathered before they are written.
+const GATHER: usize = 16 << 10;
+
+/// What an engine has written and nobody has sent: `h2` flushes after each frame with data, and one frame a TLS record, a
+/// system call and a packet is a third of what a small answer costs. Whoever drives the connection flushes, when the engine
+/// has nothing more to say.
+pub(crate) struct Gathered {
+    io: Rc<Io>,
+    out: RefCell<Vec<u8>>,
+    sent: Cell<usize>,
+    /// Not before the connection is driven.
+    begun: Cell<bool>,
+}
+
+impl Gathered {
+    pub(crate) fn begin(&self) {
+        self.begun.set(true);
+    }
+
+    /// Sends what was gathered.
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_out(cx))?;
+        self.io.poll_flush(cx)
+    }
+
+    /// Writes what was gathered, and gives the memory back.
+    fn poll_out(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut out = self.out.borrow_mut();
+        while self.sent.get() < out.len() {
+            let count = ready!(self.io.poll_write(cx, &out[self.sent.get()..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent.set(self.sent.get() + count);
+        }
+        self.sent.set(0);
+        buffer::done(std::mem::take(&mut *out));
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, pieces: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        if self.begun.get() && self.out.borrow().len() + length <= GATHER {
+            let mut out = self.out.borrow_mut();
+            if out.capacity() == 0 {
+                *out = buffer::writer();
+            }
+            pieces.iter().for_each(|piece| out.extend_from_slice(piece));
+            return Poll::Ready(Ok(length));
+        }
+        ready!(self.poll_out(cx))?;
+        match &mut *self.io.transport.borrow_mut() {
+            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, pieces),
+        }
+    }
+}
+
+impl Drop for Gathered {
+    fn drop(&mut self) {
+        buffer::done(std::mem::take(&mut *self.out.borrow_mut()));
+    }
+}
+
 /// The connection as `h2` wants it, after bytes that were read already.
 pub(crate) struct Stream {
-    io: Rc<Io>,
+    gathered: Rc<Gathered>,
     before: Vec<u8>,
     at: usize,
 }
 
 impl Stream {
     pub(crate) fn new(io: Rc<Io>, before: Vec<u8>) -> Self {
-        Self { io, before, at: 0 }
+        let gathered = Gathered { io, out: RefCell::default(), sent: Cell::new(0), begun: Cell::new(false) };
+        Self { gathered: Rc::new(gathered), before, at: 0 }
+    }
+
+    pub(crate) fn gathered(&self) -> Rc<Gathered> {
+        Rc::clone(&self.gathered)
     }
 }
 
@@ -109,7 +180,7 @@ impl AsyncRead for Stream {
             }
             return Poll::Ready(Ok(()));
         }
-        match &mut *self.io.transport.borrow_mut() {
+        match &mut *self.gathered.io.transport.borrow_mut() {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, into),
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, into),
         }
@@ -118,7 +189,7 @@ impl AsyncRead for Stream {
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.io.poll_write(cx, data)
+        self.gathered.poll_write(cx, &[io::IoSlice::new(data)])
     }
 
     fn poll_write_vectored(
@@ -126,10 +197,7 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut *self.io.transport.borrow_mut() {
-            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-        }
+        self.gathered.poll_write(cx, data)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -137,10 +205,14 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.poll_flush(cx)
+        match self.gathered.begun.get() {
+            true => Poll::Ready(Ok(())),
+            false => self.gathered.poll_flush(cx),
+        }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.io.poll_shutdown(cx)
+        ready!(self.gathered.poll_flush(cx))?;
+        self.gathered.io.poll_shutdown(cx)
     }
 }
