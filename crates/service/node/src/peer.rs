@@ -28,7 +28,8 @@ use crate::containers::Containers;
 use crate::root::Root;
 use crate::settings::PeerSettings;
 
-/// Where the halves listen on the bridge's own address, if nobody has these ports: known to people who read packets.
+/// Where the halves listen, if nobody has these ports: known to people who read packets. The outbound half does on the
+/// bridge's own addresses, the inbound half on loopback as long as there is one node.
 const OUTBOUND_PORT: u16 = 15443;
 const INBOUND_PORT: u16 = 15444;
 
@@ -356,10 +357,12 @@ impl NodePeers {
 
         let outbound = listen(bridge.gateway.into(), OUTBOUND_PORT)?;
         let outbound6 = bridge.gateway6.map(|gateway| listen(gateway.into(), OUTBOUND_PORT)).transpose()?;
-        let inbound = listen(bridge.gateway.into(), INBOUND_PORT)?;
+        let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let inbound = listen(here, INBOUND_PORT)?;
         let failed = |source| PeerTlsError::Listen { address: bridge.gateway.into(), source };
         let outbound: Vec<TcpListener> = [Some(outbound), outbound6].into_iter().flatten().collect();
-        let peers = Peers::start(Config { outbound, inbound, limits: Limits::default() }).map_err(failed)?;
+        let peers = Peers::start(Config { outbound, inbound, halves: vec![here], limits: Limits::default() })
+            .map_err(failed)?;
         let port = |index: usize| peers.outbound().get(index).map(SocketAddr::port);
         let proxy = SocketAddrV4::new(bridge.gateway, port(0).expect("there is one at least"));
         let proxy6 = bridge.gateway6.zip(port(1)).map(|(gateway, port)| SocketAddrV6::new(gateway, port, 0, 0));

@@ -17,6 +17,10 @@ use crate::peers::Shared;
 use crate::relay::{prepare, relay, reset};
 
 pub(crate) async fn serve(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr) {
+    if !shared.halves.contains(&from.ip().to_canonical()) {
+        count(&shared.strays);
+        return reset(&stream);
+    }
     prepare(&stream);
     let Ok(Some((mut tls, service, to))) = timeout(shared.limits.handshake, take(&shared, stream, from)).await else {
         return;

@@ -29,6 +29,9 @@ pub struct Config {
     pub outbound: Vec<TcpListener>,
     /// Where other halves come to.
     pub inbound: TcpListener,
+    /// Where the outbound halves are that may come to it, this node's included: with `warn` it takes callers without a
+    /// certificate, and only a half is to bring those.
+    pub halves: Vec<IpAddr>,
     pub limits: Limits,
 }
 
@@ -61,6 +64,7 @@ pub(crate) struct Shared {
     denies: RwLock<Option<Denies>>,
     /// This node's inbound half.
     pub(crate) inbound: SocketAddr,
+    pub(crate) halves: Vec<IpAddr>,
     pub(crate) limits: Limits,
     pub(crate) strays: AtomicU64,
     overloaded: AtomicU64,
@@ -98,6 +102,7 @@ impl Peers {
             directory: RwLock::default(),
             denies: RwLock::default(),
             inbound: config.inbound.local_addr()?,
+            halves: config.halves,
             limits: config.limits,
             strays: AtomicU64::new(0),
             overloaded: AtomicU64::new(0),

@@ -125,6 +125,13 @@ fn the_inbound_half_itself_demands_a_certificate_of_the_app_and_a_destination_of
         assert_eq!(stage.counts().1.handshake_failures, 2);
         reach(as_web(), "db.shop", (DB, 5432).into()).await.unwrap_err();
         assert_eq!(stage.far.snapshot().strays, 2);
+        // From where no half is, not even a handshake is begun.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, 9), 0).into()).unwrap();
+        if let Ok(mut stream) = socket.connect(stage.far.inbound()).await {
+            assert!(stream.read_u8().await.is_err());
+        }
+        wait_until("it is counted", || stage.far.snapshot().strays == 3).await;
     });
 }
 

@@ -131,7 +131,9 @@ impl Stage {
 
     pub(crate) async fn with(limits: Limits) -> Self {
         let bind = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let start = || Peers::start(Config { outbound: vec![bind()], inbound: bind(), limits }).unwrap();
+        let start = || {
+            Peers::start(Config { outbound: vec![bind()], inbound: bind(), halves: vec![LOCALHOST], limits }).unwrap()
+        };
         let (near, far) = (start(), start());
         let port = near.outbound()[0].port();
         // What the inbound half sends to an instance comes from 127.0.0.1 and goes its way.
@@ -198,6 +200,7 @@ impl Stage {
     }
 }
 
+pub(crate) const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) const WEB: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 1, 1));
 pub(crate) const DB: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 1, 2));
 pub(crate) const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 9, 2, 1));
