@@ -238,6 +238,27 @@ fn through_gateway(project: &Project) -> String {
 }
 
 #[test]
+fn a_connection_from_before_goes_on_when_its_service_is_guarded_and_an_instance_that_comes_later_is_guarded_too() {
+    let node = Node::with_busybox();
+    let app = Project::new(&node, "shop", &shop("off"));
+    app.up();
+    app.shell("web-1", "(while true; do echo tick; sleep 0.1; done) | nc db 7000 > /tmp/echo 2>&1 & exit 0");
+    let ticks = || app.shell("web-1", "wc -l < /tmp/echo").trim().parse::<u64>().unwrap();
+    wait_until("it is echoed", || ticks() > 3);
+    let guarded = shop("require").replace("[service.db]\n", "[service.db]\nreplicas = 2\n");
+    app.write(&guarded);
+    app.up();
+    let now = ticks();
+    wait_until("the connection from before goes on", || ticks() > now + 3);
+    for instance in ["db-1", "db-2"] {
+        let db = address(&app, instance);
+        assert!(is_secret(&ask(&app, "web-1", &db, 80)), "{instance}");
+        assert!(!is_secret(&node.coppice(["run", "--rm", "box", "sh", "-c", &asking(&db, 80)]).stdout), "{instance}");
+    }
+    assert_eq!((counted(&node, "handshakes"), counted(&node, "refused"), counted(&node, "connections")), (2, 2, 0));
+}
+
+#[test]
 fn certificates_are_rotated_while_a_connection_is_open_and_it_goes_on() {
     let node = Node::with_settings("[peer]\ncertificate_secs = 6\n");
     node.busybox_image();
