@@ -57,7 +57,8 @@ impl Instance {
     }
 
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        // In one order with `leave`, so that of one that drains the last to leave knows that it drains.
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// Requests it is answering now. Once it drains and this is 0, no request comes any more.

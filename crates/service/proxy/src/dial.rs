@@ -89,13 +89,13 @@ pub(crate) struct Stay(pub(crate) Arc<Member>);
 impl Stay {
     /// `None`: the instance has begun to drain since it was chosen.
     pub(crate) fn at(member: &Arc<Member>) -> Option<Self> {
-        member.instance.enter().then(|| Self(Arc::clone(member)))
+        member.enter().then(|| Self(Arc::clone(member)))
     }
 }
 
 impl Drop for Stay {
     fn drop(&mut self) {
-        self.0.instance.leave();
+        self.0.leave();
     }
 }
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use coppice_route::{Chosen, Picking, choose};
 use coppice_spec::Sticky;
-use http::uri::{Authority, Scheme};
+use http::uri::Authority;
 
 use crate::answer::Answer;
 use crate::body::{BodyError, Http1Sink, Pump, PumpError, Sink, Source};
@@ -30,7 +30,7 @@ use crate::head::Framing;
 use crate::headers::{self, Field};
 use crate::io::Io;
 use crate::mirror::Mirror;
-use crate::plan::{Forward, UpstreamHead};
+use crate::plan::{Forward, UpstreamHead, addressed};
 use crate::reply::Reply;
 use crate::routes::{Compiled, Group, Member};
 use crate::tunnel;
@@ -482,14 +482,11 @@ impl Attempt<'_> {
         let forward = self.forward;
         match (upstream, &forward.head) {
             (Upstream::Http2(mut send, place), UpstreamHead::Http2(parts)) => {
-                let mut request = http::Request::from_parts((**parts).clone(), ());
                 let authority = match forward.route.spec.preserve_host {
                     true => Authority::try_from(&forward.host[..]).ok(),
                     false => Authority::try_from(self.member.address.to_string()).ok(),
                 };
-                let mut uri = std::mem::take(request.uri_mut()).into_parts();
-                (uri.scheme, uri.authority) = (Some(Scheme::HTTP), authority);
-                *request.uri_mut() = http::Uri::from_parts(uri).unwrap_or_default();
+                let request = addressed(parts, authority);
                 let end = matches!(forward.framing, Framing::None | Framing::Length(0));
                 let (response, stream) = send.send_request(request, end)?;
                 let sink =

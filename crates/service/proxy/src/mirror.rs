@@ -5,16 +5,22 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use coppice_route::{Chosen, Picking, choose};
+use http::uri::Authority;
 use tokio::sync::mpsc;
 
 use crate::body::{Http1Sink, Pump, Sink, Source};
 use crate::buffer;
-use crate::dial::{self, Stay};
+use crate::deadline::Watch;
+use crate::dial::{self, DialError, Stay};
 use crate::head::Framing;
-use crate::plan::{Forward, UpstreamHead};
+use crate::io::Io;
+use crate::plan::{Forward, UpstreamHead, addressed};
+use crate::routes::{Compiled, Member};
 use crate::upstream::Awaiting;
 use crate::worker::Worker;
 
@@ -38,10 +44,9 @@ impl Drop for Running {
 }
 
 impl Mirror {
-    /// Begins a copy where the route has a mirror with a ready instance. Only for HTTP/1.1 instances.
+    /// Begins a copy where the route has a mirror with a ready instance, in the version of HTTP that the original has there.
     pub(crate) fn start(worker: &Rc<Worker>, forward: &Forward) -> Option<Self> {
         let group = forward.route.mirror.as_ref()?;
-        let UpstreamHead::Http1 { line, fields } = &forward.head else { return None };
         if forward.upgrade || worker.mirrors.get() >= MOST {
             return None;
         }
@@ -54,13 +59,21 @@ impl Mirror {
             tried: &[],
         };
         let Chosen::At(at) = choose(&group.members, how) else { return None };
-        let member = std::sync::Arc::clone(&group.members[at]);
-        let mut out = buffer::writer();
-        out.extend_from_slice(line);
-        out.extend_from_slice(b"host: ");
-        out.extend_from_slice(&forward.host);
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(fields);
+        let member = Arc::clone(&group.members[at]);
+        let head = match &forward.head {
+            UpstreamHead::Http1 { line, fields } => {
+                let mut out = buffer::writer();
+                out.extend_from_slice(line);
+                out.extend_from_slice(b"host: ");
+                out.extend_from_slice(&forward.host);
+                out.extend_from_slice(b"\r\n");
+                out.extend_from_slice(fields);
+                Head::Http1(out)
+            }
+            UpstreamHead::Http2(parts) => {
+                Head::Http2(Box::new(addressed(parts, Authority::try_from(&forward.host[..]).ok())))
+            }
+        };
         worker.mirrors.set(worker.mirrors.get() + 1);
         let (sender, pieces) = mpsc::unbounded_channel();
         let held = Rc::new(Cell::new(0));
@@ -69,10 +82,10 @@ impl Mirror {
             timeouts: forward.route.spec.timeouts,
             framing: forward.framing,
             is_head: forward.is_head,
-            route: std::sync::Arc::clone(&forward.route),
+            route: Arc::clone(&forward.route),
             held: Rc::clone(&held),
             member,
-            out,
+            head,
         };
         tokio::task::spawn_local(copy.run(pieces));
         Some(Self { pieces: sender, held })
@@ -93,13 +106,27 @@ impl Mirror {
 
 struct Copy {
     running: Running,
-    member: std::sync::Arc<crate::routes::Member>,
-    route: std::sync::Arc<crate::routes::Compiled>,
+    member: Arc<Member>,
+    route: Arc<Compiled>,
     timeouts: coppice_spec::RouteTimeouts,
     framing: Framing,
     is_head: bool,
     held: Rc<Cell<usize>>,
-    out: Vec<u8>,
+    head: Head,
+}
+
+/// What a copy begins with.
+enum Head {
+    Http1(Vec<u8>),
+    Http2(Box<http::Request<()>>),
+}
+
+/// A copy on its way: where its body goes and where its answer comes from.
+struct Sent {
+    sink: Sink,
+    awaiting: Awaiting,
+    /// To be kept for the next, where it is one's own.
+    io: Option<Rc<Io>>,
 }
 
 impl Copy {
@@ -107,20 +134,15 @@ impl Copy {
         let worker = Rc::clone(&self.running.0);
         let watch = worker.deadlines.watch();
         let Some(_stay) = Stay::at(&self.member) else { return };
-        let kept = worker.pools.take(&self.member, worker.now());
-        let io = match kept {
-            Some(io) => io,
-            None => match dial::connect(&worker, &self.member, self.timeouts.connect.0, None, &watch).await {
-                Ok(io) => io,
-                Err(_) => return,
-            },
+        let Ok(Sent { mut sink, mut awaiting, io }) =
+            send(&worker, &self.member, self.head, self.framing, self.timeouts.connect.0, &watch).await
+        else {
+            return;
         };
         self.route.state.counts[worker.index].mirrored.add(1);
-        let mut sink = Sink::Http1(Http1Sink::new(Rc::clone(&io), self.out, self.framing));
         let mut piece = Source::Whole(Bytes::new());
         let mut whole = false;
         watch.set(self.timeouts.request.0);
-        let mut awaiting = Awaiting::http1(Rc::clone(&io));
         let limits = &worker.shared.limits;
         let head = std::future::poll_fn(|cx| {
             use std::task::Poll;
@@ -163,14 +185,14 @@ impl Copy {
         .await;
         let Some(head) = head else { return };
         let framing = if self.is_head || matches!(head.status, 204 | 304) { Framing::None } else { head.framing };
-        let (mut source, _) = awaiting.into_source(&head, framing);
+        let (mut source, _kept) = awaiting.into_source(&head, framing);
         let (mut pump, mut nowhere) = (Pump::new(None), Sink::Nowhere);
         let read = std::future::poll_fn(|cx| match pump.poll(cx, &mut source, &mut nowhere, |_| ()) {
             std::task::Poll::Pending if watch.expired(cx) => std::task::Poll::Ready(false),
             other => other.map(|done| done.is_ok()),
         })
         .await;
-        if let Source::Http1(mut source) = source
+        if let (Source::Http1(mut source), Some(io)) = (source, io)
             && read
             && head.keep_alive
             && framing != Framing::Close
@@ -179,6 +201,35 @@ impl Copy {
             source.buffer.rest();
             let until = worker.now().plus(head.stays.unwrap_or(limits.idle_upstream_timeout));
             worker.pools.put(&self.member, io, until, limits.idle_upstream);
+        }
+    }
+}
+
+/// Sends a copy's head to `member`, or has it wait for the body's first bytes.
+async fn send(
+    worker: &Rc<Worker>,
+    member: &Arc<Member>,
+    head: Head,
+    framing: Framing,
+    connect_timeout: Duration,
+    watch: &Watch,
+) -> Result<Sent, DialError> {
+    match head {
+        Head::Http1(out) => {
+            let io = match worker.pools.take(member, worker.recent()) {
+                Some(io) => io,
+                None => dial::connect(worker, member, connect_timeout, None, watch).await?,
+            };
+            let sink = Sink::Http1(Http1Sink::new(Rc::clone(&io), out, framing));
+            Ok(Sent { sink, awaiting: Awaiting::http1(Rc::clone(&io)), io: Some(io) })
+        }
+        Head::Http2(request) => {
+            watch.set(connect_timeout);
+            let (mut send, place) = dial::http2(worker, member, connect_timeout, None, false, watch).await?;
+            let end = matches!(framing, Framing::None | Framing::Length(0));
+            let (response, stream) = send.send_request(*request, end)?;
+            let sink = if end { Sink::Nowhere } else { Sink::Http2 { stream, reserved: false, held: Bytes::new() } };
+            Ok(Sent { sink, awaiting: Awaiting::http2(response, place), io: None })
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use coppice_base::Timestamp;
 use coppice_route::{Target, authority, hash, rewritten};
 use coppice_spec::{BackendProtocol, RouteAction, Sticky};
+use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Uri, request};
 
 use crate::access_log::Record;
@@ -89,6 +90,15 @@ impl Drop for UpstreamHead {
             buffer::done(std::mem::take(fields));
         }
     }
+}
+
+/// The request with these parts, for an instance: unencrypted, and with `authority`, where it is one.
+pub(crate) fn addressed(parts: &request::Parts, authority: Option<Authority>) -> http::Request<()> {
+    let mut request = http::Request::from_parts(parts.clone(), ());
+    let mut uri = std::mem::take(request.uri_mut()).into_parts();
+    (uri.scheme, uri.authority) = (Some(Scheme::HTTP), authority);
+    *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+    request
 }
 
 /// A request's name: the client's own where it is a sane one, else 32 hex digits.

@@ -16,7 +16,7 @@ use crate::config::{Config, Listener};
 use crate::metrics::{BackendSnapshot, MetricsSnapshot, RouteSnapshot, WorkerCounts, backend_totals, histogram};
 use crate::plan;
 use crate::published::Published;
-use crate::routes::{Compiler, Routes, UpdateError};
+use crate::routes::{Compiler, Member, Routes, UpdateError};
 use crate::worker::{Handed, Kind, Shared, Worker};
 
 /// A running proxy. Dropping it ends every connection; [`Proxy::drain`] first is kinder.
@@ -144,11 +144,27 @@ impl Proxy {
 
     /// Requests that instances of this name are answering, at all ports. A draining instance may be stopped at 0.
     pub fn in_flight(&self, app: &str, service: &str, instance: &str) -> u32 {
+        self.named(app, service, instance).iter().map(|member| member.instance.in_flight()).sum()
+    }
+
+    /// Waits until instances of this name answer no request, at any port: then they may be stopped. To be asked after an
+    /// [`Proxy::update`] by which they drain or are gone; others may never be told. Needs no runtime of the proxy's, and does
+    /// not hold the proxy.
+    pub fn drained(&self, app: &str, service: &str, instance: &str) -> impl Future<Output = ()> + Send + use<> {
+        let members = self.named(app, service, instance);
+        async move {
+            for member in members {
+                member.drained().await;
+            }
+        }
+    }
+
+    fn named(&self, app: &str, service: &str, instance: &str) -> Vec<Arc<Member>> {
         let compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
-        let named = |member: &&Arc<crate::routes::Member>| {
+        let named = |member: &&Arc<Member>| {
             member.app.as_str() == app && member.service.as_str() == service && member.name == instance
         };
-        compiler.members().filter(named).map(|member| member.instance.in_flight()).sum()
+        compiler.members().filter(named).cloned().collect()
     }
 
     pub fn metrics(&self) -> MetricsSnapshot {
@@ -161,7 +177,7 @@ impl Proxy {
         routes.sort_by(|a, b| (&a.app, &a.service, &a.route).cmp(&(&b.app, &b.service, &b.route)));
         metrics.routes = routes;
         let snapshot = self.shared.routes.newest();
-        let breaker_of = |member: &crate::routes::Member| {
+        let breaker_of = |member: &Member| {
             let route = snapshot.table.entries().find(|entry| {
                 let groups = entry.value.backends.iter().chain(&entry.value.mirror);
                 groups.flat_map(|group| &group.members).any(|one| one.uid == member.uid)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +11,8 @@ use coppice_route::{
     DuplicateRoute, Instance, RetryBudget, RouteTable, TableEntry, TokenBuckets, WeightedChoice, hash,
 };
 use coppice_spec::RouteSpec;
+
+use tokio::sync::Notify;
 
 use crate::auth::Passwords;
 use crate::metrics::{BackendCounts, RouteCounts};
@@ -118,6 +121,8 @@ pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) instance: Instance,
+    /// Wakes who waits for its last request.
+    pub(crate) idle: Notify,
     pub(crate) counts: Vec<BackendCounts>,
     /// As [`RouteState::gone_by`].
     gone_by: AtomicU64,
@@ -130,6 +135,40 @@ impl AsRef<Instance> for Member {
 }
 
 impl Member {
+    /// Takes a request, which ends with [`Member::leave`]; false when it drains.
+    pub(crate) fn enter(&self) -> bool {
+        let entered = self.instance.enter();
+        if !entered {
+            // For a moment it looked as if there was one more.
+            self.tell_if_idle();
+        }
+        entered
+    }
+
+    pub(crate) fn leave(&self) {
+        self.instance.leave();
+        self.tell_if_idle();
+    }
+
+    fn tell_if_idle(&self) {
+        if self.instance.is_draining() && self.instance.in_flight() == 0 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Returns when it answers no request. Only one that drains comes to that for good, and only then is it told.
+    pub(crate) async fn drained(&self) {
+        loop {
+            let mut idle = pin!(self.idle.notified());
+            // Before the look: what happens after it is told.
+            idle.as_mut().enable();
+            if self.instance.in_flight() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
     /// When connections to it that outlive their request must have ended.
     pub(crate) fn leave_by(&self) -> Option<Timestamp> {
         Some(Timestamp(self.gone_by.load(Ordering::Relaxed))).filter(|at| at.0 != 0)
@@ -270,6 +309,7 @@ impl Compiler {
                     name: endpoint.name.clone(),
                     address,
                     instance,
+                    idle: Notify::new(),
                     counts: (0..threads).map(|_| BackendCounts::default()).collect(),
                     gone_by: AtomicU64::new(0),
                 })

@@ -3,13 +3,13 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use coppice_proxy::{Listener, server_config};
+use coppice_proxy::{Listener, Routes, server_config};
 use coppice_spec::BackendProtocol;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::stage::{Server, Stage, socket, spec, wait_until};
+use crate::stage::{Server, Stage, backend, name, route, socket, spec, wait_until};
 
 fn curl(stage: &Stage, arguments: &[&str]) -> String {
     curl_at(&format!("http://example.com:{}/", stage.address.port()), stage, arguments)
@@ -88,6 +88,31 @@ fn an_http1_client_reaches_an_instance_that_speaks_only_http2() {
     let post = "POST / HTTP/1.1\r\nhost: example.com\r\nconnection: close\r\ncontent-length: 4\r\n\r\ndata";
     assert!(stage.exchange(post.as_bytes()).contains("hello"));
     assert!(server.seen().last().unwrap().ends_with("\r\n\r\ndata"));
+}
+
+#[test]
+fn a_mirror_that_speaks_only_http2_sees_copies_with_their_bodies() {
+    // Both instances are proxies, each before a server that remembers what it was sent.
+    let [(web, seen_by_web), (shadow, seen_by_shadow)] = ["web", "shadow"].map(|text| {
+        let server = Server::saying(text);
+        let inner = Stage::with(|config| config.node = format!("before-{text}"));
+        inner.route(spec(), &[server.address]);
+        (inner, server)
+    });
+    let stage = Stage::start();
+    let mut spec = spec();
+    (spec.protocol, spec.mirror) = (BackendProtocol::H2c, Some(name("shadow")));
+    let backends = vec![backend("web", &[web.address]), backend("shadow", &[shadow.address])];
+    stage.proxy.update(&Routes { routes: vec![route(spec)], backends }).unwrap();
+    for _ in 0..10 {
+        assert_eq!(stage.get("/a", "").status, 200);
+    }
+    let post = "POST /p HTTP/1.1\r\nhost: example.com\r\nconnection: close\r\ncontent-length: 4\r\n\r\ndata";
+    assert!(stage.exchange(post.as_bytes()).contains("web"));
+    wait_until("the mirror got no copies", || seen_by_shadow.seen().len() == 11);
+    assert_eq!(seen_by_web.seen().len(), 11);
+    let copy = seen_by_shadow.seen().into_iter().find(|seen| seen.starts_with("POST /p ")).unwrap();
+    assert!(copy.contains("host: example.com\r\n") && copy.ends_with("\r\n\r\ndata"), "{copy}");
 }
 
 /// An instance that ends each connection after three answers, as gRPC servers do that limit a connection's age.

@@ -158,6 +158,32 @@ fn a_draining_instance_finishes_what_it_has_and_gets_nothing_new() {
 }
 
 #[test]
+fn who_waits_for_an_instance_to_drain_is_told_when_its_last_request_has_ended() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let slow = Server::scripted(move |stream, _| {
+        wait.lock().unwrap().recv().unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nslow").is_ok()
+    });
+    let stage = Stage::serving(&[slow.address]);
+    let mut clients: Vec<_> = (0..2).map(|_| stage.connect()).collect();
+    clients.iter_mut().for_each(|client| client.write_all(b"GET / HTTP/1.1\r\nhost: example.com\r\n\r\n").unwrap());
+    wait_until("the requests did not arrive", || stage.proxy.in_flight("shop", "web", "web-0") == 2);
+    // Gone from the routes altogether, and asked for by its name all the same.
+    stage.route(spec(), &[]);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let drained = runtime.spawn(stage.proxy.drained("shop", "web", "web-0"));
+    let nobody = runtime.spawn(stage.proxy.drained("shop", "web", "web-9"));
+    wait_until("one that is unknown has nothing to end", || nobody.is_finished());
+    go.send(()).unwrap();
+    wait_until("the first did not end", || stage.proxy.in_flight("shop", "web", "web-0") == 1);
+    assert!(!drained.is_finished(), "it has a request still");
+    go.send(()).unwrap();
+    wait_until("nobody told that it has drained", || drained.is_finished());
+    assert_eq!(stage.proxy.in_flight("shop", "web", "web-0"), 0);
+}
+
+#[test]
 fn a_client_that_leaves_takes_its_request_with_it() {
     let server = Server::scripted(|stream, _| stream.read(&mut [0]).is_err());
     let stage = Stage::serving(&[server.address]);
