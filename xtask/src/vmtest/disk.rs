@@ -44,12 +44,15 @@ const FOR_TESTS: &[&str] = &[
     "nft_fib_ipv4",
     "nft_fib_ipv6",
     "nft_numgen",
+    "nft_hash",
     "nft_compat",
     "nf_conntrack_netlink",
     "nft_redir",
     "nft_reject_inet",
     "dummy",
     "xt_conntrack",
+    "xt_MASQUERADE",
+    "8021q",
 ];
 
 /// The machine's own programs, where tests mean those and not busybox's: its shell runs a last command without a

@@ -13,7 +13,19 @@ const UNSETTLED: &str = "before Linux 6.8 the kernel settles links in its backgr
 const EMULATED: &str = "it tells a lost packet by the second that sending it again takes, and a start under emulation \
                         takes about as long";
 
+const IPTABLES: &str = "the machine has no iptables";
+
 pub(crate) const SKIPS: &[Skip] = &[
+    Skip {
+        binary: "coppice-network::network",
+        test: "peace::beside_docker_what_the_word_says_opens_its_chain_and_nothing_else_changes",
+        why: IPTABLES,
+    },
+    Skip {
+        binary: "coppice-network::network",
+        test: "peace::beside_ufw_the_word_names_its_own_command",
+        why: IPTABLES,
+    },
     Skip {
         binary: "coppice-launcher::network",
         test: "a_container_is_reached_as_soon_as_it_is_said_to_have_started",

@@ -1,23 +1,31 @@
-//! Networks of containers: a bridge with its own subnet and nftables table, addresses, published ports, and the
-//! texts of `/etc/hosts` and `/etc/resolv.conf`. (`host` and `none` need only [`configure_inside`], or nothing.)
+//! Networks of containers: a bridge with its own subnets and nftables table, addresses, published ports, services'
+//! virtual addresses, policy, and the texts of `/etc/hosts` and `/etc/resolv.conf`. (`host` and `none` need only
+//! [`configure_inside`], or nothing.)
 //!
 //! ```text
-//! node    Bridge::ensure ── publish, unpublish ── assert_rules when Bridge::watch hears a change
-//! launch  Attacher::attach(netns, host_link(id), address)     one message: both ends made, up, enslaved
-//! child   configure_inside(address)                           one batch: loopback, address, default route
+//! node    Bridge::ensure ── publish, set_services, set_policy ── assert_rules when Bridge::watch hears a change
+//! launch  Attacher::attach(netns, host_link(id), address)     both ends made; then what the port may do
+//! child   configure_inside(address)                           one batch: loopback, addresses, routes, neighbour
 //! launch  Attacher::settle(host_link(id))                     before exec: no first packet is lost
 //! ```
 //!
-//! Starting a container waits for this crate: no helper program, no thread, no dump of tables, two system calls to
-//! attach, four to configure, four to settle. Netlink messages are built by hand because the crates that do it are
-//! large, async or copyleft.
+//! A container has an IPv4 address and, derived from it, a hardware address and an IPv6 one ([`Subnet6`]); all three of
+//! its own alone, and the bridge as the way to everything. What containers send each other passes the host's IP stack,
+//! where one place judges it; nothing else goes from port to port, and nobody is asked who has which address. That a
+//! packet's source is its sender's is checked by its bytes, without a list, so that it costs a container's start nothing.
 //!
-//! Rules are one table of our own; no other program's is read or changed, and where another flushes ours it is
-//! restored. A container cannot reach what listens on the host's loopback, send with an address outside its subnet,
-//! or be reached from outside but by published ports.
+//! Starting a container waits for this crate: no helper program, no thread, no dump of tables, no rule to write; four
+//! system calls to attach, four to configure, four to settle. Netlink messages are built by hand because the crates that
+//! do it are large, async or copyleft.
 //!
-//! It refuses: names the kernel would cut; subnets that overlap a route; IPv6, so far. Containers on one bridge can
-//! reach each other, and it does not keep one from using the address of another.
+//! Rules are in tables of our own; no other program's is read or changed, but for seeing whether one closes the way
+//! through the machine, and where another flushes ours they are restored. A container cannot reach what listens on the
+//! host's loopback, send with an address that is not its own, begin a connection that the policy denies, or be reached
+//! from outside but by published ports; these see their clients' own addresses.
+//!
+//! It refuses: names the kernel would cut; subnets that overlap a route; ports on `::1`, which the kernel does not route
+//! to containers (connections of the host's programs to it are refused, and those to 127.0.0.1 work). Needs Linux 5.18
+//! for ports that take frames of one hardware address only.
 
 mod address;
 mod assert;

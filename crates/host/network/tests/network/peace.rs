@@ -1,7 +1,6 @@
 //! Beside other programs' rules: neither changes the other's, and what theirs close is said with what opens it.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, Instant};
 
 use coppice_network::{Asserted, Backend, Bridge, BridgeConfig, PortKey, Protocol, Published};
 
@@ -197,10 +196,7 @@ fn the_rules_are_read_by_everybodys_tools() {
     let denied = [(coppice_network::Identity(0), coppice_network::Identity(1))].into();
     let members = [(address.ip, coppice_network::Identity(1))].into();
     machine.bridge.set_policy(&coppice_network::Policy { members, denied }).unwrap();
-    let started = Instant::now();
     let listed = machine.host.program("nft list ruleset");
     assert!(listed.contains("table inet coppice-t1") && listed.contains("table bridge coppice-t1"));
     serde_json::from_str::<serde_json::Value>(&machine.host.program("nft -j list ruleset")).unwrap();
-    machine.host.program("iptables-save");
-    assert!(started.elapsed() < Duration::from_secs(10));
 }
