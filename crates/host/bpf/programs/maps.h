@@ -112,8 +112,9 @@ struct name {
 	struct address6 v6[ADDRESSES_MAX];
 };
 
-/* Multiple of four, and what bpf_csum_diff takes on older kernels. */
 struct scratch {
+	struct name_key key;
+	/* Multiple of four, and no more than bpf_csum_diff takes on older kernels. */
 	__u8 bytes[508];
 };
 

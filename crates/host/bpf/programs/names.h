@@ -50,28 +50,46 @@ static __always_inline int is_over_rate(__be32 client)
 	return 0;
 }
 
-/* Reads the name at `at` into `key`, in lower case; its length, or 0 when it is none that we hold. */
-static __always_inline __u32 read_name(struct __sk_buff *skb, __u32 at, __u32 room, struct name_key *key)
+/* Reads the name at `at` into the scratch space's key, in lower case; its length, or 0 when it is none that we hold. The
+ * key is in a map: of the stack, the verifier would follow every byte's every way. */
+__noinline int read_name(struct __sk_buff *skb, __u32 at, __u32 room)
 {
-	__u32 next = 0, length = 0, count = room < NAME_MAX ? room : NAME_MAX;
+	__u32 next = 0, length = 0, zero = 0, count = room < NAME_MAX ? room : NAME_MAX;
+	struct scratch *scratch = bpf_map_lookup_elem(&scratch_space, &zero);
+	struct name_key *key;
 
-	asm volatile("" : "+r"(count));
-	if (count < 1 || count > NAME_MAX || bpf_skb_load_bytes(skb, at, key->name, count))
+	if (!scratch)
 		return 0;
-	for (__u32 i = 0; i < NAME_MAX; i++) {
-		__u8 byte = key->name[i];
+	key = &scratch->key;
+	asm volatile("" : "+r"(count));
+	if (count < 1 || count > NAME_MAX)
+		return 0;
+	__builtin_memset(key->name, 0, NAME_MAX);
+	if (bpf_skb_load_bytes(skb, at, key->name, count))
+		return 0;
+	for (__u32 i = 0; i < NAME_MAX / 2 && !length; i++) {
+		__u32 label;
 
-		if (length || i >= count) {
-			key->name[i] = 0;
-		} else if (i == next) {
-			if (byte > 63)
-				return 0;
-			next = i + 1 + byte;
-			if (!byte)
-				length = i + 1;
-		} else if (byte >= 'A' && byte <= 'Z') {
-			key->name[i] = byte | 0x20;
-		}
+		asm volatile("" : "+r"(next));
+		if (next >= count || next >= NAME_MAX)
+			return 0;
+		label = key->name[next];
+		if (label > 63)
+			return 0;
+		next += 1 + label;
+		if (!label)
+			length = next;
+	}
+	if (!length)
+		return 0;
+	/* Lengths of labels are below 64, so folding all bytes changes letters only. Without branches, again for the
+	 * verifier: all ones where the condition holds. */
+	for (__u32 i = 0; i < NAME_MAX; i++) {
+		__u32 byte = key->name[i];
+		__u32 is_letter = ((byte - 'A') - 26) >> 31 & ~(byte - 'A') >> 31;
+		__u32 is_inside = (__u32)((__s32)(i - length) >> 31);
+
+		key->name[i] = (byte | is_letter << 5) & is_inside;
 	}
 	return length;
 }
@@ -87,8 +105,7 @@ static __always_inline int write_header(struct __sk_buff *skb, __u32 at, struct 
 	return bpf_skb_store_bytes(skb, at, header, sizeof(*header), 0);
 }
 
-static __always_inline int write_records(struct __sk_buff *skb, __u32 at, const struct name *name, int is_v6,
-					 __u32 count)
+__noinline int write_records(struct __sk_buff *skb, __u32 at, const struct name *name, int is_v6, __u32 count)
 {
 	struct {
 		__be16 owner, type, class;
@@ -99,11 +116,13 @@ static __always_inline int write_records(struct __sk_buff *skb, __u32 at, const 
 		.owner = bpf_htons(0xc000 | DNS_HEADER),
 		.type = bpf_htons(is_v6 ? DNS_AAAA : DNS_A),
 		.class = bpf_htons(DNS_IN),
-		.ttl = name->ttl,
 		.length = bpf_htons(is_v6 ? 16 : 4),
 	};
 	__u32 first = bpf_get_prandom_u32();
 
+	if (!name || !count)
+		return -1;
+	record.ttl = name->ttl;
 	for (__u32 i = 0; i < ADDRESSES_MAX; i++) {
 		__u32 which;
 
@@ -173,16 +192,16 @@ static __always_inline int write_checksum6(struct __sk_buff *skb, __u32 at, __u3
 }
 
 /* The packet's headers the other way around. */
-static __always_inline int turn_around(struct __sk_buff *skb, const struct packet *packet, __u32 length)
+__noinline int turn_around(struct __sk_buff *skb, const struct packet *packet, __u32 length)
 {
 	struct {
 		__be16 source, destination, length, checksum;
-	} udp = {
-		.source = packet->tuple.destination_port,
-		.destination = packet->tuple.source_port,
-		.length = bpf_htons(length),
-	};
+	} udp = { .length = bpf_htons(length) };
 
+	if (!packet)
+		return -1;
+	udp.source = packet->tuple.destination_port;
+	udp.destination = packet->tuple.source_port;
 	if (bpf_skb_store_bytes(skb, packet->transport, &udp, sizeof(udp), 0))
 		return -1;
 	if (packet->tuple.is_v6) {
@@ -226,12 +245,13 @@ static __always_inline int is_question(const struct packet *packet)
 /* Answers the question, or leaves the packet as it was: TC_ACT_UNSPEC. */
 __noinline int answer(struct __sk_buff *skb, const struct packet *packet)
 {
-	struct name_key key = {};
+	struct scratch *scratch;
 	struct dns_header header;
 	struct endpoint *endpoint;
 	struct name *name;
 	__u32 at, room, length, end, count, whole, *view;
 	__be16 kind[2], udp_length;
+	__u32 zero = 0;
 	int is_v6, has_opt = 0;
 	__be32 client;
 	struct {
@@ -259,7 +279,10 @@ __noinline int answer(struct __sk_buff *skb, const struct packet *packet)
 	if (end < at + DNS_HEADER + 5)
 		return TC_ACT_UNSPEC;
 	room = end - at - DNS_HEADER;
-	length = read_name(skb, at + DNS_HEADER, room, &key);
+	scratch = bpf_map_lookup_elem(&scratch_space, &zero);
+	if (!scratch)
+		return TC_ACT_UNSPEC;
+	length = read_name(skb, at + DNS_HEADER, room);
 	if (!length || bpf_skb_load_bytes(skb, at + DNS_HEADER + length, kind, 4))
 		return TC_ACT_UNSPEC;
 	if (kind[1] != bpf_htons(DNS_IN) || (kind[0] != bpf_htons(DNS_A) && kind[0] != bpf_htons(DNS_AAAA)))
@@ -285,11 +308,11 @@ __noinline int answer(struct __sk_buff *skb, const struct packet *packet)
 
 	client = packet->tuple.source;
 	view = bpf_map_lookup_elem(&views, &client);
-	key.view = view ? *view : 0;
-	name = bpf_map_lookup_elem(&names, &key);
-	if (!name && key.view) {
-		key.view = 0;
-		name = bpf_map_lookup_elem(&names, &key);
+	scratch->key.view = view ? *view : 0;
+	name = bpf_map_lookup_elem(&names, &scratch->key);
+	if (!name && scratch->key.view) {
+		scratch->key.view = 0;
+		name = bpf_map_lookup_elem(&names, &scratch->key);
 	}
 	endpoint = bpf_map_lookup_elem(&endpoints, &client);
 	if (!name || !endpoint)

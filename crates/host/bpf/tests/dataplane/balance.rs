@@ -281,6 +281,19 @@ fn nothing_is_left_once_the_data_plane_is_taken_off() {
 }
 
 #[test]
+fn the_programs_are_far_from_what_the_kernels_verifier_gives_up_at() {
+    let machine = Machine::new();
+    let counts = machine.host.run(|| {
+        use aya::programs::{SchedClassifier, TcAttachType};
+        let of = |way| SchedClassifier::query_tcx("br0", way).unwrap().1;
+        let all = of(TcAttachType::Ingress).into_iter().chain(of(TcAttachType::Egress));
+        all.map(|program| program.verified_instruction_count().unwrap()).collect::<Vec<u32>>()
+    });
+    // A million; how many a program takes differs from kernel to kernel.
+    assert!(counts.iter().all(|count| *count < 100_000), "{counts:?}");
+}
+
+#[test]
 fn a_bridge_that_was_made_anew_under_the_same_name_gets_the_programs_too() {
     let mut machine = Machine::new();
     machine.stop();
