@@ -161,6 +161,9 @@ fn services_of_an_app_speak_tls_on_the_wire_and_know_nothing_of_it() {
     }
     drop(capture);
     assert_eq!((counted(&node, "handshakes"), counted(&node, "refused")), (1, 0));
+    let metrics = node.ok(["metrics"]);
+    let row = metrics.lines().find(|line| line.starts_with("shop/db")).unwrap_or_else(|| panic!("{metrics}"));
+    assert_eq!(row.split_whitespace().skip(2).take(4).collect::<Vec<_>>(), ["1", "0", "0", "0"], "{metrics}");
     // The same by its address, and over IPv6.
     assert!(is_secret(&ask(&app, "web-1", &address(&app, "db-1"), 80)));
     let six = app.shell("db-1", "ip -6 -o address show eth0 scope global");

@@ -6,13 +6,13 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use coppice_api::{BackendMetrics, BreakerState, Histogram, Metrics, RouteMetrics};
+use coppice_api::{BackendMetrics, BreakerState, Histogram, Metrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics};
 use coppice_base::Bytes;
 
 use crate::args::MetricsArgs;
 use crate::daemon;
 use crate::error::{CommandError, CommandResult};
-use crate::output::Table;
+use crate::output::{Table, moment};
 use crate::settings::Settings;
 
 /// Between two looks.
@@ -79,7 +79,35 @@ fn only(metrics: &mut Metrics, service: &str) -> Result<(), CommandError> {
 }
 
 fn text(before: &Metrics, now: &Metrics) -> String {
-    let Some(proxy) = &now.proxy else { return "no app has routes yet: there is nothing to show\n".to_owned() };
+    let peers = now.peer_tls.as_ref().filter(|peers| !peers.services.is_empty());
+    let parts = [now.proxy.as_ref().map(|proxy| traffic(before, now, proxy)), peers.map(encrypted)];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    if parts.is_empty() {
+        return "no app has routes yet: there is nothing to show\n".to_owned();
+    }
+    parts.join("\n")
+}
+
+/// Services with `tls.peer`.
+fn encrypted(peers: &PeerTlsMetrics) -> String {
+    let mut table =
+        Table::new(&["ENCRYPTED", "CONNECTIONS", "HANDSHAKES", "FAILED", "REFUSED", "WARNED", "CERTIFICATE UNTIL"]);
+    for one in &peers.services {
+        table.row(vec![
+            format!("{}/{}", one.app, one.service),
+            one.connections.to_string(),
+            one.handshakes.to_string(),
+            one.handshake_failures.to_string(),
+            one.refused.to_string(),
+            one.warned.to_string(),
+            one.certificate_ends_at.map_or_else(|| "-".to_owned(), moment),
+        ]);
+    }
+    table.render()
+}
+
+/// What the proxy does.
+fn traffic(before: &Metrics, now: &Metrics, proxy: &ProxyMetrics) -> String {
     let seconds = now.at.since(before.at).as_secs_f64();
     let mut routes =
         Table::new(&["ROUTE", "REQUESTS", "REQ/S", "5XX", "P50", "P95", "P99", "RETRIES", "BYTES IN / OUT"]);
@@ -195,7 +223,7 @@ fn short(micros: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use coppice_api::{Bucket, ProxyMetrics};
+    use coppice_api::Bucket;
     use coppice_base::{Name, Timestamp};
 
     use super::*;
