@@ -45,6 +45,7 @@ const FOR_TESTS: &[&str] = &[
     "nft_fib_ipv6",
     "nft_numgen",
     "nft_hash",
+    "nft_meta_bridge",
     "nft_compat",
     "nf_conntrack_netlink",
     "nft_redir",
@@ -53,6 +54,9 @@ const FOR_TESTS: &[&str] = &[
     "xt_conntrack",
     "xt_MASQUERADE",
     "8021q",
+    "sch_ingress",
+    "sch_htb",
+    "cls_bpf",
 ];
 
 /// The machine's own programs, where tests mean those and not busybox's: its shell runs a last command without a
@@ -61,6 +65,7 @@ const HOST_PROGRAMS: &[(&str, &str)] = &[
     ("/bin/dash", "sh"),
     ("/bin/tar", "tar"),
     ("/sbin/ip", "ip"),
+    ("/sbin/tc", "tc"),
     ("/usr/bin/nsenter", "nsenter"),
     ("/usr/bin/unshare", "unshare"),
     ("/usr/sbin/nft", "nft"),
