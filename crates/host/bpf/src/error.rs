@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
+use coppice_network::Word;
 
 /// An operation of the data plane that failed. Unless said otherwise, what was in force stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +32,11 @@ pub enum BpfError {
 }
 
 impl BpfError {
+    /// For the user, where the node goes on without.
+    pub fn word(&self) -> Word {
+        Word(format!("Services and policy are kept by nftables rules alone, which is slower: {self}."))
+    }
+
     pub(crate) fn refused(program: &'static str) -> impl Fn(EbpfError) -> Self {
         move |error| Self::Refused { program, error: chain(&error) }
     }

@@ -333,7 +333,7 @@ impl Machine {
         let mac = mac(ip);
         self.host.program(&format!("ip link add {link} type veth peer name eth0 address {mac} netns {}", space.path()));
         self.host.program(&format!("ip link set {link} master br0 up"));
-        self.host.program(&format!("bridge link set dev {link} isolated on"));
+        self.host.program(&format!("ip link set dev {link} type bridge_slave isolated on"));
         for line in [
             format!("ip address add {ip}/32 dev eth0"),
             format!("ip address add {ip6}/128 dev eth0 nodad"),

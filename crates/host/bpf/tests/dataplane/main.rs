@@ -7,3 +7,4 @@ mod names;
 mod policy;
 mod priority;
 mod raw;
+mod refusals;
