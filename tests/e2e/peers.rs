@@ -337,6 +337,29 @@ fn without_a_daemon_a_guarded_service_is_closed_and_the_next_one_opens_it_again(
 }
 
 #[test]
+fn a_firewall_that_keeps_callers_from_the_halves_is_told_by_the_node_with_what_opens_it() {
+    let node = Node::with_busybox();
+    let firewall = node.file(
+        "firewall",
+        "table inet own {\n chain mine {\n type filter hook input priority 0; policy drop;\n \
+         ct state established,related accept\n iifname lo accept\n }\n}\n",
+    );
+    let mut nft = node.inside("nft");
+    nft.arg("-f").arg(firewall);
+    Output::of(nft).succeeded();
+    let app = Project::new(&node, "shop", &shop("require"));
+    app.up();
+    let db = address(&app, "db-1");
+    assert!(!is_secret(&ask(&app, "web-1", &db, 80)));
+    let words = app.node_status().words;
+    let word = words.iter().find(|word| word.contains("tls.peer")).unwrap_or_else(|| panic!("{words:?}"));
+    let mut open = node.inside("sh");
+    open.arg("-c").arg(word.split('`').nth(1).expect("a command"));
+    Output::of(open).succeeded();
+    assert!(is_secret(&ask(&app, "web-1", &db, 80)));
+}
+
+#[test]
 fn an_authority_that_cannot_be_read_closes_its_services_and_says_how_to_open_them() {
     let node = Node::with_busybox();
     let app = Project::new(&node, "shop", &shop("require"));

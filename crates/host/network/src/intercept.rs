@@ -20,6 +20,7 @@ use std::net::{IpAddr, SocketAddrV4, SocketAddrV6};
 
 use rustix::io::Errno;
 
+use crate::Word;
 use crate::address::LinkName;
 use crate::assert::Asserted;
 use crate::error::{NetworkError, cannot};
@@ -119,6 +120,55 @@ impl Intercept {
         }
         self.install(&wanted)?;
         Ok(Asserted::Restored)
+    }
+
+    /// Other programs' chains that drop what comes to this machine's own addresses and no rule of them accepts, and what
+    /// opens each for the proxy at `port`: redirected connections come to it, and an accept of ours does not end the
+    /// evaluation of others.
+    pub fn closed_input(&mut self, port: u16) -> Result<Vec<Word>, NetworkError> {
+        const INPUT: [u8; 4] = 1u32.to_be_bytes();
+        const DROP: [u8; 4] = [0; 4];
+        let mut batch = Batch::new();
+        batch.message(nft::GET_CHAIN, DUMP, &[0; 4]);
+        let (mut closed, mut has_ufw) = (Vec::new(), false);
+        let asked = self.netfilter.ask(&mut batch, |answer| {
+            let (Some(family), Some(body)) = (answer.body.first(), answer.body.get(4..)) else { return };
+            let get = |wanted| attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+            let text = |kind| String::from_utf8_lossy(get(kind).unwrap_or_default()).replace('\0', "");
+            let (table, name) = (text(1), text(3));
+            let hook = get(4).and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
+            has_ufw |= name == "ufw-user-input";
+            // Firewalld's accepts by default and refuses by its last rule.
+            let drops = get(5) == Some(&DROP) || (table == "firewalld" && name == "filter_INPUT");
+            if drops && hook.is_some_and(|(_, number)| number == INPUT) {
+                closed.push((*family, table, name));
+            }
+        });
+        asked.map_err(cannot("read the network rules"))?;
+        let word = |(family, table, name): (u8, String, String)| {
+            let (iptables, own) = match family {
+                1 => (None, "inet"),
+                2 => (Some("iptables"), "ip"),
+                10 => (Some("ip6tables"), "ip6"),
+                _ => return None,
+            };
+            let iptables = iptables.filter(|_| table == "filter" && name == "INPUT");
+            let command = match iptables {
+                _ if table == "firewalld" => {
+                    format!("firewall-cmd --permanent --add-port={port}/tcp && firewall-cmd --reload")
+                }
+                Some(_) if has_ufw => format!("ufw allow {port}/tcp"),
+                Some(iptables) => {
+                    format!("{iptables} -I INPUT -p tcp --dport {port} -m conntrack --ctstate DNAT -j ACCEPT")
+                }
+                None => format!("nft insert rule {own} {table} {name} tcp dport {port} ct status dnat accept"),
+            };
+            Some(Word(format!(
+                "Chain {name} of table {table} takes only what it knows (ufw and firewalls do so): services with tls.peer \
+                 are reached once `{command}` was run."
+            )))
+        };
+        Ok(closed.into_iter().filter_map(word).collect())
     }
 
     /// Takes the table away.

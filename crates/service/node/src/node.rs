@@ -239,7 +239,10 @@ impl Node {
             containers_total: u32::try_from(all.len()).unwrap_or(u32::MAX),
             images: u32::try_from(images.len()).unwrap_or(u32::MAX),
             images_bytes: images.iter().map(|image| image.size.0).sum(),
-            words: launcher.identity.word.iter().cloned().chain(self.containers.network.words()).collect(),
+            words: (launcher.identity.word.iter().cloned())
+                .chain(self.containers.network.words())
+                .chain(self.containers.traffic.peers().words())
+                .collect(),
         }
     }
 

@@ -120,6 +120,8 @@ struct Running {
     proxy: SocketAddrV4,
     proxy6: Option<SocketAddrV6>,
     guarded: Option<Intercepted>,
+    /// What other programs' rules close, and what opens it.
+    words: Vec<String>,
 }
 
 /// What of `spec` cannot be: see the module.
@@ -367,8 +369,10 @@ impl NodePeers {
         let proxy = SocketAddrV4::new(bridge.gateway, port(0).expect("there is one at least"));
         let proxy6 = bridge.gateway6.zip(port(1)).map(|(gateway, port)| SocketAddrV6::new(gateway, port, 0, 0));
         tracing::info!(outbound = ?peers.outbound(), inbound = %peers.inbound(), "services are encrypted between");
-        let intercept = Intercept::open(&self.key, &link)?;
-        Ok(Running { peers, intercept, proxy, proxy6, guarded: None })
+        let mut intercept = Intercept::open(&self.key, &link)?;
+        let words: Vec<String> = intercept.closed_input(proxy.port())?.into_iter().map(|word| word.0).collect();
+        words.iter().for_each(|word| tracing::warn!("{word}"));
+        Ok(Running { peers, intercept, proxy, proxy6, guarded: None, words })
     }
 
     /// Puts the rules back if something outside took them away; true when it did.
@@ -389,6 +393,11 @@ impl NodePeers {
         {
             tracing::warn!(%error, "cannot remove the rules of encryption between services");
         }
+    }
+
+    /// What the operator should know, found when the halves were started.
+    pub(crate) fn words(&self) -> Vec<String> {
+        self.state().running.as_ref().map(|running| running.words.clone()).unwrap_or_default()
     }
 
     /// `None` while nothing is encrypted.

@@ -164,3 +164,31 @@ fn ipv6_goes_to_the_proxy_too_and_nowhere_where_that_has_none() {
     intercept.set(&wanted).unwrap();
     assert!(client.tcp_fails(to.ip, 80));
 }
+
+#[test]
+fn a_firewall_that_closes_the_machine_is_told_with_what_opens_it_for_the_proxy() {
+    let mut machine = Machine::new();
+    let ((client, from), (_server, to)) = (machine.container(), machine.container());
+    let (bridge, gateway) = (machine.bridge.name().clone(), machine.bridge.gateway());
+    proxy(&machine, gateway);
+    let mut intercept = machine.host.run(move || Intercept::open("t1", &bridge).unwrap());
+    let addresses = [IpAddr::V4(to.ip)].into();
+    let proxy = SocketAddrV4::new(gateway, PROXY);
+    intercept.set(&Intercepted { proxy, proxy6: None, addresses, closed: [].into(), ports: [].into() }).unwrap();
+    assert_eq!(intercept.closed_input(PROXY).unwrap(), []);
+    for close in [
+        "iptables -P INPUT DROP",
+        "nft add table inet own",
+        "nft add chain inet own mine { type filter hook input priority 5; policy drop; }",
+    ] {
+        machine.host.program(close);
+    }
+    assert!(client.tcp_fails(to.ip, 80));
+    let words = intercept.closed_input(PROXY).unwrap();
+    assert_eq!(words.len(), 2, "{words:?}");
+    for word in words {
+        machine.host.program(word.0.split('`').nth(1).unwrap());
+    }
+    assert_eq!(client.tcp(to.ip, 80), format!("{} to {}:80", from.ip, to.ip));
+    assert!(client.tcp_fails(gateway, PROXY), "what nothing redirected is still kept out");
+}
