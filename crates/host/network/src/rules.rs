@@ -375,6 +375,10 @@ fn redirect(rule: AddRule<'_>, shape: &Shape<'_>) {
                 if spread {
                     e.load(Load::Random(PORT_SLOTS as u32), Register::word(next + 2));
                 }
+                if family.number == AF_INET6 {
+                    // The map gives both; `nft` does not see that and would look in vain for what is sent where.
+                    e.load(Load::DESTINATION_PORT, TO_PORT);
+                }
                 e.lookup(map, Register::word(0), TO_ADDRESS);
                 family.send(e, Some(TO_PORT));
             });

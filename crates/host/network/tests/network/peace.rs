@@ -196,7 +196,11 @@ fn the_rules_are_read_by_everybodys_tools() {
     let denied = [(coppice_network::Identity(0), coppice_network::Identity(1))].into();
     let members = [(address.ip, coppice_network::Identity(1))].into();
     machine.bridge.set_policy(&coppice_network::Policy { members, denied }).unwrap();
-    let listed = machine.host.program("nft list ruleset");
+    let (listed, complaints) = machine.host.run(|| {
+        let done = std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+        (String::from_utf8(done.stdout).unwrap(), String::from_utf8(done.stderr).unwrap())
+    });
+    assert_eq!(complaints, "");
     assert!(listed.contains("table inet coppice-t1") && listed.contains("table bridge coppice-t1"));
     serde_json::from_str::<serde_json::Value>(&machine.host.program("nft -j list ruleset")).unwrap();
 }
