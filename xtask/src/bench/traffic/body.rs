@@ -31,11 +31,10 @@ pub(super) fn measure(ground: &Ground, plan: &Plan, report: &mut Report) -> Resu
     for (place, contender) in contenders.iter().enumerate() {
         report.rows.push(Row::of(FIGURE, contender.name, "MB/s", &rates[place]));
     }
-    for (place, contender) in contenders.iter().enumerate().filter(|(_, one)| one.name != "backend alone") {
-        report.rows.push(Row::of(memory, contender.name, "MB", &[peaks[place]]));
-        let gained = peaks[place] - first[place].unwrap_or(peaks[place]);
-        report.rows.push(Row::of(growth, contender.name, "MB", &[gained]));
-    }
+    let gained = |place: usize| peaks[place] - first[place].unwrap_or(peaks[place]);
+    let proxies = || contenders.iter().enumerate().filter(|(_, one)| one.name != "backend alone");
+    report.rows.extend(proxies().map(|(place, one)| Row::of(memory, one.name, "MB", &[peaks[place]])));
+    report.rows.extend(proxies().map(|(place, one)| Row::of(growth, one.name, "MB", &[gained(place)])));
     report.at_least_best(("body", "ratio_to_nginx"), FIGURE, 0.9, &["nginx"]);
     if let Some(gained) = report.median(growth, "coppice") {
         report.ratio("body", "memory_gained_mb", gained);

@@ -19,6 +19,7 @@ pub(super) fn measure(ground: &Ground, plan: &Plan, report: &mut Report) -> Resu
     let figure = format!("{clients} idle connections, memory");
     // nginx sets aside what all connections of a worker may need, and one worker may get more of them than the other.
     let contenders = ready(&figure, servers::proxies(ground, clients + clients / 4), report);
+    let mut whole = Vec::with_capacity(contenders.len());
     for contender in &contenders {
         let mut open = Vec::with_capacity(clients);
         for at in 0..clients {
@@ -33,8 +34,9 @@ pub(super) fn measure(ground: &Ground, plan: &Plan, report: &mut Report) -> Resu
             ask(stream).with_context(|| format!("a kept connection of {}", contender.name))?;
         }
         report.rows.push(Row::of(&figure, contender.name, "MB", &[own]));
-        report.rows.push(Row::of(&format!("{figure} (resident)"), contender.name, "MB", &[resident]));
+        whole.push(Row::of(&format!("{figure} (resident)"), contender.name, "MB", &[resident]));
     }
+    report.rows.extend(whole);
     report.at_most_best(("idle-connections", "memory_ratio_to_nginx"), &figure, 1.0, &["nginx"]);
     Ok(())
 }
