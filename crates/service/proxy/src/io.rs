@@ -216,3 +216,56 @@ impl AsyncWrite for Stream {
         self.gathered.io.poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::io::{ErrorKind, Read};
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn frames_are_gathered_until_the_driver_flushes_and_long_ones_keep_their_place() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (theirs, _) = listener.accept().unwrap();
+        theirs.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut stream = Stream::new(Io::plain(ours), Vec::new());
+        let gathered = stream.gathered();
+        let arrives = |mut theirs: &std::net::TcpStream, wanted: &[u8]| {
+            let mut all = vec![0; wanted.len()];
+            theirs.read_exact(&mut all).unwrap();
+            assert!(all == wanted, "{:?}", String::from_utf8_lossy(&all));
+        };
+
+        // What shakes hands is sent as it is flushed.
+        stream.write_all(b"hello ").await.unwrap();
+        stream.flush().await.unwrap();
+        arrives(&theirs, b"hello ");
+
+        gathered.begin();
+        for piece in ["a", "b", "c"] {
+            stream.write_all(piece.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        theirs.set_nonblocking(true).unwrap();
+        assert_eq!(theirs.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "nothing is sent yet");
+        theirs.set_nonblocking(false).unwrap();
+        poll_fn(|cx| gathered.poll_flush(cx)).await.unwrap();
+        arrives(&theirs, b"abc");
+        assert_eq!(gathered.out.borrow().capacity(), 0, "nothing is held between");
+
+        stream.write_all(b"before ").await.unwrap();
+        let long = vec![b'x'; GATHER + 1];
+        stream.write_all(&long).await.unwrap();
+        arrives(&theirs, &[b"before ", &long[..]].concat());
+
+        stream.write_all(b"last").await.unwrap();
+        stream.shutdown().await.unwrap();
+        arrives(&theirs, b"last");
+        assert_eq!((&theirs).read(&mut [0]).unwrap(), 0);
+    }
+}
