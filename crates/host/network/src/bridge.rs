@@ -50,6 +50,16 @@ fn check_key(key: &str) -> Result<(), NetworkError> {
     if good { Ok(()) } else { Err(NetworkError::BadKey(key.to_owned())) }
 }
 
+/// What a bridge does for its containers. A process of the node that returns gives what one before it had set, so that
+/// no port closes, no service is away and nothing that is denied passes for a moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Wanted {
+    pub published: Vec<Published>,
+    pub services: Vec<VirtualService>,
+    pub policy: Policy,
+}
+
 /// A node's bridge, up, with its rules in force.
 #[derive(Debug)]
 pub struct Bridge {
@@ -75,17 +85,16 @@ pub struct Bridge {
 }
 
 impl Bridge {
-    /// Makes the bridge and its table, or adopts the bridge and replaces the table; published ports are none then
-    /// (see [`Self::set_published`]). Existing containers' links stay.
+    /// Makes the bridge and its table, or adopts the bridge and replaces the table, with nothing
+    /// [wanted](Self::ensure_with). Existing containers' links stay.
     ///
-    /// Turns on `net.ipv4.ip_forward` where it is off, and says so.
+    /// Turns on forwarding of IPv4 and IPv6 where it is off, and says so; what else it changes, it says too.
     pub fn ensure(config: &BridgeConfig) -> Result<(Self, Vec<Word>), NetworkError> {
-        Self::ensure_with(config, &[])
+        Self::ensure_with(config, &Wanted::default())
     }
 
-    /// [`ensure`](Self::ensure), with these ports published from the start: one that was published before by another
-    /// process of the node is not closed for a moment.
-    pub fn ensure_with(config: &BridgeConfig, published: &[Published]) -> Result<(Self, Vec<Word>), NetworkError> {
+    /// [`ensure`](Self::ensure), with this from the start.
+    pub fn ensure_with(config: &BridgeConfig, wanted: &Wanted) -> Result<(Self, Vec<Word>), NetworkError> {
         check_key(&config.key)?;
         let mut route = Socket::route().map_err(cannot("open a netlink socket"))?;
         let netfilter = Socket::netfilter().map_err(cannot("open a netfilter socket"))?;
@@ -133,6 +142,11 @@ impl Bridge {
             }
         };
         words.extend(sysctl::prepare(&config.name, subnet6.is_some())?);
+        let mut published = Ports::new();
+        for port in &wanted.published {
+            elements::check(&port.key, &port.backends)?;
+            published.insert(port.key, port.backends.clone());
+        }
         let hooked = link::find(&mut route, config.name.as_str())
             .map_err(cannot("find the bridge"))?
             .is_some_and(|link| link.hooked);
@@ -146,10 +160,10 @@ impl Bridge {
             hooks: Hooks::open(),
             route,
             netfilter,
-            published: published.iter().map(|port| (port.key, port.backends.clone())).collect(),
-            services: Services::new(),
-            policy: Policy::default(),
-            denials: Denials::default(),
+            published,
+            services: service_slots(&wanted.services, subnet)?,
+            policy: wanted.policy.clone(),
+            denials: Denials::of(&wanted.policy),
             made: Made::default(),
             known: None,
             counted: BTreeMap::new(),
@@ -288,22 +302,7 @@ impl Bridge {
 
     /// Has exactly these services, all at once or not at all. See [`VirtualService`] for what connections do.
     pub fn set_services(&mut self, services: &[VirtualService]) -> Result<(), NetworkError> {
-        let (own, containers) = (self.subnet.services(), self.subnet);
-        let mut next = Services::new();
-        for service in services {
-            let address = service.address;
-            if !own.contains(address) {
-                return Err(NetworkError::NotVirtual { address, subnet: own });
-            }
-            if let Some(backend) = service.backends.iter().find(|backend| !containers.contains(**backend)) {
-                return Err(NetworkError::NotAContainer { address: *backend, subnet: containers });
-            }
-            let (count, max) = (service.backends.len(), elements::SERVICE_SLOTS as usize);
-            if count > max {
-                return Err(NetworkError::TooManyInstances { address, count, max });
-            }
-            next.insert(address, elements::slots(&service.backends));
-        }
+        let next = service_slots(services, self.subnet)?;
         let table = self.table.clone();
         let mut transaction = Transaction::on(&table);
         elements::change_services(&mut transaction, &self.services, &next);
@@ -316,7 +315,7 @@ impl Bridge {
             return Ok(());
         }
         // A datagram's flow has no end of its own: it leaves a backend that is no longer one.
-        let (services, subnet6) = (self.services.clone(), self.subnet6);
+        let (services, own, subnet6) = (self.services.clone(), self.subnet.services(), self.subnet6);
         self.forget(|flow| flow.is_of_gone_backend(own, subnet6, &services))
     }
 
@@ -392,6 +391,27 @@ impl Bridge {
         .map_err(cannot("remove the network rules"))?;
         link::remove(&mut self.route, &self.config.name)
     }
+}
+
+/// The slots of each service, where the bridge can have them all.
+fn service_slots(services: &[VirtualService], subnet: Subnet4) -> Result<Services, NetworkError> {
+    let own = subnet.services();
+    let mut slots = Services::new();
+    for VirtualService { address, backends } in services {
+        let address = *address;
+        if !own.contains(address) {
+            return Err(NetworkError::NotVirtual { address, subnet: own });
+        }
+        if let Some(backend) = backends.iter().find(|backend| !subnet.contains(**backend)) {
+            return Err(NetworkError::NotAContainer { address: *backend, subnet });
+        }
+        let (count, max) = (backends.len(), elements::SERVICE_SLOTS as usize);
+        if count > max {
+            return Err(NetworkError::TooManyInstances { address, count, max });
+        }
+        slots.insert(address, elements::slots(backends));
+    }
+    Ok(slots)
 }
 
 /// UDP ports whose backends are not the same in both.

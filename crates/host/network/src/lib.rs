@@ -50,7 +50,7 @@ mod sysctl;
 pub use address::{Address, Address6, LinkName, Subnet4, Subnet6, host_link};
 pub use assert::{Asserted, RulesWatch};
 pub use attach::{Attacher, Netns, configure_inside};
-pub use bridge::{Bridge, BridgeConfig};
+pub use bridge::{Bridge, BridgeConfig, Wanted};
 pub use error::NetworkError;
 pub use hosts::{hosts_file, resolv_conf};
 pub use intercept::{Intercept, Intercepted};

@@ -16,7 +16,7 @@ use coppice_base::{Clock, ContainerId, Name, Random, SystemRandom};
 use coppice_container::Network;
 use coppice_network::{
     Address, Asserted, Backend, Bridge, BridgeConfig, Ipam, LinkName, PortKey, Published, RulesWatch, Subnet4, Subnet6,
-    hold_port, resolv_conf,
+    Wanted, hold_port, resolv_conf,
 };
 use coppice_spec::{PortSpec, Protocol};
 use tokio::io::unix::AsyncFd;
@@ -158,8 +158,8 @@ impl NodeNetwork {
                 Some(text.parse().map_err(|e: coppice_network::NetworkError| NetworkError::Subnet(e.to_string()))?);
         }
         let routes = self.kept_routes();
-        let published: Vec<Published> = routes.values().flatten().cloned().collect();
-        let (bridge, words) = Bridge::ensure_with(&config, &published)?;
+        let published = routes.values().flatten().cloned().collect();
+        let (bridge, words) = Bridge::ensure_with(&config, &Wanted { published, ..Wanted::default() })?;
         *self.routed.lock().expect("no panic holds this lock") = routes
             .into_iter()
             .map(|(owner, ports)| (owner, ports.into_iter().map(|p| (p.key, p.backends)).collect()))

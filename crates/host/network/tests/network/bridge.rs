@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::netspace::{HOST, Machine, Netspace, OUTSIDE, wait_until};
 use coppice_network::{
-    Asserted, Backend, Bridge, BridgeConfig, LinkName, Netns, NetworkError, PortKey, Protocol, Published,
-    configure_inside, host_link,
+    Asserted, Backend, Bridge, BridgeConfig, Identity, LinkName, Netns, NetworkError, Policy, PortKey, Protocol,
+    Published, VirtualService, Wanted, configure_inside, host_link,
 };
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -340,6 +340,37 @@ fn a_node_that_comes_back_adopts_its_bridge_and_its_containers() {
     again.remove().unwrap();
     assert!(!machine.host.program("ip -br link").contains("copt1"));
     assert!(!machine.host.program("nft list tables").contains("coppice"));
+}
+
+#[test]
+fn a_node_that_comes_back_lets_nothing_pass_that_was_denied_and_closes_nothing() {
+    let mut machine = Machine::new();
+    let ((client, from), (server, to)) = (machine.container(), machine.container());
+    server.serve_both(80, "web");
+    let web = Ipv4Addr::new(10, 88, 128, 1);
+    let wanted = Wanted {
+        published: vec![port(key(None, 8080), to.ip, 80)],
+        services: vec![VirtualService { address: web, backends: vec![to.ip] }],
+        policy: Policy {
+            members: [(from.ip, Identity(1)), (to.ip, Identity(2))].into(),
+            denied: [(Identity(1), Identity(2))].into(),
+        },
+    };
+    for _ in 0..3 {
+        let wanted = wanted.clone();
+        machine.bridge =
+            machine.host.run(move || Bridge::ensure_with(&BridgeConfig::of("t1").unwrap(), &wanted).unwrap().0);
+        assert_eq!((client.ask(web, 80), client.ask(to.ip, 80), client.ask(HOST, 8080)), (None, None, None));
+        assert!(machine.host.ask(web, 80).is_some() && machine.outside.ask(HOST, 8080).is_some());
+        assert_eq!(machine.bridge.assert_rules().unwrap(), Asserted::Intact);
+    }
+    let outside = VirtualService { address: to.ip, backends: vec![] };
+    assert!(matches!(machine.bridge.set_services(&[outside]), Err(NetworkError::NotVirtual { .. })));
+    let elsewhere = VirtualService { address: web, backends: vec![OUTSIDE] };
+    assert!(matches!(machine.bridge.set_services(&[elsewhere]), Err(NetworkError::NotAContainer { .. })));
+    let many = VirtualService { address: web, backends: (1..=252).map(|n| Ipv4Addr::new(10, 88, 1, n)).collect() };
+    assert!(matches!(machine.bridge.set_services(&[many]), Err(NetworkError::TooManyInstances { .. })));
+    assert!(machine.host.ask(web, 80).is_some(), "a refusal changes nothing");
 }
 
 #[test]

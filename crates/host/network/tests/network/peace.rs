@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use coppice_network::{Asserted, Backend, Bridge, BridgeConfig, PortKey, Protocol, Published};
+use coppice_network::{Asserted, Backend, Bridge, BridgeConfig, PortKey, Protocol, Published, Wanted};
 
 use crate::netspace::{HOST, HOST6, Machine, Netspace, OUTSIDE, OUTSIDE6};
 
@@ -67,8 +67,9 @@ fn works(machine: &Machine, client: &Netspace, server: Ipv4Addr) -> [bool; 3] {
 
 /// Words of a daemon that returns.
 fn words(machine: &Machine, port: Published) -> Vec<String> {
+    let wanted = Wanted { published: vec![port], ..Wanted::default() };
     machine.host.run(move || {
-        let (_, words) = Bridge::ensure_with(&BridgeConfig::of("t1").unwrap(), &[port]).unwrap();
+        let (_, words) = Bridge::ensure_with(&BridgeConfig::of("t1").unwrap(), &wanted).unwrap();
         words.into_iter().map(|word| word.0).collect()
     })
 }
