@@ -6,6 +6,7 @@ mod bridge;
 #[allow(dead_code, unreachable_pub)]
 mod rig;
 
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 
@@ -44,12 +45,20 @@ fn containers_on_a_bridge_have_an_address_a_route_and_each_other() {
     bridge.put(&mut server, 2);
     let mut daemon = rig.connect(true);
     daemon.start(&server);
-    let script = "ip -4 -o addr show eth0 | awk '{print $4}'; ip route | head -1; \
-                  for i in 1 2 3 4 5 6 7 8 9; do nc -w 2 10.213.0.2 8080 && break; done";
-    let mut client = rig.config(&["/bin/sh", "-c", script]);
+    let gateway6 = bridge.address6(1);
+    let listener = TcpListener::bind((gateway6, 0)).expect("the gateway's IPv6 address");
+    let port = listener.local_addr().expect("a port").port();
+    // It ends with the test's process.
+    std::thread::spawn(move || listener.incoming().flatten().for_each(|mut stream| drop(stream.write_all(b"six\n"))));
+    let script = format!(
+        "ip -o addr show eth0 | awk '{{print $4}}'; ip route | head -1; nc -w 5 {gateway6} {port}; \
+         for i in 1 2 3 4 5 6 7 8 9; do nc -w 2 10.213.0.2 8080 && break; done"
+    );
+    let mut client = rig.config(&["/bin/sh", "-c", &script]);
     bridge.put(&mut client, 3);
     let done = rig.run(&client);
-    assert_eq!(done.ok(), "10.213.0.3/32\ndefault via 10.213.0.1 dev eth0 \nhello\n");
+    let address6 = bridge.address6(3);
+    assert_eq!(done.ok(), format!("10.213.0.3/32\n{address6}/128\ndefault via 10.213.0.1 dev eth0 \nsix\nhello\n"));
     assert_eq!(daemon.exit_of(&server.id).code, 0);
     // The links go with their namespaces.
     let links = || {

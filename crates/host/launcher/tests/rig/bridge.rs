@@ -1,12 +1,13 @@
 //! A bridge of a test's own, made by `ip` in a network namespace of the test's own.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::process::Command;
 
 use coppice_container::{ContainerConfig, Network};
 use coppice_linux::NamespaceFlags;
+use coppice_network::{Address6, Subnet6};
 
-/// A bridge at 10.213.0.1/24.
+/// A bridge at 10.213.0.1/24, and the IPv6 address that belongs to it.
 pub struct Bridge {
     pub name: String,
 }
@@ -23,6 +24,8 @@ impl Bridge {
         // what is on its way to the old one then is lost.
         ip(&["link", "add", &bridge.name, "address", "02:c0:0a:d5:00:01", "type", "bridge"]);
         ip(&["address", "add", &gateway, "dev", &bridge.name]);
+        let gateway6 = format!("{}/64", bridge.address6(1));
+        ip(&["address", "add", &gateway6, "dev", &bridge.name, "nodad"]);
         ip(&["link", "set", &bridge.name, "up"]);
         bridge
     }
@@ -35,6 +38,10 @@ impl Bridge {
         Ipv4Addr::new(10, 213, 0, last)
     }
 
+    pub fn address6(&self, last: u8) -> Ipv6Addr {
+        Subnet6::of_key(&self.name).address(self.address(last))
+    }
+
     /// Puts a container on the bridge.
     pub fn put(&self, config: &mut ContainerConfig, last: u8) {
         config.network = Network::Bridge {
@@ -43,7 +50,7 @@ impl Bridge {
             address: self.address(last),
             prefix: 24,
             gateway: self.gateway(),
-            v6: None,
+            v6: Some(Address6 { ip: self.address6(last), gateway: self.address6(1) }),
         };
     }
 }
