@@ -257,7 +257,7 @@ impl NodeNetwork {
     pub(crate) fn lease(&self, id: &ContainerId, home: Option<Home>) -> Result<Network, NetworkError> {
         let joined = self.joined()?;
         let address = match home {
-            Some(home) if joined.subnet.contains(home.address) => {
+            Some(home) if joined.subnet.containers().contains(home.address) => {
                 joined.take_away(&home.link);
                 home.address
             }
