@@ -73,8 +73,9 @@ fn a_published_port_is_shared_by_the_replicas_and_services_reach_each_other_by_n
     for replica in ["web-1", "web-2"] {
         let address = child(&status, replica).address.clone().unwrap();
         assert!(hosts.contains(&format!("{address}\t{replica}\n")), "{hosts}");
-        assert!(hosts.contains(&format!("{address}\tweb\n")), "{hosts}");
+        assert!(!hosts.contains(&format!("{address}\tweb\n")), "a service has an address of its own: {hosts}");
     }
+    assert_eq!(hosts.lines().filter(|line| line.ends_with("\tweb")).count(), 2, "one of each family: {hosts}");
     assert_eq!(shop.shell("web-1", "hostname"), "web-1\n");
 }
 

@@ -98,7 +98,8 @@ fn wait_for_probes(shop: &Project<'_>, instance: &str) {
 #[test]
 fn a_grpc_server_is_ready_and_named_while_it_says_serving_and_restarted_when_it_does_not() {
     let node = node_with_server();
-    let web = "replicas = 2\nhealth = { type = \"grpc\", port = 50051, interval = \"200ms\", retries = 2, start_period = \"60s\" }";
+    // Headless, so that its name shows who is ready.
+    let web = "headless = true\nreplicas = 2\nhealth = { type = \"grpc\", port = 50051, interval = \"200ms\", retries = 2, start_period = \"60s\" }";
     let after = "[service.after]\nimage = \"box\"\ncommand = [\"sleep\", \"1000\"]\nstop_signal = \"KILL\"\n\
                  depends_on = { web = \"healthy\" }\n";
     let shop = Project::new(&node, "shop", &[&server("web", "", web), after].concat());

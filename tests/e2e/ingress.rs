@@ -103,8 +103,6 @@ fn routes_that_cannot_be_served_are_refused_before_anything_changes() {
     let node = Node::with_busybox();
     let site = Project::new(&node, "site", SITE);
     site.up();
-    site.write(&format!("[policy]\ndefault = \"deny\"\n{SITE}"));
-    site.coppice(&["up"]).ended_with(2).complained("`policy` is not enforced");
     let twin = Project::new(&node, "twin", SITE);
     let refused = twin.coppice(&["up"]);
     refused.ended_with(1).complained("app site has a route for the same requests (site.example.com*)");
@@ -148,13 +146,15 @@ fn names_of_ready_instances_are_answered_to_containers_of_any_app_and_of_stopped
         let subnet = site.node_status().subnet;
         subnet.replace(".0.0/16", ".0.1").replace(".0/24", ".1")
     };
-    let mut both = vec![address("web-1"), address("web-2")];
-    both.sort();
-    assert_eq!(dig(&node, &gateway, &["web.site"]), both);
-    assert_eq!(dig(&node, &gateway, &["web.site.coppice.internal"]), both);
+    // The service has an address of its own, which stays whatever its instances do.
+    let own = dig(&node, &gateway, &["web.site"]);
+    assert!(own.len() == 1 && ![address("web-1"), address("web-2")].contains(&own[0]), "{own:?}");
+    assert_eq!(dig(&node, &gateway, &["web.site.coppice.internal"]), own);
+    let answers: BTreeSet<String> = (0..40).map(|_| shop.shell("client-1", "wget -q -O - http://web.site/")).collect();
+    assert_eq!(answers.into_iter().collect::<Vec<_>>(), ["web-1\n", "web-2\n"]);
     assert_eq!(dig(&node, &gateway, &["1.web.site"]), [address("web-2")]);
     assert_eq!(dig(&node, &gateway, &["-x", &address("web-1")]), ["0.web.site.coppice.internal."]);
-    assert_eq!(dig(&node, &gateway, &["+tcp", "web.site"]), both);
+    assert_eq!(dig(&node, &gateway, &["+tcp", "web.site"]), own);
 
     // From a container of another app, through its resolv.conf; and its own names by the search domain.
     assert_eq!(shop.shell("client-1", "wget -q -O - http://0.web.site/"), "web-1\n");
@@ -163,8 +163,20 @@ fn names_of_ready_instances_are_answered_to_containers_of_any_app_and_of_stopped
     assert!(resolved.contains("search shop.coppice.internal coppice.internal"), "{resolved}");
 
     site.ok(&["stop", "site/web-2"]);
-    assert_eq!(dig(&node, &gateway, &["web.site"]), [address("web-1")], "a stopped instance is answered");
+    assert_eq!(dig(&node, &gateway, &["web.site"]), own);
+    for _ in 0..20 {
+        assert_eq!(shop.shell("client-1", "wget -q -O - http://web.site/"), "web-1\n");
+    }
     assert_eq!(dig(&node, &gateway, &["1.web.site"]), Vec::<String>::new());
+
+    // A headless one is answered with the instances that are ready.
+    site.write(&SITE.replace("[service.web]", "[service.web]\nheadless = true"));
+    site.up();
+    let mut both = vec![address("web-1"), address("web-2")];
+    both.sort();
+    assert_eq!(dig(&node, &gateway, &["web.site"]), both);
+    site.ok(&["stop", "site/web-2"]);
+    assert_eq!(dig(&node, &gateway, &["web.site"]), [address("web-1")], "a stopped instance is answered");
     site.ok(&["down"]);
     let deadline = Instant::now() + Duration::from_secs(5);
     while !dig(&node, &gateway, &["web.site"]).is_empty() {

@@ -60,7 +60,9 @@ fn a_daemon_killed_between_the_answer_of_run_rm_and_the_end_of_its_files_leaves_
         let run = { run }.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         wait_until("it runs", PATIENCE, || {
             let containers = node.json(["ps"]);
-            containers.as_array().unwrap().iter().any(|one| one["name"] == "x")
+            let is_there = containers.as_array().unwrap().iter().any(|one| one["name"] == "x");
+            // One that is starting has no process yet.
+            is_there && node.inspect("x")["pid"].is_u64()
         });
         let (daemon, first) = (node.daemon_pid(), node.inspect("x")["pid"].as_u64().unwrap() as u32);
         let traced = node.dir().join("traced");

@@ -7,7 +7,7 @@ use coppice_base::{Name, Timestamp};
 use coppice_spec::AppSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::{Actor, Digest, ReleaseId, UidRange};
+use crate::{Actor, Digest, ReleaseId, ServiceAddress, UidRange};
 
 /// An app. Everything but the releases is about the current release's workloads only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct App {
     /// be replaced.
     pub restarts: BTreeMap<Name, u64>,
     pub uid_range: UidRange,
+    /// Virtual addresses of services that are not headless.
+    #[serde(default)]
+    pub addresses: BTreeMap<Name, ServiceAddress>,
 }
 
 /// One immutable record of what was asked to run; only its verdict and missing digests are filled in later.

@@ -45,6 +45,8 @@ impl State {
             Body::SetStopped { app, workloads, stopped } => self.set_stopped(app, workloads, *stopped),
             Body::Restart { app, workloads } => self.restart(app, workloads),
             Body::RecordVerdict { app, release, verdict } => self.record_verdict(app, *release, verdict),
+            Body::SetPolicyRule { from, to, verdict } => self.set_rule(command, from, to, *verdict),
+            Body::RemovePolicyRule { from, to } => self.remove_rule(from, to),
             Body::AddNode { node, name } => self.add_node(*node, name, command),
             Body::RemoveNode { node } => self.remove_node(*node),
         }
@@ -89,6 +91,7 @@ impl State {
             Some(range) => *range,
             None => self.free_uid_range().ok_or(Rejection::NoUidRange)?,
         };
+        let addresses = self.addresses_for(spec)?;
 
         let number = current.map_or(1, |release| release.number + 1);
         let release = Arc::new(Release {
@@ -108,9 +111,11 @@ impl State {
                 scale: BTreeMap::new(),
                 restarts: BTreeMap::new(),
                 uid_range,
+                addresses: BTreeMap::new(),
             })
         });
         let app = Arc::make_mut(app);
+        app.addresses.extend(addresses);
         if let Some(last) = app.releases.last_mut()
             && last.verdict.is_none()
         {
@@ -121,6 +126,7 @@ impl State {
         app.scale.clear();
         app.restarts.retain(|workload, _| spec.workload(workload.as_str()).is_some());
         drop_old_releases(app);
+        self.give_up_addresses(name, Some(spec));
         Ok(Effect::Released { release: id, number })
     }
 
@@ -145,6 +151,7 @@ impl State {
             return Err(Rejection::UnknownApp(name.clone()));
         }
 
+        self.give_up_addresses(name, None);
         self.apps.remove(name);
         if remove_volumes {
             self.uid_ranges.remove(name);

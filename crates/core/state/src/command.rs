@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use coppice_base::{Name, Timestamp};
-use coppice_spec::AppSpec;
+use coppice_spec::{AppSpec, Party};
 use serde::{Deserialize, Serialize};
 
 use crate::{CommandId, Digest, NodeId, ReleaseId, Verdict};
@@ -88,6 +88,17 @@ pub enum Body {
         release: ReleaseId,
         verdict: Verdict,
     },
+    /// Let `from` speak to `to`, or not, whatever their apps' manifests say. Replaces a rule for the same two.
+    SetPolicyRule {
+        from: Party,
+        to: Party,
+        verdict: coppice_spec::Verdict,
+    },
+    /// Let the manifests decide again.
+    RemovePolicyRule {
+        from: Party,
+        to: Party,
+    },
     AddNode {
         node: NodeId,
         name: Name,
@@ -115,6 +126,6 @@ pub enum Effect {
     Unchanged { release: ReleaseId, number: u64 },
     /// The app is gone (or, of an app removed before, its volumes' uid range).
     Removed,
-    /// Stops, scale, restarts, digests, verdict or nodes are now as asked.
+    /// Stops, scale, restarts, digests, verdict, policy or nodes are now as asked.
     Recorded,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use coppice_base::Name;
 
-use crate::{App, RELEASES_KEPT, SEEN_KEPT, State, UID_RANGES, Verdict};
+use crate::{App, RELEASES_KEPT, SEEN_KEPT, SERVICE_ADDRESSES, State, UID_RANGES, Verdict};
 
 impl State {
     /// Each broken invariant as one sentence; empty for every state that commands can reach. Run after every
@@ -30,6 +30,17 @@ impl State {
             }
             if !ranges.insert(range) {
                 broken.push(format!("uid range {} of {name} is another app's too", range.0));
+            }
+        }
+        let mut addresses = BTreeSet::new();
+        for (name, app) in &self.apps {
+            for (service, address) in &app.addresses {
+                if address.0 >= SERVICE_ADDRESSES || !addresses.insert(address) {
+                    broken.push(format!("address {} of {service} of app {name} is another's, or none", address.0));
+                }
+                if app.releases.last().is_some_and(|r| r.spec.services.get(service).is_none_or(|s| s.headless)) {
+                    broken.push(format!("{service} of app {name} has a virtual address and is to have none"));
+                }
             }
         }
         let mut node_names = BTreeSet::new();

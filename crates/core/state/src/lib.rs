@@ -21,13 +21,17 @@ mod apply;
 mod command;
 mod id;
 mod invariants;
+mod policy;
 mod rejection;
+mod service_address;
 mod snapshot;
 mod state;
 
 pub use app::{App, Release, Verdict};
 pub use command::{Actor, Applied, Body, Command, Effect};
 pub use id::{CommandId, Digest, IdError, NodeId, ReleaseId, UidRange};
+pub use policy::{PolicyRule, RULES_MAX, Speaker};
 pub use rejection::Rejection;
+pub use service_address::{SERVICE_ADDRESSES, ServiceAddress};
 pub use snapshot::{FORMAT, SnapshotError};
 pub use state::{Node, RELEASES_KEPT, SEEN_KEPT, State, UID_RANGES};

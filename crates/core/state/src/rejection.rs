@@ -1,9 +1,10 @@
 //! Why a command did not apply.
 
 use coppice_base::Name;
+use coppice_spec::Party;
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeId, ReleaseId, UID_RANGES};
+use crate::{NodeId, RULES_MAX, ReleaseId, SERVICE_ADDRESSES, UID_RANGES};
 
 /// Why a command did not apply. The state is as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -32,11 +33,20 @@ pub enum Rejection {
     OnlyReleasesSupersede { app: Name, release: ReleaseId },
     #[error("{workload} of release {release} of app {app} is pinned to another image already; apply a new release")]
     ImagePinned { app: Name, release: ReleaseId, workload: Name },
+    #[error("there is no rule from {from} to {to}; `coppice policy list` lists those there are")]
+    UnknownRule { from: Party, to: Party },
+    #[error("there are {RULES_MAX} policy rules already; remove some, or name whole apps instead of their services")]
+    TooManyRules,
     #[error(
         "all {UID_RANGES} uid ranges are in use; remove apps that are not needed with their volumes \
          (`coppice down --volumes`)"
     )]
     NoUidRange,
+    #[error(
+        "all {SERVICE_ADDRESSES} virtual addresses of services are in use; remove apps that are not needed, or make \
+         services headless"
+    )]
+    NoServiceAddress,
     #[error("there is no node {0}; `coppice node list` lists those there are")]
     UnknownNode(NodeId),
     #[error("node {0} is in the cluster already")]

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use coppice_base::{Name, Timestamp};
+use coppice_spec::Party;
 use serde::{Deserialize, Serialize};
 
-use crate::{App, Applied, CommandId, NodeId, UidRange};
+use crate::{App, Applied, CommandId, NodeId, PolicyRule, ServiceAddress, UidRange};
 
 /// Releases kept of each app. The oldest go first; the newest that succeeded stays whatever its age, because
 /// it is what a roll-back needs.
@@ -28,6 +29,12 @@ pub struct State {
     pub(crate) apps: BTreeMap<Name, Arc<App>>,
     /// Who has which uid range: apps, and removed apps whose volumes are still there.
     pub(crate) uid_ranges: BTreeMap<Name, UidRange>,
+    /// Rules of `coppice policy`, from → to. They outlive the apps they name.
+    #[serde(default)]
+    pub(crate) policy: BTreeMap<Party, BTreeMap<Party, PolicyRule>>,
+    /// Given up by their services; oldest first.
+    #[serde(default)]
+    pub(crate) resting: VecDeque<ServiceAddress>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     /// Nodes that were removed: their ids are not used again.
     pub(crate) removed_nodes: BTreeSet<NodeId>,

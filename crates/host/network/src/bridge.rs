@@ -174,6 +174,12 @@ impl Bridge {
         Ok((bridge, words))
     }
 
+    /// Whether what it bridges passes IP's hooks (`br_netfilter`, which docker loads): rules see packets before the
+    /// bridge's own device does then.
+    pub fn is_hooked(&self) -> bool {
+        self.hooked
+    }
+
     /// Where bridged frames have come to pass IP's hooks, has this bridge's pass them for good and lets its ports
     /// reach each other, by those hooks; true when that is new.
     pub(crate) fn follow_hooks(&mut self) -> Result<bool, NetworkError> {

@@ -14,6 +14,7 @@ mod image;
 mod metrics;
 mod node;
 pub mod path;
+mod policy;
 pub mod stream;
 
 pub use app::{
@@ -34,6 +35,8 @@ pub use image::{
     PushRequest, RegistryLogin, RemoveReply, TagRequest, TransferLine,
 };
 pub use metrics::{
-    BackendMetrics, BreakerState, Bucket, ContainerMetrics, DnsMetrics, Histogram, Metrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
+    BackendMetrics, BreakerState, Bucket, CertificateMetrics, ContainerMetrics, DeniedMetrics, DnsMetrics, Histogram,
+    Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};
+pub use policy::{PolicyRuleRequest, PolicyRuleSummary, PolicySource};

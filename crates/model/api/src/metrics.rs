@@ -25,6 +25,47 @@ pub struct Metrics {
     pub dns: Option<DnsMetrics>,
     /// `None`: no service has had `tls.peer` since the daemon started.
     pub peer_tls: Option<PeerTlsMetrics>,
+    /// Pairs that the policy denies, and what it has dropped between them.
+    #[serde(default)]
+    pub denied: Vec<DeniedMetrics>,
+    /// Who spoke to whom, where the network has its fast path (BPF); else empty.
+    #[serde(default)]
+    pub pairs: Vec<PairMetrics>,
+    /// Certificates shown to clients.
+    #[serde(default)]
+    pub certificates: Vec<CertificateMetrics>,
+}
+
+/// From one service to another, since the fast path was first attached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PairMetrics {
+    /// `shop/web`; `outside`: the host and all beyond it; `other`: containers of no app.
+    pub from: String,
+    pub to: String,
+    /// As on a wire.
+    pub packets: u64,
+    /// Of IP packets.
+    pub bytes: u64,
+    /// Begun by `from`.
+    pub connections: u64,
+}
+
+/// Of one pair of services that is denied now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DeniedMetrics {
+    /// `shop/web`; `None`: containers of no app.
+    pub from: Option<String>,
+    pub to: String,
+    /// Packets dropped since it is denied.
+    pub packets: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CertificateMetrics {
+    /// The name it is kept under.
+    pub domain: String,
+    #[schema(value_type = u64)]
+    pub not_after: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -96,3 +96,7 @@ pub const CERTIFICATE_PROVISION: &str = "/v1/certificates/provision";
 pub const CERTIFICATE: &str = "/v1/certificates/{domain}";
 /// POST → [`CertificateSummary`](crate::CertificateSummary) of the new one.
 pub const CERTIFICATE_RENEW: &str = "/v1/certificates/{domain}/renew";
+
+/// GET → list of [`PolicyRuleSummary`](crate::PolicyRuleSummary); POST [`PolicyRuleRequest`](crate::PolicyRuleRequest) →
+/// 204; DELETE `?from=&to=` → 204.
+pub const POLICY: &str = "/v1/policy";

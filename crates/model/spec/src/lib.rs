@@ -16,7 +16,7 @@ mod workload;
 
 pub use app::{AppSpec, GroupSpec, ServiceSpec, VolumeSpec, WORKLOADS_MAX, WorkerSpec};
 pub use health::{HealthProbe, HealthSpec};
-pub use policy::{Pair, PolicySpec, Verdict};
+pub use policy::{Pair, Party, PartyError, PolicySpec, Verdict};
 pub use route::{
     BackendProtocol, BreakerSpec, Cidr, CidrError, PathMatch, RateLimit, RetrySpec, RouteAction, RouteSpec,
     RouteTimeouts, Sticky,

@@ -9,8 +9,8 @@
 use std::fmt::Write;
 
 use coppice_api::{
-    BackendMetrics, BreakerState, ContainerMetrics, ContainerState, DnsMetrics, HealthState, Histogram, Metrics,
-    PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
+    BackendMetrics, BreakerState, ContainerMetrics, ContainerState, DeniedMetrics, DnsMetrics, HealthState, Histogram,
+    Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
 };
 use coppice_base::Timestamp;
 
@@ -33,6 +33,11 @@ pub(crate) fn text(metrics: &Metrics) -> String {
     if let Some(peers) = &metrics.peer_tls {
         peer_tls(&mut text, peers, metrics.at);
     }
+    denied(&mut text, &metrics.denied);
+    pairs(&mut text, &metrics.pairs);
+    let ends =
+        metrics.certificates.iter().map(|one| (label("domain", &one.domain), Value::Seconds(one.not_after.0 * 1000)));
+    text.gauge("coppice_certificate_expiry_timestamp_seconds", "When a certificate ends, in seconds since 1970.", ends);
     text.0
 }
 
@@ -237,6 +242,24 @@ fn peer_tls(text: &mut Text, peers: &PeerTlsMetrics, now: Timestamp) {
     text.counter("coppice_peer_strays_total", "Connections for no service, not redirected, or without TLS.", strays);
     let overloaded = [(Labels::new(), peers.overloaded)];
     text.counter("coppice_peer_overloaded_total", "Connections closed at once: too many.", overloaded);
+}
+
+fn denied(text: &mut Text, all: &[DeniedMetrics]) {
+    let labels = |one: &DeniedMetrics| and(label("from", one.from.as_deref().unwrap_or("")), "to", &one.to);
+    let packets = all.iter().map(|one| (labels(one), one.packets));
+    text.counter("coppice_policy_dropped_packets_total", "Packets between services that the policy denies.", packets);
+}
+
+fn pairs(text: &mut Text, all: &[PairMetrics]) {
+    type Look = fn(&PairMetrics) -> u64;
+    let counts: [(&str, &str, Look); 3] = [
+        ("coppice_pair_packets_total", "Packets from one service to another.", |one| one.packets),
+        ("coppice_pair_bytes_total", "Bytes of IP packets from one service to another.", |one| one.bytes),
+        ("coppice_pair_connections_total", "Connections that one service began to another.", |one| one.connections),
+    ];
+    for (name, help, look) in counts {
+        text.counter(name, help, all.iter().map(|one| (and(label("from", &one.from), "to", &one.to), look(one))));
+    }
 }
 
 /// Names and values.

@@ -51,6 +51,8 @@ use utoipa::openapi::{Content, Paths, PathsBuilder, Ref, RefOr, Required, Respon
         api::CertificateSummary,
         api::InstallRequest,
         api::ProvisionRequest,
+        api::PolicyRuleRequest,
+        api::PolicyRuleSummary,
     ))
 )]
 struct Components;
@@ -170,6 +172,9 @@ fn operations() -> Vec<Operation> {
         ),
         Operation(path::CERTIFICATE_RENEW, Post, "Order it anew", None, Some("CertificateSummary"), 200, &[]),
         Operation(path::CERTIFICATE, Delete, "Remove it", None, None, 204, &[]),
+        Operation(path::POLICY, Get, "Who may speak to whom", None, Some("[PolicyRuleSummary]"), 200, &[]),
+        Operation(path::POLICY, Post, "Allow or deny", Some("PolicyRuleRequest"), None, 204, &[]),
+        Operation(path::POLICY, Delete, "Remove a rule", None, None, 204, &["from", "to"]),
     ]
 }
 

@@ -102,6 +102,11 @@ impl Agent {
         // Whose ports are claimed, and whose instances are known.
         self.containers.traffic.peers().settle();
         self.containers.refresh_peers();
+        self.containers.serve_names();
+        self.containers.policies.follow(state.clone());
+        if let Err(error) = self.containers.enforce() {
+            tracing::error!(%error, "the policy is as it was before");
+        }
         let gone = apps.here.values().filter(|app| state.app(app.name.as_str()).is_none() && app.begin_retiring());
         let gone: Vec<Arc<App>> = gone.cloned().collect();
         drop(apps);

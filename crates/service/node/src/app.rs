@@ -5,7 +5,7 @@
 //! changes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use coppice_base::{Name, Timestamp};
@@ -325,7 +325,7 @@ impl App {
         for service in self.wanted().spec().services.keys() {
             self.containers.network.release_ports(&self.port_owner(service));
         }
-        self.containers.traffic.remove(&self.name);
+        self.containers.absent(&self.name);
         removal::clear(&self.containers, &self.name, containers).await;
     }
 
@@ -690,9 +690,16 @@ impl App {
                 tracing::warn!(app = %self.name, service = %name, %error, "cannot publish its ports");
             }
         }
+        let addresses = self.containers.virtual_addresses(&wanted);
+        for (name, addresses) in &addresses {
+            let of_hosts = addresses.iter().filter_map(|address| match address {
+                IpAddr::V4(address) => Some(*address),
+                IpAddr::V6(_) => None,
+            });
+            names.insert(name.to_string(), of_hosts.collect());
+        }
         let image_ports = self.image_ports(&wanted);
-        self.containers.traffic.set(&self.name, Present { wanted: wanted.clone(), instances, image_ports });
-        self.containers.refresh_peers();
+        self.containers.present(&self.name, Present { wanted: wanted.clone(), instances, image_ports, addresses });
         if *current != names {
             for container in running {
                 self.containers.refresh_hosts(&container, &names);

@@ -30,6 +30,7 @@ use crate::events::{About, Events};
 use crate::hosts;
 use crate::launcher::{Launcher, LauncherError};
 use crate::network::{Names, NodeNetwork};
+use crate::policies::Policies;
 use crate::prepare::{self, Given};
 use crate::root::{RECORD, Root, replace_file};
 use crate::settings::Settings;
@@ -75,6 +76,7 @@ pub(crate) struct Containers {
     pub(crate) traffic: Traffic,
     pub(crate) table: Table,
     directories: Arc<Directories>,
+    pub(crate) policies: Policies,
     /// Manifest digests that the kept releases of the apps name.
     pub(crate) release_images: Mutex<BTreeSet<String>>,
     launcher: RwLock<Launcher>,
@@ -105,6 +107,7 @@ impl Containers {
             network,
             table: Table::default(),
             directories: Arc::new(directories),
+            policies: Policies::default(),
             release_images: Mutex::default(),
             launcher: RwLock::new(launcher),
             cgroups: OnceLock::new(),
@@ -297,6 +300,7 @@ impl Containers {
         });
         // Known, and guarded, before it runs.
         self.admit_to_peers(&container.owner).await?;
+        self.enforce()?;
         let config = self.configure(&record, &image, network, size, names)?;
         self.write_record(&record)
             .map_err(|source| NodeError::disk(format!("cannot record container {}", record.name), source))?;

@@ -13,7 +13,6 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::prepare::GENERATED;
 use crate::root::{RECORD_DRAFT, Root};
@@ -24,22 +23,26 @@ const MOUNT_POINTS: [(&str, u32); 4] = [("dev", 0o755), ("etc", 0o755), ("proc",
 /// The directories of containers to come.
 pub(crate) struct Directories {
     spare: PathBuf,
-    ready: AtomicBool,
-    making: Mutex<()>,
+    /// Whether it is there. Locked while it is made or taken: nobody takes half a one.
+    ready: Mutex<bool>,
 }
 
 impl Directories {
     /// Makes the layer of mount points where it is missing, and the first spare directory.
     pub(crate) fn prepare(root: &Root) -> io::Result<Self> {
         make_mount_points(&root.mount_points())?;
-        let directories = Self { spare: root.spare(), ready: AtomicBool::new(false), making: Mutex::default() };
+        let directories = Self { spare: root.spare(), ready: Mutex::new(false) };
         directories.make_spare();
         Ok(directories)
     }
 
     /// Gives a new container its directory `to`.
     pub(crate) fn take(&self, to: &Path) -> io::Result<()> {
-        if self.ready.swap(false, Ordering::AcqRel) && fs::rename(&self.spare, to).is_ok() {
+        // While the next one is being made, this one is made at the same time.
+        if let Ok(mut ready) = self.ready.try_lock()
+            && std::mem::take(&mut *ready)
+            && fs::rename(&self.spare, to).is_ok()
+        {
             return Ok(());
         }
         make_all(to)
@@ -47,13 +50,13 @@ impl Directories {
 
     /// Makes the next one's, if it is not there. Without room or rights there is none, and [`Self::take`] says why.
     pub(crate) fn make_spare(&self) {
-        let Ok(_making) = self.making.try_lock() else { return };
-        if self.ready.load(Ordering::Acquire) {
+        let Ok(mut ready) = self.ready.try_lock() else { return };
+        if *ready {
             return;
         }
         let made = remove_if_there(&self.spare).and_then(|()| make_all(&self.spare));
         match made {
-            Ok(()) => self.ready.store(true, Ordering::Release),
+            Ok(()) => *ready = true,
             Err(error) => tracing::debug!(%error, "no directory is made in advance"),
         }
     }
@@ -124,6 +127,26 @@ mod tests {
         }
         directories.make_spare();
         assert!(root.spare().exists());
+    }
+
+    #[test]
+    fn many_that_take_and_make_at_once_all_get_a_whole_one() {
+        let temporary = tempfile::tempdir().unwrap();
+        let root = Root::prepare(temporary.path()).unwrap();
+        let directories = Directories::prepare(&root).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (directories, root) = (&directories, &root);
+                scope.spawn(move || {
+                    for number in 0..200 {
+                        let to = root.containers().join(format!("{thread}-{number}"));
+                        directories.take(&to).unwrap();
+                        assert!(to.join("log/container.log").exists() && to.join("etc/resolv.conf").exists());
+                        directories.make_spare();
+                    }
+                });
+            }
+        });
     }
 
     #[test]

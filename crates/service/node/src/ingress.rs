@@ -15,9 +15,6 @@ use crate::certificates::NodeCertificates;
 use crate::settings::ProxySettings;
 use crate::traffic::Present;
 
-/// Between looks at what an instance that leaves has under way.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
-
 /// Where requests go when neither the spec nor the image names a port.
 const PORT: u16 = 80;
 
@@ -124,11 +121,7 @@ impl Ingress {
 
     pub(crate) async fn drained(&self, app: &Name, service: &Name, instance: &str, patience: Duration) {
         let Some(proxy) = self.running() else { return };
-        let none_left = async {
-            while proxy.in_flight(app.as_str(), service.as_str(), instance) > 0 {
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        };
+        let none_left = proxy.drained(app.as_str(), service.as_str(), instance);
         if tokio::time::timeout(patience, none_left).await.is_err() {
             tracing::info!(%app, instance, "it is stopped with requests under way: they took longer than its stop_timeout");
         }

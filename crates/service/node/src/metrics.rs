@@ -4,8 +4,8 @@
 //! are those of the proxy and the name server as long as these run, and begin again with a new daemon.
 
 use coppice_api::{
-    BackendMetrics, BreakerState, Bucket, ContainerMetrics, DnsMetrics, HealthState, Histogram, Metrics,
-    PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
+    BackendMetrics, BreakerState, Bucket, CertificateMetrics, ContainerMetrics, DeniedMetrics, DnsMetrics, HealthState,
+    Histogram, Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
 };
 use coppice_base::Timestamp;
 use coppice_peer::{PeerSnapshot, ServiceSnapshot};
@@ -40,7 +40,63 @@ pub(crate) fn read(containers: &Containers, agent: &Agent, adhoc: &AdHoc, starte
         backends: backends.into_iter().map(backend).collect(),
         dns: names.map(dns),
         peer_tls: containers.traffic.peers().metrics().map(peer_tls),
+        denied: denied(containers),
+        pairs: pairs(containers),
+        certificates: certificates(containers),
     }
+}
+
+fn certificates(containers: &Containers) -> Vec<CertificateMetrics> {
+    let node = containers.traffic.certificates();
+    // Metrics are not what starts it.
+    let Some(certificates) = node.is_needed().then(|| node.started().ok()).flatten() else { return Vec::new() };
+    let of = |record: coppice_acme::CertificateRecord| CertificateMetrics {
+        domain: record.domain,
+        not_after: record.not_after,
+    };
+    certificates.list().into_iter().map(of).collect()
+}
+
+/// Nothing without the fast path.
+fn pairs(containers: &Containers) -> Vec<PairMetrics> {
+    let text = |peer: coppice_bpf::Peer| match peer {
+        coppice_bpf::Peer::Beyond => Some("outside".to_owned()),
+        coppice_bpf::Peer::Container(coppice_network::Identity::OTHER) => Some("other".to_owned()),
+        // A service that is no more is nobody's business.
+        coppice_bpf::Peer::Container(identity) => {
+            containers.policies.member(identity).map(|(app, workload)| format!("{app}/{workload}"))
+        }
+    };
+    let counted = containers.network.counted().unwrap_or_default().pairs;
+    let mut pairs: Vec<PairMetrics> = counted
+        .into_iter()
+        .filter_map(|pair| {
+            Some(PairMetrics {
+                from: text(pair.from)?,
+                to: text(pair.to)?,
+                packets: pair.packets,
+                bytes: pair.bytes,
+                connections: pair.connections,
+            })
+        })
+        .collect();
+    pairs.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
+    pairs
+}
+
+/// Nothing while the rules cannot be read.
+fn denied(containers: &Containers) -> Vec<DeniedMetrics> {
+    let drops = containers.network.drops().unwrap_or_else(|error| {
+        tracing::warn!(%error, "what the policy dropped is not known");
+        Vec::new()
+    });
+    let text = |identity| containers.policies.member(identity).map(|(app, workload)| format!("{app}/{workload}"));
+    let mut denied: Vec<DeniedMetrics> = drops
+        .into_iter()
+        .filter_map(|((from, to), packets)| Some(DeniedMetrics { from: text(from), to: text(to)?, packets }))
+        .collect();
+    denied.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
+    denied
 }
 
 fn container(containers: &Containers, container: &Container, restarts: u32) -> ContainerMetrics {

@@ -110,7 +110,7 @@ fn names_of(name: &Name, service: &ServiceSpec, present: &Present, subnet6: Opti
     });
     Service {
         name: name.clone(),
-        virtual_addresses: Vec::new(),
+        virtual_addresses: present.addresses.get(name).cloned().unwrap_or_default(),
         headless: service.headless,
         instances: instance.collect(),
         ports: port.collect(),

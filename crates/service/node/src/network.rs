@@ -5,10 +5,13 @@
 //! routed, with the host's own socket bound for the check, so that a port in use is an error at `up` and not a
 //! silent failure later.
 
+mod fast_path;
+mod rules;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use coppice_api::ErrorKind;
@@ -23,8 +26,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::Notify;
 
 use crate::container::Home;
+use crate::network::fast_path::FastPath;
+pub(crate) use crate::network::fast_path::Work;
+use crate::network::rules::Rules;
 use crate::peer::OnBridge;
 use crate::root::replace_file;
+use crate::settings::NetworkSettings;
 
 /// Name → addresses, as containers of one app see them.
 pub(crate) type Names = BTreeMap<String, Vec<Ipv4Addr>>;
@@ -77,6 +84,11 @@ pub(crate) struct NodeNetwork {
     owners: Mutex<BTreeMap<String, Vec<PortSpec>>>,
     /// Addresses of instances, whether they run or not. Taken as soon as there is a bridge.
     homes: Mutex<BTreeSet<Ipv4Addr>>,
+    /// Locked before the bridge.
+    rules: Mutex<Rules>,
+    /// Use BPF where the kernel has it.
+    bpf: bool,
+    fast_path: Arc<FastPath>,
 }
 
 /// Published ports and where each leads.
@@ -110,11 +122,15 @@ impl Joined {
 
 impl NodeNetwork {
     /// `kept`: a file for the routes, so that a daemon that returns goes on with them and no port closes meanwhile.
-    pub(crate) fn new(key: &str, subnet: Option<String>, kept: PathBuf, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(key: &str, settings: &NetworkSettings, kept: PathBuf, clock: Arc<dyn Clock>) -> Self {
+        let rules = Rules::kept(&rules_file(&kept));
         Self {
+            rules: Mutex::new(rules),
+            bpf: settings.bpf,
+            fast_path: FastPath::new(kept.with_file_name("bpf")),
             key: key.to_owned(),
             clock,
-            subnet,
+            subnet: settings.subnet.clone(),
             kept,
             bridge: OnceLock::new(),
             making: Mutex::default(),
@@ -159,7 +175,16 @@ impl NodeNetwork {
         }
         let routes = self.kept_routes();
         let published = routes.values().flatten().cloned().collect();
-        let (bridge, words) = Bridge::ensure_with(&config, &Wanted { published, ..Wanted::default() })?;
+        let rules = self.rules.lock().expect("no panic holds this lock");
+        let kept = Wanted { published, services: rules.services.clone(), policy: rules.policy.clone() };
+        let ensured = Bridge::ensure_with(&config, &kept).or_else(|error| match error {
+            // Of another subnet, which this node had before: apps tell theirs anew.
+            coppice_network::NetworkError::NotVirtual { .. } | coppice_network::NetworkError::NotAContainer { .. } => {
+                Bridge::ensure_with(&config, &Wanted { services: Vec::new(), ..kept })
+            }
+            error => Err(error),
+        });
+        let (bridge, words) = ensured?;
         *self.routed.lock().expect("no panic holds this lock") = routes
             .into_iter()
             .map(|(owner, ports)| (owner, ports.into_iter().map(|p| (p.key, p.backends)).collect()))
@@ -182,6 +207,7 @@ impl NodeNetwork {
         }
         let (bridge, addresses) = (Mutex::new(Some(bridge)), Mutex::new(addresses));
         let joined = self.bridge.get_or_init(|| Joined { bridge, subnet, subnet6, addresses, words, watch });
+        drop(rules);
         self.made.notify_one();
         Ok(joined)
     }
@@ -428,10 +454,12 @@ impl NodeNetwork {
     /// Puts the rules back if something outside took them away; true when it did.
     pub(crate) fn reassert(&self) -> Result<bool, NetworkError> {
         let Some(joined) = self.bridge.get() else { return Ok(false) };
-        match joined.bridge.lock().expect("no panic holds this lock").as_mut() {
-            Some(bridge) => Ok(bridge.assert_rules()? == Asserted::Restored),
-            None => Ok(false),
-        }
+        let restored = match joined.bridge.lock().expect("no panic holds this lock").as_mut() {
+            Some(bridge) => bridge.assert_rules()? == Asserted::Restored,
+            None => return Ok(false),
+        };
+        self.follow_hooks();
+        Ok(restored)
     }
 
     /// Resolves when rules were changed by anyone, this node included, or were made in the first place.
@@ -451,6 +479,7 @@ impl NodeNetwork {
     /// Takes the bridge and the rules away (the node stops with all its containers).
     pub(crate) fn remove(&self) {
         let Some(joined) = self.bridge.get() else { return };
+        self.fast_path.remove();
         if let Some(bridge) = joined.bridge.lock().expect("no panic holds this lock").take()
             && let Err(error) = bridge.remove()
         {
@@ -494,6 +523,11 @@ impl NodeNetwork {
             _ => resolv_conf(&text, None),
         }
     }
+}
+
+/// Beside the routes.
+fn rules_file(routes: &Path) -> PathBuf {
+    routes.with_file_name("rules.json")
 }
 
 fn watch_rules() -> Result<(AsyncFd<OwnedFd>, Mutex<RulesWatch>), NetworkError> {

@@ -1,6 +1,7 @@
 //! The node as its API sees it: everything that can be asked of one machine.
 
 mod certificates;
+mod policy;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -125,8 +126,8 @@ impl Node {
         let launcher = Launcher::connect_or_start(&root.launcher_socket(), &command, launcher_events.clone()).await?;
         let log = Log::open(&root.state(), NODE).await?;
         let images = store.await.expect("opening the store does not panic")?;
-        let (subnet, routes) = (settings.network.subnet.clone(), root.run().join("routes.json"));
-        let network = NodeNetwork::new(&root.key(), subnet, routes, clock.clone());
+        let routes = root.run().join("routes.json");
+        let network = NodeNetwork::new(&root.key(), &settings.network, routes, clock.clone());
         let containers = Arc::new(Containers::new(
             root.clone(),
             settings.clone(),
@@ -787,9 +788,5 @@ async fn keep_rules(containers: Arc<Containers>, mut stopping: watch::Receiver<b
 
 /// What a manifest may say and this version does not carry out: refused, because nobody is to believe it holds.
 fn not_done_yet(spec: &AppSpec) -> Vec<String> {
-    let mut refused = peer::refused(spec);
-    if spec.policy != coppice_spec::PolicySpec::default() {
-        refused.push("`policy` is not enforced by this version: remove it".to_owned());
-    }
-    refused
+    peer::refused(spec)
 }

@@ -12,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use coppice_acme::{Authority, AuthorityError, KeyError, SealKey};
 use coppice_api::ErrorKind;
 use coppice_base::{Clock, Name};
-use coppice_network::{Asserted, Intercept, Intercepted, LinkName, NetworkError};
+use coppice_network::{Asserted, Intercept, Intercepted, LinkName, NetworkError, Policy, Subnet6};
 use coppice_peer::{App, Config, Instance, Limits, PeerSnapshot, Peers, Published, UpdateError, Workload};
 use coppice_spec::{AppSpec, NetworkMode, PeerTls, PortSpec, Protocol};
 use tokio::sync::watch;
@@ -78,6 +78,8 @@ pub(crate) struct Placed {
     pub(crate) instance: String,
     pub(crate) address: Ipv4Addr,
     pub(crate) address6: Option<Ipv6Addr>,
+    /// Its service's.
+    pub(crate) virtual_addresses: Vec<IpAddr>,
 }
 
 /// See the module.
@@ -93,7 +95,26 @@ pub(crate) struct NodePeers {
     any: AtomicBool,
     /// All apps that are wanted are here and have claimed their ports.
     settled: watch::Sender<bool>,
+    /// What the bridge enforces: connections that are redirected do not come by it.
+    policy: Arc<RwLock<OnBridgePolicy>>,
     state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct OnBridgePolicy {
+    policy: Policy,
+    subnet6: Option<Subnet6>,
+}
+
+impl OnBridgePolicy {
+    fn denies(&self, from: IpAddr, to: IpAddr) -> bool {
+        let of = |address: IpAddr| match address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(address) => self.subnet6.and_then(|subnet6| subnet6.ipv4(address)),
+        };
+        // Whoever is no container is nobody the policy is about.
+        of(from).zip(of(to)).is_some_and(|(from, to)| self.policy.denies(from, to))
+    }
 }
 
 #[derive(Default)]
@@ -160,6 +181,7 @@ impl NodePeers {
             clock,
             any: AtomicBool::new(false),
             settled: watch::Sender::new(false),
+            policy: Arc::default(),
             state: Mutex::default(),
         }
     }
@@ -197,6 +219,18 @@ impl NodePeers {
         if !state.modes.is_empty() || state.running.is_some() {
             self.any.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Addresses whose connections are redirected.
+    pub(crate) fn guarded(&self) -> BTreeSet<IpAddr> {
+        let state = self.state();
+        let guarded = state.running.as_ref().and_then(|running| running.guarded.as_ref());
+        guarded.map(|guarded| guarded.addresses.clone()).unwrap_or_default()
+    }
+
+    /// The bridge enforces this from now on.
+    pub(crate) fn enforce(&self, policy: Policy, subnet6: Option<Subnet6>) {
+        *self.policy.write().expect("no panic holds this lock") = OnBridgePolicy { policy, subnet6 };
     }
 
     /// All apps that are wanted are here and have claimed their ports.
@@ -284,14 +318,17 @@ impl NodePeers {
             state.running = Some(self.start(bridge)?);
         }
         let guarded: Vec<&Placed> = placed.iter().filter(|one| state.guards(&one.app, &one.workload)).collect();
-        let of_both = |one: &Placed| [Some(one.address.into()), one.address6.map(IpAddr::V6)].into_iter().flatten();
+        let of_all = |one: &Placed| {
+            let own = [Some(one.address.into()), one.address6.map(IpAddr::V6)].into_iter().flatten();
+            own.chain(one.virtual_addresses.clone()).collect::<Vec<IpAddr>>()
+        };
         let requires = |one: &&&Placed| state.modes[&one.app][&one.workload] == PeerTls::Require;
         let services = state.modes.iter().flat_map(|(app, modes)| modes.keys().map(move |workload| (app, workload)));
         let published = services.filter(|(app, workload)| state.guards(app, workload));
         let published = published.flat_map(|(app, workload)| tcp(ports(app, workload)));
         let (addresses, closed) = (
-            guarded.iter().copied().flat_map(of_both).collect(),
-            guarded.iter().filter(requires).copied().flat_map(of_both).collect(),
+            guarded.iter().copied().flat_map(of_all).collect(),
+            guarded.iter().filter(requires).copied().flat_map(of_all).collect(),
         );
         let ports = published.map(|port| (port.host_ip, port.host)).collect::<BTreeSet<_>>();
         let running = state.running.as_mut().expect("it was started above");
@@ -326,7 +363,7 @@ impl NodePeers {
                     name: one.workload.clone(),
                     mode: modes.and_then(|modes| modes.get(&one.workload)).copied().unwrap_or_default(),
                     instances: Vec::new(),
-                    virtual_addresses: Vec::new(),
+                    virtual_addresses: one.virtual_addresses.clone(),
                     published: published.collect(),
                 }
             });
@@ -369,6 +406,8 @@ impl NodePeers {
         let proxy = SocketAddrV4::new(bridge.gateway, port(0).expect("there is one at least"));
         let proxy6 = bridge.gateway6.zip(port(1)).map(|(gateway, port)| SocketAddrV6::new(gateway, port, 0, 0));
         tracing::info!(outbound = ?peers.outbound(), inbound = %peers.inbound(), "services are encrypted between");
+        let policy = self.policy.clone();
+        peers.set_policy(Arc::new(move |from, to| policy.read().expect("no panic holds this lock").denies(from, to)));
         let mut intercept = Intercept::open(&self.key, &link)?;
         let words: Vec<String> = intercept.closed_input(proxy.port())?.into_iter().map(|word| word.0).collect();
         words.iter().for_each(|word| tracing::warn!("{word}"));
@@ -439,7 +478,14 @@ impl Containers {
             let home = |record: &Record| record.address.or(record.home.as_ref().map(|home| home.address));
             let address = container.read(home)?;
             let address6 = self.network.address6(address);
-            Some(Placed { app: app.clone(), workload: workload.clone(), instance: instance.clone(), address, address6 })
+            Some(Placed {
+                app: app.clone(),
+                workload: workload.clone(),
+                instance: instance.clone(),
+                address,
+                address6,
+                virtual_addresses: self.traffic.virtual_addresses(app, workload),
+            })
         });
         peers.refresh(
             self.network.on_bridge(),

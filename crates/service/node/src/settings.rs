@@ -50,11 +50,20 @@ pub struct LogSettings {
     pub max_files: u32,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkSettings {
     /// The bridge's IPv4 subnet, e.g. `10.88.0.0/16`; else the first free one.
     pub subnet: Option<String>,
+    /// Use BPF where the kernel has it: connections between services are balanced before its stack, and counted by pair.
+    /// Without, nftables does the same.
+    pub bpf: bool,
+}
+
+impl Default for NetworkSettings {
+    fn default() -> Self {
+        Self { subnet: None, bpf: true }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

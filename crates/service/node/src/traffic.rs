@@ -4,7 +4,7 @@
 //! and handed over. Nothing here is stored: a returning daemon's apps tell again.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ pub(crate) struct Present {
     pub(crate) instances: BTreeMap<Name, Vec<Here>>,
     /// The first port that a service's image exposes.
     pub(crate) image_ports: BTreeMap<Name, u16>,
+    /// Virtual addresses of its services, IPv4 first.
+    pub(crate) addresses: BTreeMap<Name, Vec<IpAddr>>,
 }
 
 impl Present {
@@ -66,13 +68,36 @@ impl Traffic {
         Self { apps: Mutex::default(), certificates, ingress, peers, names: Mutex::default() }
     }
 
-    /// `app` has this now. Nothing happens when it is what was told before.
-    pub(crate) fn set(&self, app: &Name, present: Present) {
+    /// What `of` makes of each app, in one list.
+    pub(crate) fn each<T>(&self, of: impl Fn(&Name, &Present) -> Vec<T>) -> Vec<T> {
+        let apps = self.apps.lock().expect("no panic holds this lock");
+        apps.iter().flat_map(|(app, present)| of(app, present)).collect()
+    }
+
+    /// `app` has this now; nobody is told until [`tell`](Self::tell). False when it is what was told before.
+    pub(crate) fn note(&self, app: &Name, present: Present) -> bool {
         let mut apps = self.apps.lock().expect("no panic holds this lock");
-        if apps.get(app) != Some(&present) {
+        let is_new = apps.get(app) != Some(&present);
+        if is_new {
             apps.insert(app.clone(), present);
-            self.publish(&apps);
         }
+        is_new
+    }
+
+    /// Tells proxy and name server what all apps have.
+    pub(crate) fn tell(&self) {
+        self.publish(&self.apps.lock().expect("no panic holds this lock"));
+    }
+
+    /// Whether `app` has told what it has.
+    pub(crate) fn has(&self, app: &Name) -> bool {
+        self.apps.lock().expect("no panic holds this lock").contains_key(app)
+    }
+
+    /// Virtual addresses of a service.
+    pub(crate) fn virtual_addresses(&self, app: &Name, service: &Name) -> Vec<IpAddr> {
+        let apps = self.apps.lock().expect("no panic holds this lock");
+        apps.get(app).and_then(|present| present.addresses.get(service)).cloned().unwrap_or_default()
     }
 
     /// `app` is no more.

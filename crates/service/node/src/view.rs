@@ -119,6 +119,9 @@ pub(crate) fn app_summary(app: &App) -> AppSummary {
 /// How long an instance that failed before must run until `up` believes in it.
 const STEADY: Duration = Duration::from_secs(1);
 
+/// How long one that has not failed must: programs that cannot run mostly end at once.
+const STANDING: Duration = Duration::from_millis(200);
+
 pub(crate) fn app_status(app: &App) -> AppStatus {
     let wanted = app.wanted();
     let (tree, stuck) = app.supervisor().read(|machine| (machine.status(), machine.stuck()));
@@ -132,10 +135,11 @@ pub(crate) fn app_status(app: &App) -> AppStatus {
     let working = members(&tree.root).into_iter().any(|child| {
         matches!(child.state, ChildState::Running { .. }) && wanted.spec().workers.contains_key(child.key.as_str())
     });
-    // One that came back after a failure a moment ago has yet to show that it stays.
+    // One that was started a moment ago has yet to show that it stays; all the more after a failure.
     let now = app.now();
     let shaky = members(&tree.root).into_iter().any(|child| {
-        child.attempt > 0 && matches!(child.state, ChildState::Running { .. }) && now.since(child.since) < STEADY
+        let until_believed = if child.attempt > 0 { STEADY } else { STANDING };
+        matches!(child.state, ChildState::Running { .. }) && now.since(child.since) < until_believed
     });
     let settled = match tree.overall {
         Overall::Ready => !working && !shaky,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use coppice_manifest::{Context, Diagnostics, Parsed, parse_bytes};
+use coppice_spec::{Party, PartyError};
 
 use crate::error::{CommandError, eprint_all};
 use crate::settings::Settings;
@@ -65,6 +66,15 @@ impl Place {
         }
         Ok(Target::Container(text.to_owned()))
     }
+
+    /// One side of a policy rule: `APP/SERVICE`, a service of this directory, or an app.
+    pub(crate) fn party(&self, text: &str) -> Result<Party, CommandError> {
+        let known = self.app.as_ref().filter(|(_, workloads)| workloads.iter().any(|workload| workload == text));
+        let full = known.map_or_else(|| text.to_owned(), |(app, _)| format!("{app}/{text}"));
+        full.parse().map_err(|error: PartyError| {
+            CommandError::usage(error.to_string(), "`coppice status` lists apps and their services")
+        })
+    }
 }
 
 /// Reads a manifest that must be there and right; says its warnings.
@@ -119,5 +129,16 @@ mod tests {
         for bad in ["/web", "shop/", "a/b/c"] {
             assert!(matches!(place.target(bad), Err(CommandError::Usage { .. })), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_side_of_a_rule_is_an_apps_service_a_service_here_or_an_app() {
+        let place = Place::of(Some(("shop", &["web", "db"])));
+        let party = |place: &Place, text: &str| place.party(text).unwrap().to_string();
+        assert_eq!(party(&place, "web"), "shop/web");
+        assert_eq!(party(&place, "blog/web"), "blog/web");
+        assert_eq!(party(&place, "blog"), "blog");
+        assert_eq!(party(&Place::of(None), "web"), "web");
+        assert!(matches!(place.party("a/b/c"), Err(CommandError::Usage { .. })));
     }
 }

@@ -16,6 +16,7 @@ mod error;
 mod images;
 mod lines;
 mod node;
+mod policy;
 mod stream;
 mod target;
 

@@ -1,5 +1,7 @@
 //! The state from outside: what each command does and refuses, and what holds of any sequence of them.
 
 mod commands;
+mod policy;
 mod properties;
+mod service_addresses;
 mod words;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coppice_api::Bucket;
+use coppice_api::{Bucket, CertificateMetrics};
 use coppice_base::{Name, Timestamp};
 
 use super::*;
@@ -177,6 +177,18 @@ fn full() -> Metrics {
             strays: 9,
             overloaded: 0,
         }),
+        denied: vec![
+            DeniedMetrics { from: None, to: "shop/db".to_owned(), packets: 2 },
+            DeniedMetrics { from: Some("blog/web".to_owned()), to: "shop/db".to_owned(), packets: 12 },
+        ],
+        pairs: vec![PairMetrics {
+            from: "shop/web".to_owned(),
+            to: "shop/db".to_owned(),
+            packets: 30,
+            bytes: 4_000,
+            connections: 3,
+        }],
+        certificates: vec![CertificateMetrics { domain: "shop.example.com".to_owned(), not_after: Timestamp(9_000) }],
     }
 }
 
@@ -189,6 +201,12 @@ fn value(families: &BTreeMap<String, Family>, name: &str, labels: &[(&str, &str)
 #[test]
 fn the_text_is_what_a_strict_reader_takes_and_says_what_was_counted() {
     let families = parse(&text(&full())).unwrap();
+    let denied = [("from", "blog/web"), ("to", "shop/db")];
+    assert_eq!(value(&families, "coppice_policy_dropped_packets_total", &denied), Some(12.0));
+    let pair = [("from", "shop/web"), ("to", "shop/db")];
+    assert_eq!(value(&families, "coppice_pair_bytes_total", &pair), Some(4000.0));
+    let ends = value(&families, "coppice_certificate_expiry_timestamp_seconds", &[("domain", "shop.example.com")]);
+    assert_eq!(ends, Some(9.0));
     let route = [("app", "shop"), ("service", "web"), ("route", "site")];
     let with = |key, value| [&route[..], &[(key, value)]].concat();
     let at = |name: &str, labels: &[(&str, &str)]| value(&families, name, labels);
@@ -251,6 +269,9 @@ fn what_does_not_run_is_left_out() {
         backends: vec![],
         dns: None,
         peer_tls: None,
+        denied: Vec::new(),
+        pairs: Vec::new(),
+        certificates: Vec::new(),
         ..full()
     };
     let families = parse(&text(&idle)).unwrap();

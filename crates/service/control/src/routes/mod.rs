@@ -6,6 +6,7 @@ mod container;
 mod image;
 pub(crate) mod metrics;
 mod node;
+mod policy;
 
 use std::sync::Arc;
 
@@ -68,6 +69,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::CERTIFICATE_PROVISION, post(certificate::provision))
         .route(path::CERTIFICATE, delete(certificate::remove))
         .route(path::CERTIFICATE_RENEW, post(certificate::renew))
+        .route(path::POLICY, get(policy::list).post(policy::set).delete(policy::remove))
         .fallback(unknown)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn(refuse_browsers))

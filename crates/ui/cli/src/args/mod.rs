@@ -5,6 +5,7 @@ mod cert;
 mod container;
 mod image;
 mod node;
+mod policy;
 mod run;
 pub(crate) mod values;
 
@@ -28,6 +29,7 @@ pub(crate) use image::{
     PushArgs, RmiArgs, SaveArgs, TagArgs,
 };
 pub(crate) use node::{CompletionsArgs, MetricsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb};
+pub(crate) use policy::{PolicyPairArgs, PolicyVerb};
 pub(crate) use run::{CreateArgs, NewContainerArgs, RunArgs};
 
 /// What to type first, under the list of verbs.
@@ -178,6 +180,11 @@ pub(crate) enum Verb {
     /// Work with the certificates of this node
     #[command(subcommand)]
     Cert(CertVerb),
+
+    // Policy
+    /// Say which services may speak to which
+    #[command(subcommand)]
+    Policy(PolicyVerb),
 
     // The node
     /// Work with this machine's node

@@ -53,6 +53,9 @@ pub(crate) struct MetricsArgs {
     /// Print all of the node's metrics as text for Prometheus
     #[arg(long, conflicts_with = "service")]
     pub(crate) prometheus: bool,
+    /// Who spoke to whom: connections, packets and bytes from service to service, and what the policy dropped
+    #[arg(long, conflicts_with_all = ["prometheus", "watch"])]
+    pub(crate) pairs: bool,
     /// Only this service: `web`, or `APP/web` where several apps have one
     #[arg(value_name = "SERVICE")]
     pub(crate) service: Option<String>,

@@ -6,12 +6,15 @@ mod container;
 mod image;
 mod manifest;
 mod node;
+mod policy;
 
 use std::future::Future;
 use std::process::ExitCode;
 
+use coppice_spec::Verdict;
+
 use crate::Hooks;
-use crate::args::{CertVerb, ImageVerb, NodeVerb, Verb};
+use crate::args::{CertVerb, ImageVerb, NodeVerb, PolicyVerb, Verb};
 use crate::error::{CommandError, CommandResult, FAILURE};
 use crate::settings::Settings;
 
@@ -69,6 +72,11 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Cert(CertVerb::Renew(args)) => block_on(cert::renew::run(settings, args)),
         Verb::Cert(CertVerb::Rotate(args)) => block_on(cert::rotate::run(settings, args)),
         Verb::Cert(CertVerb::Rm(args)) => block_on(cert::remove::run(settings, args)),
+
+        Verb::Policy(PolicyVerb::Allow(args)) => block_on(policy::set::run(settings, args, Verdict::Allow)),
+        Verb::Policy(PolicyVerb::Deny(args)) => block_on(policy::set::run(settings, args, Verdict::Deny)),
+        Verb::Policy(PolicyVerb::Rm(args)) => block_on(policy::remove::run(settings, args)),
+        Verb::Policy(PolicyVerb::List) => block_on(policy::list::run(settings)),
 
         Verb::Node(NodeVerb::Start) => block_on(node::start::run(settings)),
         Verb::Node(NodeVerb::Stop(args)) => block_on(node::stop::run(settings, args)),

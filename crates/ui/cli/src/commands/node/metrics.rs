@@ -3,6 +3,7 @@
 //! Percentiles are estimated as Prometheus' `histogram_quantile` does it: a bucket's answers are taken to lie evenly
 //! between its bounds. Those over the last bound are said to be over it, no more.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -38,6 +39,10 @@ pub(crate) async fn run(settings: &Settings, args: MetricsArgs) -> CommandResult
         return Ok(ExitCode::SUCCESS);
     }
     loop {
+        if args.pairs {
+            settings.print(&pairs(&before))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         tokio::time::sleep(INTERVAL).await;
         let now = look().await?;
         if settings.json {
@@ -54,6 +59,27 @@ pub(crate) async fn run(settings: &Settings, args: MetricsArgs) -> CommandResult
     }
 }
 
+/// Who spoke to whom, and between whom the policy dropped something.
+fn pairs(metrics: &Metrics) -> String {
+    let mut rows: BTreeMap<(&str, &str), [u64; 4]> = BTreeMap::new();
+    for pair in &metrics.pairs {
+        rows.entry((&pair.from, &pair.to)).or_default()[..3].copy_from_slice(&[
+            pair.connections,
+            pair.packets,
+            pair.bytes,
+        ]);
+    }
+    for denied in &metrics.denied {
+        rows.entry((denied.from.as_deref().unwrap_or("other"), &denied.to)).or_default()[3] = denied.packets;
+    }
+    let mut table = Table::new(&["FROM", "TO", "CONNECTIONS", "PACKETS", "BYTES", "DENIED"]);
+    for ((from, to), [connections, packets, bytes, denied]) in rows {
+        let counts = [connections.to_string(), packets.to_string(), Bytes(bytes).to_string(), denied.to_string()];
+        table.row([from.to_owned(), to.to_owned()].into_iter().chain(counts).collect());
+    }
+    table.render()
+}
+
 /// Leaves of `metrics` what is of `service`: `web`, or `shop/web`.
 fn only(metrics: &mut Metrics, service: &str) -> Result<(), CommandError> {
     let is_wanted = |app: &str, name: &str| match service.split_once('/') {
@@ -65,6 +91,9 @@ fn only(metrics: &mut Metrics, service: &str) -> Result<(), CommandError> {
     if let Some(peers) = &mut metrics.peer_tls {
         peers.services.retain(|one| is_wanted(one.app.as_str(), one.service.as_str()));
     }
+    let of_pair = |text: &str| text.split_once('/').is_some_and(|(app, name)| is_wanted(app, name));
+    metrics.pairs.retain(|pair| of_pair(&pair.from) || of_pair(&pair.to));
+    metrics.denied.retain(|pair| of_pair(&pair.to) || pair.from.as_deref().is_some_and(of_pair));
     metrics.containers.retain(|one| match (&one.app, &one.workload) {
         (Some(app), Some(workload)) => is_wanted(app, workload),
         _ => false,
@@ -275,6 +304,9 @@ mod tests {
             }],
             dns: None,
             peer_tls: None,
+            denied: Vec::new(),
+            pairs: Vec::new(),
+            certificates: Vec::new(),
         }
     }
 

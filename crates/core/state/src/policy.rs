@@ -1,0 +1,105 @@
+//! Who may speak to whom: rules given by hand, over what each app's manifest says.
+//!
+//! The most specific rule decides: one between two services, then one between a service and an app, then one between
+//! two apps; of equally specific ones deny wins. Where no rule is about a pair, services of one app ask their `[policy]`,
+//! and whoever comes from elsewhere (another app, a container started ad hoc) gets the default of the app they speak to.
+
+use coppice_base::{Name, Timestamp};
+use coppice_spec::{Party, Verdict};
+use serde::{Deserialize, Serialize};
+
+use crate::{Actor, Command, Effect, Rejection, State};
+
+/// Rules there can be: more than any set of rules a person keeps in mind, and few enough for every packet's lookup.
+pub const RULES_MAX: usize = 4096;
+
+/// A rule given by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRule {
+    pub verdict: Verdict,
+    pub at: Timestamp,
+    pub actor: Actor,
+}
+
+/// A service or worker of an app.
+pub type Speaker<'a> = (&'a Name, &'a Name);
+
+impl State {
+    /// All rules given by hand, from → to.
+    pub fn policy_rules(&self) -> impl Iterator<Item = (&Party, &Party, &PolicyRule)> {
+        self.policy.iter().flat_map(|(from, rules)| rules.iter().map(move |(to, rule)| (from, to, rule)))
+    }
+
+    /// Whether `from` may begin to speak to `to`. `None` is a container that is of no app. What a service says to itself
+    /// is nobody's business.
+    pub fn may_speak(&self, from: Option<Speaker<'_>>, to: Speaker<'_>) -> bool {
+        if from == Some(to) {
+            return true;
+        }
+        let verdict = from.and_then(|from| self.ruled(from, to)).unwrap_or_else(|| self.declared(from, to));
+        verdict == Verdict::Allow
+    }
+
+    /// What the rules given by hand say.
+    fn ruled(&self, from: Speaker<'_>, to: Speaker<'_>) -> Option<Verdict> {
+        let sides = |(app, workload): Speaker<'_>| {
+            [Party { app: app.clone(), workload: Some(workload.clone()) }, Party { app: app.clone(), workload: None }]
+        };
+        let (from, to) = (sides(from), sides(to));
+        let rule = |(one, other): (usize, usize)| Some(self.policy.get(&from[one])?.get(&to[other])?.verdict);
+        let levels: [&[(usize, usize)]; 3] = [&[(0, 0)], &[(0, 1), (1, 0)], &[(1, 1)]];
+        levels.iter().find_map(|level| level.iter().filter_map(|place| rule(*place)).max())
+    }
+
+    /// What the manifests say.
+    fn declared(&self, from: Option<Speaker<'_>>, to: Speaker<'_>) -> Verdict {
+        let Some(policy) = self.app(to.0.as_str()).map(|app| &app.spec().policy) else { return Verdict::Allow };
+        match from {
+            Some((app, workload)) if app == to.0 => policy.verdict(workload, to.1),
+            _ => policy.default,
+        }
+    }
+
+    pub(crate) fn set_rule(
+        &mut self,
+        command: &Command,
+        from: &Party,
+        to: &Party,
+        verdict: Verdict,
+    ) -> Result<Effect, Rejection> {
+        self.known_party(from)?;
+        self.known_party(to)?;
+        let is_new = self.policy.get(from).is_none_or(|rules| !rules.contains_key(to));
+        if is_new && self.policy_rules().count() >= RULES_MAX {
+            return Err(Rejection::TooManyRules);
+        }
+
+        let rule = PolicyRule { verdict, at: command.at, actor: command.actor.clone() };
+        self.policy.entry(from.clone()).or_default().insert(to.clone(), rule);
+        Ok(Effect::Recorded)
+    }
+
+    pub(crate) fn remove_rule(&mut self, from: &Party, to: &Party) -> Result<Effect, Rejection> {
+        if self.policy.get(from).is_none_or(|rules| !rules.contains_key(to)) {
+            return Err(Rejection::UnknownRule { from: from.clone(), to: to.clone() });
+        }
+
+        let rules = self.policy.get_mut(from).expect("the rule was found above");
+        rules.remove(to);
+        if rules.is_empty() {
+            self.policy.remove(from);
+        }
+        Ok(Effect::Recorded)
+    }
+
+    /// A rule about a name that is not there would protect nothing, and nobody would notice.
+    fn known_party(&self, party: &Party) -> Result<(), Rejection> {
+        let app = self.app(party.app.as_str()).ok_or_else(|| Rejection::UnknownApp(party.app.clone()))?;
+        match &party.workload {
+            Some(workload) if app.spec().workload(workload.as_str()).is_none() => {
+                Err(Rejection::UnknownWorkload { app: party.app.clone(), workload: workload.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What the bridge carries out beside published ports: policy and virtual addresses. Kept in a file, so that a daemon that
+//! returns goes on with them from its first moment, and nothing is open meanwhile that was closed.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use coppice_bpf::BridgeInfo;
+use coppice_network::{Drops, LinkName, Policy, VirtualService};
+use coppice_state::ServiceAddress;
+use serde::{Deserialize, Serialize};
+
+use super::{NetworkError, NodeNetwork, Work, rules_file};
+use crate::root::replace_file;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Rules {
+    pub(super) policy: Policy,
+    pub(super) services: Vec<VirtualService>,
+}
+
+impl Rules {
+    /// Those a daemon before this one kept; none where it kept none.
+    pub(super) fn kept(file: &Path) -> Self {
+        std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    fn keep(&self, file: &Path) {
+        let written = serde_json::to_vec(self).map_err(std::io::Error::other);
+        if let Err(error) = written.and_then(|bytes| replace_file(file, &bytes)) {
+            tracing::warn!(%error, "cannot keep the network's rules: the next daemon begins without them");
+        }
+    }
+}
+
+impl NodeNetwork {
+    /// Has the bridge enforce this; before there is one, as soon as there is. Nothing happens when it does already.
+    pub(crate) fn enforce(&self, policy: Policy) -> Result<(), NetworkError> {
+        let mut rules = self.rules.lock().expect("no panic holds this lock");
+        if rules.policy == policy {
+            return Ok(());
+        }
+        self.on_the_bridge(|bridge| bridge.set_policy(&policy))?;
+        rules.policy = policy;
+        rules.keep(&rules_file(&self.kept));
+        Ok(())
+    }
+
+    /// Has the bridge balance connections to these virtual addresses, in the same way.
+    pub(crate) fn balance(&self, services: Vec<VirtualService>) -> Result<(), NetworkError> {
+        let mut rules = self.rules.lock().expect("no panic holds this lock");
+        if rules.services == services {
+            return Ok(());
+        }
+        self.on_the_bridge(|bridge| bridge.set_services(&services))?;
+        rules.services = services;
+        rules.keep(&rules_file(&self.kept));
+        Ok(())
+    }
+
+    /// What connections are balanced to.
+    pub(crate) fn balanced(&self) -> Vec<VirtualService> {
+        self.rules.lock().expect("no panic holds this lock").services.clone()
+    }
+
+    /// Has the fast path work by this, where there is one.
+    pub(crate) fn tell_fast_path(&self, wanted: Work) {
+        let Some(joined) = self.bridge.get() else { return };
+        let Ok(name) = LinkName::new(self.bridge_name()) else { return };
+        if self.bpf && !self.is_hooked() {
+            let bridge = BridgeInfo { name, subnet: joined.subnet, subnet6: joined.subnet6 };
+            self.fast_path.tell(&bridge, wanted);
+        } else {
+            self.fast_path.refuse(&name);
+        }
+    }
+
+    /// Bits of the subnet; 0 without a bridge.
+    pub(crate) fn prefix(&self) -> u8 {
+        self.bridge.get().map_or(0, |joined| joined.subnet.prefix())
+    }
+
+    /// Whether rules see packets before the bridge's own device does: what rules redirect does not come by it then.
+    fn is_hooked(&self) -> bool {
+        let mut hooked = false;
+        let looked = self.on_the_bridge(|bridge| {
+            hooked = bridge.is_hooked();
+            Ok(())
+        });
+        looked.is_err() || hooked
+    }
+
+    /// Takes the fast path off where it has come to see half of what happens.
+    pub(crate) fn follow_hooks(&self) {
+        if self.is_hooked()
+            && let Ok(name) = LinkName::new(self.bridge_name())
+        {
+            self.fast_path.refuse(&name);
+        }
+    }
+
+    /// What the fast path counted; `None` where there is none.
+    pub(crate) fn counted(&self) -> Option<coppice_bpf::Metrics> {
+        self.fast_path.metrics()
+    }
+
+    fn on_the_bridge(
+        &self,
+        act: impl FnOnce(&mut coppice_network::Bridge) -> Result<(), coppice_network::NetworkError>,
+    ) -> Result<(), NetworkError> {
+        let Some(joined) = self.bridge.get() else { return Ok(()) };
+        match joined.bridge.lock().expect("no panic holds this lock").as_mut() {
+            Some(bridge) => Ok(act(bridge)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Packets that the policy has dropped, by pair.
+    pub(crate) fn drops(&self) -> Result<Drops, NetworkError> {
+        let mut drops = Drops::default();
+        self.on_the_bridge(|bridge| {
+            drops = bridge.drops()?;
+            Ok(())
+        })?;
+        Ok(drops)
+    }
+
+    /// A service's virtual address here, and the IPv6 one that belongs to it; `None` without a bridge, and in a subnet
+    /// that is too small for it.
+    pub(crate) fn virtual_address(&self, service: ServiceAddress) -> Option<(Ipv4Addr, Option<Ipv6Addr>)> {
+        let joined = self.bridge.get()?;
+        let range = joined.subnet.services();
+        // The first is the range's own name, and the last may be the bridge's broadcast address.
+        let address = Ipv4Addr::from_bits(range.network().to_bits().checked_add(service.0)?.checked_add(1)?);
+        let fits = range.contains(address) && address != range.broadcast();
+        fits.then(|| (address, self.address6(address)))
+    }
+}

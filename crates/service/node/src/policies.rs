@@ -1,0 +1,192 @@
+//! Who may speak to whom, as the bridge is told: instances by their addresses, services by numbers.
+//!
+//! What holds is decided by the state ([`State::may_speak`]); here it is put into numbers, for the containers there are.
+//! An instance is known before its first process is, and what the bridge was told outlives the daemon.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+
+use coppice_base::Name;
+use coppice_network::{Identity, Policy};
+use coppice_spec::PolicySpec;
+use coppice_state::State;
+
+use crate::container::{Owner, Record};
+use crate::containers::Containers;
+use crate::error::NodeError;
+
+/// A service or worker of an app.
+pub(crate) type Member = (Name, Name);
+
+/// What was decided last, and for whom.
+#[derive(Default)]
+pub(crate) struct Policies {
+    decided: Mutex<Decided>,
+}
+
+#[derive(Default)]
+struct Decided {
+    state: Option<Arc<State>>,
+    /// Whom `denied` is about.
+    of: BTreeSet<Member>,
+    identities: BTreeMap<Member, Identity>,
+    denied: BTreeSet<(Identity, Identity)>,
+}
+
+impl Policies {
+    /// From now on this holds.
+    pub(crate) fn follow(&self, state: Arc<State>) {
+        let mut decided = self.decided.lock().expect("no panic holds this lock");
+        if decided.state.as_ref().is_none_or(|before| before.revision() != state.revision()) {
+            *decided = Decided { state: Some(state), ..Decided::default() };
+        }
+    }
+
+    /// Apps as the state knows them; none before it is known.
+    pub(crate) fn state(&self) -> Option<Arc<State>> {
+        self.decided.lock().expect("no panic holds this lock").state.clone()
+    }
+
+    /// What holds between these containers, each with its identity. `None` before the state is known.
+    pub(crate) fn policy(&self, members: &BTreeMap<Ipv4Addr, Member>) -> Option<Policy> {
+        let mut decided = self.decided.lock().expect("no panic holds this lock");
+        let state = decided.state.clone()?;
+        let of: BTreeSet<Member> = members.values().cloned().collect();
+        if of != decided.of {
+            decided.identities = identities(&of);
+            decided.denied = if is_open(&state) { BTreeSet::new() } else { denied(&state, &decided.identities) };
+            decided.of = of;
+        }
+        let identity = |member: &Member| decided.identities.get(member).copied().unwrap_or_default();
+        Some(Policy {
+            members: members.iter().map(|(address, member)| (*address, identity(member))).collect(),
+            denied: decided.denied.clone(),
+        })
+    }
+
+    /// Which service a number means.
+    pub(crate) fn member(&self, identity: Identity) -> Option<Member> {
+        let decided = self.decided.lock().expect("no panic holds this lock");
+        decided.identities.iter().find(|(_, of)| **of == identity).map(|(member, _)| member.clone())
+    }
+}
+
+/// Nobody denies anything.
+fn is_open(state: &State) -> bool {
+    state.policy_rules().next().is_none() && state.apps().all(|(_, app)| app.spec().policy == PolicySpec::default())
+}
+
+/// A number for each that is the same whenever it is the same set, and nearly always when it is another: counters of
+/// services outlive a restart of the daemon.
+fn identities(of: &BTreeSet<Member>) -> BTreeMap<Member, Identity> {
+    let mut taken = BTreeSet::from([Identity::OTHER]);
+    let mut identities = BTreeMap::new();
+    for member in of {
+        let mut identity = Identity(hash(member));
+        while !taken.insert(identity) {
+            identity = Identity(identity.0.wrapping_add(1));
+        }
+        identities.insert(member.clone(), identity);
+    }
+    identities
+}
+
+/// FNV-1a, 32 bits: offset basis and prime are those of its authors' page.
+fn hash((app, workload): &Member) -> u32 {
+    let bytes = app.as_str().bytes().chain([b'/']).chain(workload.as_str().bytes());
+    bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+fn denied(state: &State, identities: &BTreeMap<Member, Identity>) -> BTreeSet<(Identity, Identity)> {
+    let speakers = identities.iter().map(|((app, workload), identity)| (Some((app, workload)), *identity));
+    let speakers: Vec<_> = speakers.chain([(None, Identity::OTHER)]).collect();
+    let mut denied = BTreeSet::new();
+    for ((app, workload), to) in identities {
+        let refused = speakers.iter().filter(|(from, _)| !state.may_speak(*from, (app, workload)));
+        denied.extend(refused.map(|(_, from)| (*from, *to)));
+    }
+    denied
+}
+
+impl Containers {
+    /// What holds for the containers there are now. `None` before the state is known.
+    pub(crate) fn policy(&self) -> Option<Policy> {
+        let members = self.table.all().into_iter().filter_map(|container| {
+            let Owner::App { app, workload, .. } = &container.owner else { return None };
+            let address = |record: &Record| record.address.or(record.home.as_ref().map(|home| home.address));
+            Some((container.read(address)?, (app.clone(), workload.clone())))
+        });
+        self.policies.policy(&members.collect())
+    }
+
+    /// Has the bridge enforce it.
+    pub(crate) fn enforce(&self) -> Result<(), NodeError> {
+        let Some(policy) = self.policy() else { return Ok(()) };
+        self.traffic.peers().enforce(policy.clone(), self.network.subnet6());
+        // Where nothing is denied, rules need not know who is who.
+        let rules = if policy.denied.is_empty() { Policy::default() } else { policy };
+        self.network.enforce(rules)?;
+        self.refresh_fast_path();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use coppice_base::Timestamp;
+    use coppice_spec::{AppSpec, ServiceSpec, Verdict, WorkloadSpec};
+    use coppice_state::{Actor, Body, Command, CommandId, ReleaseId};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn state(policy: PolicySpec) -> Arc<State> {
+        let service = || ServiceSpec::of(WorkloadSpec::of("nginx"));
+        let services = BTreeMap::from([(name("web"), service()), (name("db"), service())]);
+        let spec = AppSpec { services, policy, ..AppSpec::of(name("shop")) };
+        let body = Body::Apply {
+            release: ReleaseId(1),
+            spec: Box::new(spec),
+            images: BTreeMap::new(),
+            expected_release: None,
+            stopped: BTreeSet::new(),
+        };
+        let mut state = State::default();
+        let actor = Actor::User { uid: 0 };
+        state.apply(&Command { id: CommandId(1), at: Timestamp(0), actor, body }).unwrap();
+        Arc::new(state)
+    }
+
+    #[test]
+    fn a_node_without_rules_denies_nothing() {
+        let policies = Policies::default();
+        policies.follow(state(PolicySpec::default()));
+        let members = BTreeMap::from([(Ipv4Addr::new(10, 88, 0, 2), (name("shop"), name("web")))]);
+        assert_eq!(policies.policy(&members).unwrap().denied, BTreeSet::new());
+    }
+
+    #[test]
+    fn instances_of_a_service_share_its_number_and_strangers_have_none() {
+        let policies = Policies::default();
+        policies.follow(state(PolicySpec { default: Verdict::Deny, ..PolicySpec::default() }));
+        let (web, db) = ((name("shop"), name("web")), (name("shop"), name("db")));
+        let address = |last| Ipv4Addr::new(10, 88, 0, last);
+        let members = BTreeMap::from([(address(2), web.clone()), (address(3), web), (address(4), db.clone())]);
+        let policy = policies.policy(&members).unwrap();
+        assert_eq!(policy.identity(address(2)), policy.identity(address(3)));
+        assert!(policy.denies(address(2), address(4)) && policy.denies(address(4), address(2)));
+        assert!(!policy.denies(address(2), address(3)), "a service speaks to itself");
+        assert!(policy.denies(address(9), address(4)), "a container of no app");
+        assert_eq!(policies.member(policy.identity(address(4))), Some(db));
+    }
+
+    #[test]
+    fn numbers_are_the_same_in_the_next_daemon() {
+        let of = BTreeSet::from([(name("shop"), name("web")), (name("shop"), name("db"))]);
+        assert_eq!(identities(&of), identities(&of.clone()));
+    }
+}

@@ -1,0 +1,99 @@
+//! Virtual addresses of services: which one each has here, and what the bridge balances to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use coppice_base::Name;
+use coppice_network::{LinkName, VirtualService};
+
+use crate::containers::Containers;
+use crate::network::Work;
+use crate::traffic::Present;
+
+impl Containers {
+    /// Virtual addresses of `app`'s services, IPv4 first; none of those that have none, or before there is a bridge.
+    pub(crate) fn virtual_addresses(&self, app: &coppice_state::App) -> BTreeMap<Name, Vec<IpAddr>> {
+        let addresses = app.addresses.iter().filter_map(|(service, address)| {
+            let (address, address6) = self.network.virtual_address(*address)?;
+            let both = [Some(IpAddr::V4(address)), address6.map(IpAddr::V6)];
+            Some((service.clone(), both.into_iter().flatten().collect()))
+        });
+        addresses.collect()
+    }
+
+    /// Answers names where containers run already: a daemon that returns need not wait for one to start.
+    pub(crate) fn serve_names(&self) {
+        if let Some(bridge) = self.network.on_bridge() {
+            self.traffic.serve_names(bridge.gateway, self.network.prefix(), bridge.gateway6);
+        }
+    }
+
+    /// `app` has this now. An address is guarded before it leads anywhere, and leads somewhere before its name is told.
+    pub(crate) fn present(&self, app: &Name, present: Present) {
+        let is_new = self.traffic.note(app, present);
+        self.refresh_peers();
+        if is_new {
+            self.balance();
+            self.traffic.tell();
+        }
+        self.refresh_fast_path();
+    }
+
+    /// `app` is no more.
+    pub(crate) fn absent(&self, app: &Name) {
+        self.traffic.remove(app);
+        self.balance();
+        self.refresh_fast_path();
+    }
+
+    fn balance(&self) {
+        let mut services = self.traffic.each(|_, present| balanced(present));
+        services.extend(self.untold());
+        services.sort();
+        if let Err(error) = self.network.balance(services) {
+            tracing::warn!(%error, "virtual addresses lead where they led before");
+        }
+    }
+}
+
+impl Containers {
+    /// What an earlier daemon had balanced to, of apps that have not told this one what they have.
+    fn untold(&self) -> Vec<VirtualService> {
+        let Some(state) = self.policies.state() else { return self.network.balanced() };
+        let untold = state.apps().filter(|(name, _)| !self.traffic.has(name));
+        let addresses: BTreeSet<IpAddr> =
+            untold.flat_map(|(_, app)| self.virtual_addresses(app).into_values().flatten()).collect();
+        let mut kept = self.network.balanced();
+        kept.retain(|service| addresses.contains(&IpAddr::V4(service.address)));
+        kept
+    }
+
+    /// Tells the network's fast path who is where. Nothing before the state and the bridge are there.
+    pub(crate) fn refresh_fast_path(&self) {
+        let Some(policy) = self.policy() else { return };
+        let endpoints = self.table.all().into_iter().filter(|container| container.phase().is_running());
+        let endpoints = endpoints.filter_map(|container| {
+            let home = container.read(|record| record.home.clone())?;
+            Some((home.address, LinkName::new(home.link).ok()?))
+        });
+        let mut services = self.network.balanced();
+        // Rules send connections to these elsewhere, and the fast path does not see rules.
+        let guarded = self.traffic.peers().guarded();
+        services.retain(|service| !guarded.contains(&IpAddr::V4(service.address)));
+        self.network.tell_fast_path(Work { policy, services, endpoints: endpoints.collect() });
+    }
+}
+
+/// What connections to an app's services are balanced to: instances that are ready and stay.
+fn balanced(present: &Present) -> Vec<VirtualService> {
+    let services = present.addresses.iter().filter_map(|(service, addresses)| {
+        let address = addresses.iter().find_map(|address| match address {
+            IpAddr::V4(address) => Some(*address),
+            IpAddr::V6(_) => None,
+        })?;
+        let here = present.instances.get(service).map_or(&[][..], Vec::as_slice);
+        let backends = here.iter().filter(|one| one.ready && !one.leaving).map(|one| one.address).collect();
+        Some(VirtualService { address, backends })
+    });
+    services.collect()
+}
