@@ -29,7 +29,7 @@ use crate::install;
 
 /// The packages whose tests run in the machines.
 const PACKAGES: &[&str] =
-    &["coppice-cgroup", "coppice-linux", "coppice-container", "coppice-launcher", "coppice-network"];
+    &["coppice-bpf", "coppice-cgroup", "coppice-linux", "coppice-container", "coppice-launcher", "coppice-network"];
 /// Where cgroup versions differ most: a look that takes seconds.
 const SMOKE: &[&str] = &["coppice-cgroup", "coppice-linux"];
 /// Machines at a time: as many as the smallest machine that CI and developers have carries processors.

@@ -61,8 +61,13 @@ __noinline int read_name(struct __sk_buff *skb, __u32 at, __u32 room)
 	if (!scratch)
 		return 0;
 	key = &scratch->key;
+	/* One check after the other, and none for zero: from what compilers make of both at once, and from "is not zero",
+	 * older kernels learn nothing. */
 	asm volatile("" : "+r"(count));
-	if (count < 1 || count > NAME_MAX)
+	if (count > NAME_MAX)
+		return 0;
+	asm volatile("" : "+r"(count));
+	if (count < 2)
 		return 0;
 	__builtin_memset(key->name, 0, NAME_MAX);
 	if (bpf_skb_load_bytes(skb, at, key->name, count))
@@ -177,7 +182,10 @@ static __always_inline int write_checksum6(struct __sk_buff *skb, __u32 at, __u3
 	pseudo.protocol = bpf_htonl(UDP);
 	whole = bpf_csum_diff(0, 0, (__be32 *)&pseudo, sizeof(pseudo), 0);
 	asm volatile("" : "+r"(length));
-	if (length < 8 || length > REPLY_MAX)
+	if (length > REPLY_MAX)
+		return -1;
+	asm volatile("" : "+r"(length));
+	if (length < 8)
 		return -1;
 	__builtin_memset(scratch->bytes, 0, sizeof(scratch->bytes));
 	if (bpf_skb_load_bytes(skb, at, scratch->bytes, length))

@@ -52,7 +52,9 @@ static __always_inline int is_fresh(const struct passage *passage, __u8 protocol
 /* Notes that a connection passed whose answers would be denied. */
 static __always_inline void let_answers(const struct packet *packet)
 {
-	struct passage *passage = bpf_map_lookup_elem(&passages, &packet->tuple);
+	/* On the stack: older kernels take no key from elsewhere. */
+	struct tuple tuple = packet->tuple;
+	struct passage *passage = bpf_map_lookup_elem(&passages, &tuple);
 	__u64 now = bpf_ktime_get_ns();
 
 	if (passage && is_fresh(passage, packet->tuple.protocol, now) &&
@@ -63,7 +65,7 @@ static __always_inline void let_answers(const struct packet *packet)
 	} else {
 		struct passage begun = { .seen_ns = now };
 
-		bpf_map_update_elem(&passages, &packet->tuple, &begun, BPF_ANY);
+		bpf_map_update_elem(&passages, &tuple, &begun, BPF_ANY);
 	}
 }
 

@@ -60,7 +60,9 @@ impl Drop for Folder {
 
 /// A file on a disk; `None` where everything is in memory.
 fn on_disk() -> Option<tempfile::NamedTempFile> {
-    let file = tempfile::NamedTempFile::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    std::fs::create_dir_all(folder).unwrap(); // where the test runs on another machine than it was built on
+    let file = tempfile::NamedTempFile::new_in(folder).unwrap();
     let fits = Command::new("dd")
         .args(["if=/dev/zero", "bs=4096", "count=1", "oflag=direct", "conv=notrunc", "status=none"])
         .arg(format!("of={}", file.path().display()))

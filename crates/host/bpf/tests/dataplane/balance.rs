@@ -5,9 +5,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use coppice_bpf::{Hook, Settings};
+use coppice_bpf::Settings;
 
-use crate::machine::{ANSWER, Container, Machine, WEB, ask_udp, wait_until};
+use crate::machine::{ANSWER, Container, Machine, WEB, ask_udp, hooks, wait_until};
 
 /// A machine with a client and backends called "a", "b", … that answer at port 80, all known to it.
 fn machine_of(count: usize) -> (Machine, Container, Vec<Container>) {
@@ -43,7 +43,7 @@ fn connections_are_spread_over_all_backends() {
 
 #[test]
 fn what_both_hooks_of_the_kernel_attach_works_alike() {
-    for hook in [Hook::Tcx, Hook::Clsact] {
+    for hook in hooks() {
         let mut machine = Machine::with(Settings { hook: Some(hook), ..Settings::default() });
         let (client, backend) = (machine.container(), machine.container());
         backend.space.serve(80, "web");
@@ -84,7 +84,7 @@ fn connections_to_a_backend_that_is_gone_are_over_at_once() {
 
 #[test]
 fn connections_go_on_while_the_daemon_is_away_and_when_another_takes_over() {
-    for hook in [Hook::Tcx, Hook::Clsact] {
+    for hook in hooks() {
         let settings = Settings { hook: Some(hook), ..Settings::default() };
         let mut machine = Machine::with(settings.clone());
         let (client, old, new) = (machine.container(), machine.container(), machine.container());
@@ -258,7 +258,7 @@ fn a_client_or_a_backend_that_is_no_endpoint_is_served_through_the_stack() {
 
 #[test]
 fn nothing_is_left_once_the_data_plane_is_taken_off() {
-    for hook in [Hook::Tcx, Hook::Clsact] {
+    for hook in hooks() {
         let machine = Machine::with(Settings { hook: Some(hook), ..Settings::default() });
         let folder = machine.folder.path().join("bpf");
         let place = folder.clone();
@@ -273,7 +273,7 @@ fn nothing_is_left_once_the_data_plane_is_taken_off() {
         assert_eq!(filters(), "", "{hook:?}");
         let attached = machine.host.run(|| {
             use aya::programs::{SchedClassifier, TcAttachType};
-            let of = |way| SchedClassifier::query_tcx("br0", way).unwrap().1.len();
+            let of = |way| SchedClassifier::query_tcx("br0", way).map_or(0, |(_, programs)| programs.len());
             of(TcAttachType::Ingress) + of(TcAttachType::Egress)
         });
         assert_eq!(attached, 0, "{hook:?}");
@@ -282,15 +282,13 @@ fn nothing_is_left_once_the_data_plane_is_taken_off() {
 
 #[test]
 fn the_programs_are_far_from_what_the_kernels_verifier_gives_up_at() {
-    let machine = Machine::new();
-    let counts = machine.host.run(|| {
-        use aya::programs::{SchedClassifier, TcAttachType};
-        let of = |way| SchedClassifier::query_tcx("br0", way).unwrap().1;
-        let all = of(TcAttachType::Ingress).into_iter().chain(of(TcAttachType::Egress));
-        all.map(|program| program.verified_instruction_count().unwrap()).collect::<Vec<u32>>()
-    });
+    let _machine = Machine::new();
+    // Those of tests beside this one too; some are gone before they are looked at.
+    let programs = aya::programs::loaded_programs().filter_map(Result::ok);
+    let ours = programs.filter(|program| matches!(program.name(), b"from_containers" | b"to_containers"));
+    let counts: Vec<u32> = ours.filter_map(|program| program.verified_instruction_count()).collect();
     // A million; how many a program takes differs from kernel to kernel.
-    assert!(counts.iter().all(|count| *count < 100_000), "{counts:?}");
+    assert!(counts.len() >= 2 && counts.iter().all(|count| *count < 100_000), "{counts:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use coppice_bpf::{BridgeInfo, Dataplane, Endpoint, Settings};
+use coppice_bpf::{BridgeInfo, Dataplane, Endpoint, Hook, Settings};
 use coppice_network::{Identity, LinkName, Policy, Subnet4, Subnet6, VirtualService};
 use rustix::mount::MountPropagationFlags;
 use rustix::thread::UnshareFlags;
@@ -28,6 +28,14 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(started.elapsed() < Duration::from_secs(30), "{what} did not happen");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The ways that this kernel has to attach a program to a link.
+pub(crate) fn hooks() -> Vec<Hook> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse::<u32>().ok());
+    let has_links = (numbers.next().unwrap(), numbers.next().unwrap()) >= (6, 6);
+    if has_links { vec![Hook::Tcx, Hook::Clsact] } else { vec![Hook::Clsact] }
 }
 
 /// A network namespace, with mounts of its own: a thread that left the machine's, and runs what it is sent.
@@ -186,7 +194,8 @@ impl Connection {
         self.0.write_all(b"\n").ok()?;
         let mut line = Vec::new();
         let mut byte = [0];
-        while self.0.read(&mut byte).ok()? == 1 {
+        // Goes on after a signal, as one that stops and continues the process.
+        while self.0.read_exact(&mut byte).is_ok() {
             if byte[0] == b'\n' {
                 return Some(String::from_utf8_lossy(&line).into_owned());
             }
@@ -337,6 +346,8 @@ impl Machine {
         for line in [
             format!("ip address add {ip}/32 dev eth0"),
             format!("ip address add {ip6}/128 dev eth0 nodad"),
+            // A shorter way, which the host would tell of, leads to a port that is closed to this one.
+            "sysctl -qw net.ipv6.conf.eth0.accept_redirects=0".to_owned(),
             "ip link set eth0 up".to_owned(),
             format!("ip route add default via {GATEWAY} dev eth0 onlink"),
             format!("ip route add default via {gateway6} dev eth0 onlink"),

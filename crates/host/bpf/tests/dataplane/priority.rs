@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::UdpSocket;
 
-use coppice_bpf::{Hook, LinkHeader, Settings};
+use coppice_bpf::{LinkHeader, Settings};
 use coppice_network::{Identity, LinkName};
 
-use crate::machine::{Machine, Netspace, wait_until};
+use crate::machine::{Machine, Netspace, hooks, wait_until};
 
 /// Packets that a class of the link `up0` sent.
 fn sent(machine: &Machine, class: &str) -> u64 {
@@ -19,7 +19,7 @@ fn sent(machine: &Machine, class: &str) -> u64 {
 
 #[test]
 fn what_a_container_sends_waits_in_its_identitys_class() {
-    for hook in [Hook::Tcx, Hook::Clsact] {
+    for hook in hooks() {
         let mut machine = Machine::with(Settings { hook: Some(hook), ..Settings::default() });
         let (fast, plain, far) = (machine.container(), machine.container(), Netspace::new());
         machine.host.program(&format!("ip link add up0 type veth peer name up1 netns {}", far.path()));
