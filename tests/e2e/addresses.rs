@@ -69,12 +69,18 @@ fn a_service_is_reached_by_ipv4_and_ipv6_by_its_name_and_by_its_published_port()
     let gateway = web.rsplit_once('.').map(|(net, _)| format!("{net}.1")).unwrap();
     let gateway6 = format!("{}1", &web6[..web6.rfind(':').unwrap() + 1]);
     for server in [&gateway, &gateway6] {
-        assert_eq!(dig(&node, server, &["web.site"]), std::slice::from_ref(&web));
-        assert_eq!(dig(&node, server, &["web.site", "AAAA"]), std::slice::from_ref(&web6));
+        assert_eq!(dig(&node, server, &["0.web.site"]), std::slice::from_ref(&web));
+        assert_eq!(dig(&node, server, &["0.web.site", "AAAA"]), std::slice::from_ref(&web6));
         assert_eq!(dig(&node, server, &["-x", &web6]), ["0.web.site.coppice.internal."]);
     }
+    // The service has addresses of its own, of both families.
+    let [own] = &dig(&node, &gateway, &["web.site"])[..] else { panic!("not one address") };
+    let [own6] = &dig(&node, &gateway, &["web.site", "AAAA"])[..] else { panic!("not one address") };
+    assert!(own != &web && own6 != &web6 && own6.starts_with("fd"), "{own} {own6}");
     // A container sees who asks, whichever way it was asked.
     for (url, who) in [
+        (format!("http://{own}/cgi-bin/who"), &client),
+        (format!("http://[{own6}]/cgi-bin/who"), &client6),
         (format!("http://{web}/cgi-bin/who"), &client),
         (format!("http://[{web6}]/cgi-bin/who"), &client6),
         (format!("http://{gateway}:8080/cgi-bin/who"), &client),
