@@ -7,6 +7,7 @@
 
 mod body;
 mod idle;
+mod kernel;
 mod l4;
 mod questions;
 mod requests;
@@ -36,13 +37,16 @@ pub(super) const PARTS: &[(&str, Measure)] = &[
     ("tls", secure::measure),
     ("body", body::measure),
     ("dns", questions::measure),
+    ("dns-kernel", kernel::measure),
     ("idle-connections", idle::measure),
     ("l4", l4::measure),
 ];
 
 /// Builds what is measured, linked as the product is.
 pub(super) fn build() -> Result<()> {
-    for (package, name) in [("coppice-proxy", "proxy"), ("coppice-dns", "serve"), ("coppice-bpf", "l4")] {
+    for (package, name) in
+        [("coppice-proxy", "proxy"), ("coppice-dns", "serve"), ("coppice-bpf", "l4"), ("coppice-bpf", "names")]
+    {
         example(package, name)?;
     }
     Ok(())
