@@ -314,9 +314,7 @@ impl Containers {
             record.phase = Phase::Running { pid: started.pid, started_at: started.at, paused: false };
         });
         self.tell(container, "start", String::new());
-        // Nobody waits now.
-        let directories = self.directories.clone();
-        tokio::task::spawn_blocking(move || directories.make_spare());
+        self.directories.make_spares_when_quiet();
         Ok(())
     }
 

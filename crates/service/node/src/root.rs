@@ -6,7 +6,7 @@
 //! <root>/state/      the Raft log and state (SQLite)
 //! <root>/images/     blobs and unpacked layers
 //! <root>/containers/<id>/   container.json, etc/, log/, scratch/ (writable layer)
-//! <root>/spare/      the next container's directory, made in advance
+//! <root>/spare/      directories of the next containers, made in advance
 //! <root>/mount-points/   a layer below every image's, with what containers have mounts on
 //! <root>/volumes/<app>/<name>/   named volumes; `_node` is the "app" of ad-hoc containers
 //! <root>/apps/<app>/supervise.json   the supervisor's memory, so that a returning daemon knows it
