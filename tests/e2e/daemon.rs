@@ -497,7 +497,7 @@ fn install_prints_a_unit_that_starts_this_program_and_leaves_containers_alone() 
 #[test]
 fn a_wrong_node_toml_is_refused_with_its_place_and_nothing_starts() {
     let node = Node::with_settings("[logs]\nmax_sice = 1\n");
-    node.coppice(["node", "start"]).ended_with(1).complained("max_sice").complained("line 2").helped();
+    node.coppice(["node", "start"]).ended_with(2).complained("max_sice").complained("line 2").helped();
     assert!(node.processes().is_empty(), "{:?}", node.processes());
     node.set("");
     node.ok(["node", "start"]);
@@ -514,5 +514,5 @@ fn an_unusable_root_is_refused_with_a_next_step() {
     };
     at(node.dir().join("file").to_str().unwrap()).ended_with(1).helped();
     let long = node.dir().join("x".repeat(110));
-    at(long.to_str().unwrap()).ended_with(1).complained("long");
+    at(long.to_str().unwrap()).ended_with(2).complained("long");
 }

@@ -42,7 +42,12 @@ fn node(options: NodeOptions) -> ExitCode {
             // What runs now, even if another binary was put in its place meanwhile.
             binary: PathBuf::from("/proc/self/exe"),
         });
-        let node = node.await.map_err(|error| fail(&error))?;
+        let wrong_input =
+            |error: &coppice_node::OpenError| if error.is_input() { ExitCode::from(2) } else { ExitCode::FAILURE };
+        let node = node.await.map_err(|error| {
+            fail(&error);
+            wrong_input(&error)
+        })?;
         tokio::spawn(coppice_control::stop_on_signal(node.clone()));
         coppice_control::serve(node).await.map_err(|error| fail(&error))
     });

@@ -84,6 +84,13 @@ pub enum OpenError {
     Adopt(#[from] NodeError),
 }
 
+impl OpenError {
+    /// What the operator wrote is wrong, rather than this machine.
+    pub fn is_input(&self) -> bool {
+        matches!(self, Self::Settings(_) | Self::Root(RootError::TooLong(_) | RootError::Relative(_)))
+    }
+}
+
 /// One machine's node daemon.
 pub struct Node {
     root: Root,

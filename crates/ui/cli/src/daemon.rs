@@ -47,6 +47,11 @@ fn indent(text: &str) -> String {
 }
 
 impl DaemonError {
+    /// What the operator wrote is wrong: the node ended with 2.
+    pub(crate) fn is_usage(&self) -> bool {
+        matches!(self, Self::Died { status, .. } if status.code() == Some(2))
+    }
+
     pub(crate) fn next_step(&self) -> Option<String> {
         match self {
             Self::Prepare { .. } => Some("choose a directory you may write with --root or COPPICE_ROOT".into()),

@@ -65,6 +65,7 @@ impl CommandError {
             Self::Usage { .. } | Self::Manifest { .. } => USAGE,
             Self::Client(ClientError::Api(error)) if error.kind == ErrorKind::Invalid => USAGE,
             Self::Archive(error) if error.is_usage() => USAGE,
+            Self::Daemon(error) if error.is_usage() => USAGE,
             _ => FAILURE,
         }
     }

@@ -32,10 +32,12 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Nobody listens on the socket: no node runs, or none ever did.
+    /// Nobody listens on the socket: no node runs, none ever did, or it died before it took this connection (which is a
+    /// reset then).
     pub fn nobody_there(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
         matches!(self, Self::Connect { source, .. }
-            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused))
+            if matches!(source.kind(), NotFound | ConnectionRefused | ConnectionReset))
     }
 
     /// The node does not know the thing that was named.
