@@ -27,6 +27,11 @@ pub(crate) const SKIPS: &[Skip] = &[
         why: IPTABLES,
     },
     Skip {
+        binary: "coppice-network::network",
+        test: "intercept::a_firewall_that_closes_the_machine_is_told_with_what_opens_it_for_the_proxy",
+        why: IPTABLES,
+    },
+    Skip {
         binary: "coppice-bpf::dataplane",
         test: "names::dig_takes_the_answers_and_every_address_comes_first_at_times",
         why: "the machine has no dig",

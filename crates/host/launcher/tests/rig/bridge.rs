@@ -17,6 +17,9 @@ impl Bridge {
     /// the bridge there: two tests, or two runs of the same, cannot take each other's packets. Goes with the namespace.
     pub fn new() -> Self {
         coppice_linux::unshare(NamespaceFlags::NET).expect("a network namespace");
+        // Containers reach each other through the machine, which forwards for them on a node. A new namespace has what the
+        // machine's first has, so it is not to be relied on. This is the namespace's own.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").expect("forwarding");
         let bridge = Self { name: "clt0".to_owned() };
         let gateway = format!("{}/24", bridge.gateway());
         ip(&["link", "set", "lo", "up"]);
