@@ -160,6 +160,12 @@ mod tests {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
     }
 
+    async fn until_all_are_made(directories: &Directories) {
+        while directories.spares().ready.len() < SPARES {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn spare_count(root: &Root) -> usize {
         fs::read_dir(root.spare()).unwrap().count()
     }
@@ -189,9 +195,7 @@ mod tests {
             directories.make_spares_when_quiet();
         }
         assert_eq!(spare_count(&root), SPARES - 3);
-        while directories.spares().ready.len() < SPARES {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until_all_are_made(&directories).await;
         assert_eq!(spare_count(&root), SPARES);
     }
 
