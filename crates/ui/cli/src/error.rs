@@ -66,6 +66,8 @@ impl CommandError {
             Self::Client(ClientError::Api(error)) if error.kind == ErrorKind::Invalid => USAGE,
             Self::Archive(error) if error.is_usage() => USAGE,
             Self::Daemon(error) if error.is_usage() => USAGE,
+            // A path that no socket can have.
+            Self::Client(ClientError::Connect { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => USAGE,
             _ => FAILURE,
         }
     }
