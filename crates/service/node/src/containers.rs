@@ -687,6 +687,8 @@ impl Containers {
                 let _ = self.launcher().signal(&id, KILL, true).await;
             } else {
                 let _ = self.launcher().forget(&id).await;
+                // Its removal had come as far as its record.
+                remove_dir(self.root.container(&id));
             }
         }
         Ok(())
