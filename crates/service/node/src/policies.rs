@@ -125,9 +125,9 @@ impl Containers {
         let Some(policy) = self.policy() else { return Ok(()) };
         self.traffic.peers().enforce(policy.clone(), self.network.subnet6());
         // Where nothing is denied, rules need not know who is who.
-        let rules = if policy.denied.is_empty() { Policy::default() } else { policy };
+        let rules = if policy.denied.is_empty() { Policy::default() } else { policy.clone() };
         self.network.enforce(rules)?;
-        self.refresh_fast_path();
+        self.tell_fast_path(policy);
         Ok(())
     }
 }

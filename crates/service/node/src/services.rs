@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use coppice_base::Name;
-use coppice_network::{LinkName, VirtualService};
+use coppice_network::{LinkName, Policy, VirtualService};
 
 use crate::containers::Containers;
 use crate::network::Work;
@@ -54,9 +54,7 @@ impl Containers {
             tracing::warn!(%error, "virtual addresses lead where they led before");
         }
     }
-}
 
-impl Containers {
     /// What an earlier daemon had balanced to, of apps that have not told this one what they have.
     fn untold(&self) -> Vec<VirtualService> {
         let Some(state) = self.policies.state() else { return self.network.balanced() };
@@ -68,9 +66,18 @@ impl Containers {
         kept
     }
 
-    /// Tells the network's fast path who is where. Nothing before the state and the bridge are there.
-    pub(crate) fn refresh_fast_path(&self) {
-        let Some(policy) = self.policy() else { return };
+    /// Tells the network's fast path who is where. Nothing before the state is known.
+    fn refresh_fast_path(&self) {
+        if let Some(policy) = self.policy() {
+            self.tell_fast_path(policy);
+        }
+    }
+
+    /// Nothing before there is a bridge.
+    pub(crate) fn tell_fast_path(&self, policy: Policy) {
+        if !self.network.has_bridge() {
+            return;
+        }
         let endpoints = self.table.all().into_iter().filter(|container| container.phase().is_running());
         let endpoints = endpoints.filter_map(|container| {
             let home = container.read(|record| record.home.clone())?;

@@ -74,6 +74,10 @@ impl NodeNetwork {
         }
     }
 
+    pub(crate) fn has_bridge(&self) -> bool {
+        self.bridge.get().is_some()
+    }
+
     /// Bits of the subnet; 0 without a bridge.
     pub(crate) fn prefix(&self) -> u8 {
         self.bridge.get().map_or(0, |joined| joined.subnet.prefix())
