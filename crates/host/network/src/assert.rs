@@ -11,6 +11,7 @@ use crate::address::LinkName;
 use crate::bridge::Bridge;
 use crate::elements;
 use crate::error::{NetworkError, cannot};
+use crate::listing::{self, Chain};
 use crate::netlink::{ACK, Batch, DUMP, Socket, attributes};
 use crate::nft;
 use crate::policy::Identity;
@@ -71,7 +72,7 @@ impl Bridge {
         if self.follow_hooks()? {
             self.install()?;
         }
-        let generation = self.generation().map_err(read)?;
+        let generation = listing::generation(&mut self.netfilter).map_err(read)?;
         if self.known.is_some_and(|known| known.generation == generation) {
             return Ok(Asserted::Intact);
         }
@@ -86,7 +87,7 @@ impl Bridge {
             return Ok(Asserted::Intact);
         }
         self.install()?;
-        let generation = self.generation().map_err(read)?;
+        let generation = listing::generation(&mut self.netfilter).map_err(read)?;
         let fingerprint = self.fingerprint().map_err(read)?.filter(|found| self.has_all(found));
         self.known = fingerprint.map(|fingerprint| Known { generation, fingerprint });
         Ok(Asserted::Restored)
@@ -101,27 +102,7 @@ impl Bridge {
     /// Other programs' chains that drop what no rule of them accepts on the way through this machine, and what opens
     /// each for the bridge. An accept in our table does not end the evaluation of others.
     pub(crate) fn closed_forwarding(&mut self) -> Result<Vec<Word>, Errno> {
-        const TABLE: u16 = 1;
-        const NAME: u16 = 3;
-        const HOOK: u16 = 4;
-        const POLICY: u16 = 5;
-        let mut batch = Batch::new();
-        batch.message(nft::GET_CHAIN, DUMP, &[0; 4]);
-        let mut chains = Vec::new();
-        self.netfilter.ask(&mut batch, |answer| {
-            let (Some(family), Some(body)) = (answer.body.first(), answer.body.get(4..)) else { return };
-            let get = |wanted| attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-            let hook = get(HOOK).and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
-            let forward = (nft::Hook::Forward as u32).to_be_bytes();
-            let text = |kind| String::from_utf8_lossy(get(kind).unwrap_or_default()).replace('\0', "");
-            chains.push(Chain {
-                family: *family,
-                table: text(TABLE),
-                name: text(NAME),
-                forwards: hook.is_some_and(|(_, number)| number == forward),
-                drops: get(POLICY) == Some(&[0; 4]),
-            });
-        })?;
+        let chains = listing::chains(&mut self.netfilter)?;
         Ok(closed(&chains, self.name()))
     }
 
@@ -154,17 +135,6 @@ impl Bridge {
             }
         }
         Ok(counts)
-    }
-
-    fn generation(&mut self) -> Result<u32, Errno> {
-        let mut batch = Batch::new();
-        batch.message(nft::GET_GENERATION, ACK, &[0; 4]);
-        let mut generation = 0;
-        self.netfilter.ask(&mut batch, |answer| {
-            let id = attributes(answer.body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == 1);
-            generation = id.and_then(|(_, id)| id.try_into().ok()).map_or(0, u32::from_be_bytes);
-        })?;
-        Ok(generation)
     }
 
     /// `None` when there is no such table. A change by another program while it is read is seen as a difference.
@@ -260,21 +230,13 @@ impl AsFd for RulesWatch {
     }
 }
 
-/// A chain of anybody's.
-struct Chain {
-    family: u8,
-    table: String,
-    name: String,
-    forwards: bool,
-    drops: bool,
-}
-
 /// The sentences about chains that forward only what they know.
 fn closed(chains: &[Chain], bridge: &LinkName) -> Vec<Word> {
     const FAMILIES: [u8; 3] = [1, 2, 10]; // inet, ip and ip6
+    const FORWARD: u32 = nft::Hook::Forward as u32;
     let has = |name: &str| chains.iter().any(|chain| chain.name == name);
     let mut words: Vec<Word> = Vec::new();
-    for chain in chains.iter().filter(|chain| FAMILIES.contains(&chain.family) && chain.forwards) {
+    for chain in chains.iter().filter(|chain| FAMILIES.contains(&chain.family) && chain.hook == Some(FORWARD)) {
         let Chain { family, table, name, .. } = chain;
         // Firewalld's accepts by default and refuses by its last rule.
         let firewalld = table == "firewalld" && name == "filter_FORWARD";

@@ -25,7 +25,8 @@ use crate::address::LinkName;
 use crate::assert::Asserted;
 use crate::error::{NetworkError, cannot};
 use crate::link::{AF_INET, AF_INET6};
-use crate::netlink::{ACK, Batch, DUMP, Socket, attributes};
+use crate::listing::{self, Chain};
+use crate::netlink::{Batch, DUMP, Socket, attributes};
 use crate::nft::{self, Expressions, Header, Hook, Load, Refusal, Register, Set, Transaction, Verdict};
 use crate::ports::Protocol;
 
@@ -107,7 +108,8 @@ impl Intercept {
         let Some(wanted) = self.wanted.clone() else { return Ok(Asserted::Intact) };
         let read = |errno: Errno| cannot("read the network rules")(errno);
         if self.known.is_some()
-            && self.known.as_ref().map(|known| known.generation) == Some(self.generation().map_err(read)?)
+            && self.known.as_ref().map(|known| known.generation)
+                == Some(listing::generation(&mut self.netfilter).map_err(read)?)
         {
             return Ok(Asserted::Intact);
         }
@@ -126,26 +128,14 @@ impl Intercept {
     /// opens each for the proxy at `port`: redirected connections come to it, and an accept of ours does not end the
     /// evaluation of others.
     pub fn closed_input(&mut self, port: u16) -> Result<Vec<Word>, NetworkError> {
-        const INPUT: [u8; 4] = 1u32.to_be_bytes();
-        const DROP: [u8; 4] = [0; 4];
-        let mut batch = Batch::new();
-        batch.message(nft::GET_CHAIN, DUMP, &[0; 4]);
-        let (mut closed, mut has_ufw) = (Vec::new(), false);
-        let asked = self.netfilter.ask(&mut batch, |answer| {
-            let (Some(family), Some(body)) = (answer.body.first(), answer.body.get(4..)) else { return };
-            let get = |wanted| attributes(body).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-            let text = |kind| String::from_utf8_lossy(get(kind).unwrap_or_default()).replace('\0', "");
-            let (table, name) = (text(1), text(3));
-            let hook = get(4).and_then(|hook| attributes(hook).find(|(kind, _)| *kind == 1));
-            has_ufw |= name == "ufw-user-input";
-            // Firewalld's accepts by default and refuses by its last rule.
-            let drops = get(5) == Some(&DROP) || (table == "firewalld" && name == "filter_INPUT");
-            if drops && hook.is_some_and(|(_, number)| number == INPUT) {
-                closed.push((*family, table, name));
-            }
-        });
-        asked.map_err(cannot("read the network rules"))?;
-        let word = |(family, table, name): (u8, String, String)| {
+        /// `NF_INET_LOCAL_IN` of linux/netfilter.h.
+        const INPUT: u32 = 1;
+        let chains = listing::chains(&mut self.netfilter).map_err(cannot("read the network rules"))?;
+        let has_ufw = chains.iter().any(|chain| chain.name == "ufw-user-input");
+        // Firewalld's accepts by default and refuses by its last rule.
+        let drops = |chain: &Chain| chain.drops || (chain.table == "firewalld" && chain.name == "filter_INPUT");
+        let closed = chains.into_iter().filter(|chain| chain.hook == Some(INPUT) && drops(chain));
+        let word = |Chain { family, table, name, .. }: Chain| {
             let (iptables, own) = match family {
                 1 => (None, "inet"),
                 2 => (Some("iptables"), "ip"),
@@ -168,7 +158,7 @@ impl Intercept {
                  are reached once `{command}` was run."
             )))
         };
-        Ok(closed.into_iter().filter_map(word).collect())
+        Ok(closed.filter_map(word).collect())
     }
 
     /// Takes the table away.
@@ -194,20 +184,9 @@ impl Intercept {
 }
 
 impl Intercept {
-    fn generation(&mut self) -> Result<u32, Errno> {
-        let mut batch = Batch::new();
-        batch.message(nft::GET_GENERATION, ACK, &[0; 4]);
-        let mut generation = 0;
-        self.netfilter.ask(&mut batch, |answer| {
-            let id = attributes(answer.body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == 1);
-            generation = id.and_then(|(_, id)| id.try_into().ok()).map_or(0, u32::from_be_bytes);
-        })?;
-        Ok(generation)
-    }
-
     /// What is in the table; `None` when there is none.
     fn list(&mut self) -> Result<Option<Known>, Errno> {
-        let generation = self.generation()?;
+        let generation = listing::generation(&mut self.netfilter)?;
         let mut listed = BTreeMap::new();
         let questions = [("chains", nft::GET_CHAIN, None), ("rules", nft::GET_RULE, None)];
         let sets = SETS.map(|set| (set, nft::GET_ELEMENT, Some(set)));

@@ -38,6 +38,7 @@ mod hosts;
 mod intercept;
 mod ipam;
 mod link;
+mod listing;
 mod maglev;
 mod netlink;
 mod nft;
