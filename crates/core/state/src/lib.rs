@@ -30,7 +30,7 @@ mod state;
 pub use app::{App, Release, Verdict};
 pub use command::{Actor, Applied, Body, Command, Effect};
 pub use id::{CommandId, Digest, IdError, NodeId, ReleaseId, UidRange};
-pub use policy::{PolicyRule, RULES_MAX, Speaker};
+pub use policy::{Decider, PolicyRule, RULES_MAX, Speaker};
 pub use rejection::Rejection;
 pub use service_address::{SERVICE_ADDRESSES, ServiceAddress};
 pub use snapshot::{FORMAT, SnapshotError};

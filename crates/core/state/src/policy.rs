@@ -5,7 +5,7 @@
 //! and whoever comes from elsewhere (another app, a container started ad hoc) gets the default of the app they speak to.
 
 use coppice_base::{Name, Timestamp};
-use coppice_spec::{Party, Verdict};
+use coppice_spec::{Pair, Party, Verdict};
 use serde::{Deserialize, Serialize};
 
 use crate::{Actor, Command, Effect, Rejection, State};
@@ -24,6 +24,19 @@ pub struct PolicyRule {
 /// A service or worker of an app.
 pub type Speaker<'a> = (&'a Name, &'a Name);
 
+/// What decides about a pair, in the order in which it is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decider {
+    /// What a service says to itself is nobody's business.
+    Itself,
+    /// A rule given by hand.
+    Rule { from: Party, to: Party },
+    /// A line of `[policy]` of this app's manifest.
+    Manifest { app: Name },
+    /// `[policy] default` of this app's manifest.
+    Default { app: Name },
+}
+
 impl State {
     /// All rules given by hand, from → to.
     pub fn policy_rules(&self) -> impl Iterator<Item = (&Party, &Party, &PolicyRule)> {
@@ -33,30 +46,48 @@ impl State {
     /// Whether `from` may begin to speak to `to`. `None` is a container that is of no app. What a service says to itself
     /// is nobody's business.
     pub fn may_speak(&self, from: Option<Speaker<'_>>, to: Speaker<'_>) -> bool {
+        self.decide(from, to).0 == Verdict::Allow
+    }
+
+    /// The same, and what decides it.
+    pub fn decide(&self, from: Option<Speaker<'_>>, to: Speaker<'_>) -> (Verdict, Decider) {
         if from == Some(to) {
-            return true;
+            return (Verdict::Allow, Decider::Itself);
         }
-        let verdict = from.and_then(|from| self.ruled(from, to)).unwrap_or_else(|| self.declared(from, to));
-        verdict == Verdict::Allow
+        let ruled = from.and_then(|from| self.ruled(from, to));
+        ruled.unwrap_or_else(|| self.declared(from, to))
     }
 
     /// What the rules given by hand say.
-    fn ruled(&self, from: Speaker<'_>, to: Speaker<'_>) -> Option<Verdict> {
+    fn ruled(&self, from: Speaker<'_>, to: Speaker<'_>) -> Option<(Verdict, Decider)> {
         let sides = |(app, workload): Speaker<'_>| {
             [Party { app: app.clone(), workload: Some(workload.clone()) }, Party { app: app.clone(), workload: None }]
         };
         let (from, to) = (sides(from), sides(to));
-        let rule = |(one, other): (usize, usize)| Some(self.policy.get(&from[one])?.get(&to[other])?.verdict);
+        let rule = |(one, other): (usize, usize)| {
+            let verdict = self.policy.get(&from[one])?.get(&to[other])?.verdict;
+            Some((verdict, (one, other)))
+        };
         let levels: [&[(usize, usize)]; 3] = [&[(0, 0)], &[(0, 1), (1, 0)], &[(1, 1)]];
-        levels.iter().find_map(|level| level.iter().filter_map(|place| rule(*place)).max())
+        let (verdict, (one, other)) =
+            levels.iter().find_map(|level| level.iter().filter_map(|place| rule(*place)).max())?;
+        Some((verdict, Decider::Rule { from: from[one].clone(), to: to[other].clone() }))
     }
 
     /// What the manifests say.
-    fn declared(&self, from: Option<Speaker<'_>>, to: Speaker<'_>) -> Verdict {
-        let Some(policy) = self.app(to.0.as_str()).map(|app| &app.spec().policy) else { return Verdict::Allow };
+    fn declared(&self, from: Option<Speaker<'_>>, to: Speaker<'_>) -> (Verdict, Decider) {
+        let by_default = Decider::Default { app: to.0.clone() };
+        let Some(policy) = self.app(to.0.as_str()).map(|app| &app.spec().policy) else {
+            return (Verdict::Allow, by_default);
+        };
         match from {
-            Some((app, workload)) if app == to.0 => policy.verdict(workload, to.1),
-            _ => policy.default,
+            Some((app, workload)) if app == to.0 => {
+                let pair = Pair { from: workload.clone(), to: to.1.clone() };
+                let is_named = policy.deny.contains(&pair) || policy.allow.contains(&pair);
+                let decider = if is_named { Decider::Manifest { app: app.clone() } } else { by_default };
+                (policy.verdict(workload, to.1), decider)
+            }
+            _ => (policy.default, by_default),
         }
     }
 

@@ -15,6 +15,7 @@ use crate::listing::{self, Chain};
 use crate::netlink::{ACK, Batch, DUMP, Socket, attributes};
 use crate::nft;
 use crate::policy::Identity;
+use crate::survey::RulesNow;
 
 /// What [`Bridge::assert_rules`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,16 @@ impl Bridge {
         let fingerprint = self.fingerprint().map_err(read)?.filter(|found| self.has_all(found));
         self.known = fingerprint.map(|fingerprint| Known { generation, fingerprint });
         Ok(Asserted::Restored)
+    }
+
+    /// How the rules are now, whatever was known of them. Restores nothing.
+    pub(crate) fn compare_rules(&mut self) -> Result<RulesNow, Errno> {
+        let Some(found) = self.fingerprint()? else { return Ok(RulesNow::Missing) };
+        let intact = match self.known {
+            Some(known) => known.fingerprint == found,
+            None => self.has_all(&found),
+        };
+        Ok(if intact { RulesNow::Intact } else { RulesNow::Changed })
     }
 
     fn has_all(&self, found: &Fingerprint) -> bool {

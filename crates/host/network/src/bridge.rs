@@ -71,7 +71,7 @@ pub struct Bridge {
     /// What it bridges passes IP's hooks.
     pub(crate) hooked: bool,
     hooks: Hooks,
-    route: Socket,
+    pub(crate) route: Socket,
     pub(crate) netfilter: Socket,
     pub(crate) published: Ports,
     pub(crate) services: Services,

@@ -46,7 +46,9 @@ mod policy;
 mod ports;
 mod rules;
 mod service;
+mod survey;
 mod sysctl;
+mod trace;
 
 pub use address::{Address, Address6, LinkName, Subnet4, Subnet6, host_link};
 pub use assert::{Asserted, RulesWatch};
@@ -60,6 +62,8 @@ pub use maglev::maglev;
 pub use policy::{Drops, Identity, Policy};
 pub use ports::{Backend, HeldPort, PortError, PortKey, Protocol, Published, hold_port, port_is_free};
 pub use service::VirtualService;
+pub use survey::{LinkNow, RulesNow, Survey, link_now};
+pub use trace::{Dropped, Trace};
 
 use serde::{Deserialize, Serialize};
 

@@ -198,6 +198,10 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
     mac: [u8; 6],
     state: u8,
+    /// Somebody set it up, whether or not its other end is there.
+    pub(crate) is_raised: bool,
+    /// The bridge it is a port of.
+    pub(crate) master: Option<u32>,
     /// Of a bridge: what it bridges passes IP's hooks, whatever the machine's setting.
     pub(crate) hooked: bool,
 }
@@ -209,11 +213,13 @@ impl Link {
 
     pub(crate) fn read(body: &[u8]) -> Option<Self> {
         let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
-        let mut link = Self { index, ..Self::default() };
+        let flags = u32::from_ne_bytes(body.get(8..12)?.try_into().ok()?);
+        let mut link = Self { index, is_raised: flags & IFF_UP != 0, ..Self::default() };
         for (kind, value) in attributes(body.get(16..)?) {
             match kind {
                 IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
                 IFLA_MTU => link.mtu = u32::from_ne_bytes(value.try_into().ok()?),
+                IFLA_MASTER => link.master = Some(u32::from_ne_bytes(value.try_into().ok()?)),
                 IFLA_OPERSTATE => link.state = *value.first()?,
                 IFLA_LINKINFO => {
                     let name = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);

@@ -250,6 +250,18 @@ impl Socket {
         }
     }
 
+    /// Gives everything that waits on a socket with groups to `each`. What came too fast is lost.
+    pub(crate) fn hear(&mut self, mut each: impl FnMut(Answer<'_>)) -> Result<()> {
+        loop {
+            match self.receive() {
+                Ok(read) => messages(&self.buffer[..read]).for_each(|(kind, _, body)| each(Answer { kind, body })),
+                Err(Errno::NOBUFS) => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
     /// Reads away everything that waits on a socket with groups; true when there was something (or too much).
     pub(crate) fn drain(&mut self) -> Result<bool> {
         let mut any = false;

@@ -24,6 +24,10 @@ const BATCH_END: u16 = 0x11;
 /// The multicast group that hears every change of rules, as a bit.
 pub(crate) const GROUP: u32 = 1 << (7 - 1); // NFNLGRP_NFTABLES
 
+/// The one that hears what becomes of packets that are traced.
+pub(crate) const TRACE_GROUP: u32 = 1 << (9 - 1); // NFNLGRP_NFTRACE
+pub(crate) const TRACE: u16 = SUBSYSTEM | 17;
+
 /// `struct nfgenmsg` of family inet (1), for tables of IPv4 and IPv6 both.
 pub(crate) const INET: [u8; 4] = [1, 0, 0, 0];
 /// And of family bridge (7), for what a bridge forwards.
@@ -326,6 +330,15 @@ impl Expressions<'_> {
             }
         }
         self
+    }
+
+    /// Has the kernel tell what becomes of the packet from here on; the register holds one byte of 1.
+    pub(crate) fn trace(&mut self, on: Register) -> &mut Self {
+        const NFTRACE: u32 = 12;
+        const SOURCE: u16 = 3;
+        self.add("meta", |b| {
+            b.be32(2, NFTRACE).be32(SOURCE, on.0);
+        })
     }
 
     /// `register & mask`, in place.

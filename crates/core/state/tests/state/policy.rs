@@ -2,7 +2,7 @@
 
 use coppice_base::Name;
 use coppice_spec::{Pair, Party, PolicySpec, Verdict};
-use coppice_state::{Body, RULES_MAX, Rejection, State};
+use coppice_state::{Body, Decider, RULES_MAX, Rejection, State};
 
 use crate::words::{World, apply, command, name, spec};
 
@@ -81,6 +81,25 @@ fn the_most_specific_rule_decides_and_of_equal_ones_deny() {
     world.does(rule("blog/web", "shop/db", Verdict::Allow));
     assert!(speaks(&world.state, "blog/web", "shop/db"));
     assert!(speaks(&world.state, "shop/db", "blog/web"), "a rule has a direction");
+}
+
+#[test]
+fn what_decides_is_named() {
+    let deny = [Pair { from: name("web"), to: name("db") }].into();
+    let mut world = world(PolicySpec { default: Verdict::Deny, allow: [].into(), deny });
+    let decides = |state: &State, from: &str, to: &str| {
+        let parts = |text: &str| -> (Name, Name) { text.split_once('/').map(|(a, b)| (name(a), name(b))).unwrap() };
+        let (from, to) = (parts(from), parts(to));
+        state.decide(Some((&from.0, &from.1)), (&to.0, &to.1))
+    };
+    let shop = || name("shop");
+    assert_eq!(decides(&world.state, "shop/db", "shop/db"), (Verdict::Allow, Decider::Itself));
+    assert_eq!(decides(&world.state, "shop/web", "shop/db"), (Verdict::Deny, Decider::Manifest { app: shop() }));
+    assert_eq!(decides(&world.state, "shop/db", "shop/web"), (Verdict::Deny, Decider::Default { app: shop() }));
+    assert_eq!(decides(&world.state, "blog/db", "shop/web"), (Verdict::Deny, Decider::Default { app: shop() }));
+    world.does(rule("blog", "shop/web", Verdict::Allow));
+    let by_hand = Decider::Rule { from: party("blog"), to: party("shop/web") };
+    assert_eq!(decides(&world.state, "blog/db", "shop/web"), (Verdict::Allow, by_hand));
 }
 
 #[test]

@@ -8,3 +8,4 @@ mod netspace;
 mod peace;
 mod ports;
 mod settle;
+mod survey;
