@@ -5,6 +5,7 @@
 //! Listeners::bind / from_fds           sockets, perhaps held by another process while the daemon restarts
 //! Server::start(Config, Zone)          threads for UDP, one for TCP and for asking others
 //! server.update(Zone)                  all names at once; server.metrics() what was done
+//! zone.entries(), zone.clients()       what a zone answers with addresses, for who answers in the server's place
 //! ```
 //!
 //! The path of nearly all questions is our own: a strict parser that allocates nothing, one look into a table keyed by
@@ -17,6 +18,7 @@
 
 mod answer;
 mod cache;
+mod entry;
 mod forward;
 mod limit;
 mod listeners;
@@ -33,6 +35,7 @@ mod udp;
 mod upstream;
 mod zone;
 
+pub use entry::Entry;
 pub use listeners::{ListenError, Listeners};
 pub use metrics::Metrics;
 pub use server::{Config, Server, StartError};

@@ -25,6 +25,20 @@ pub(crate) fn to_wire(text: &str) -> Option<Vec<u8>> {
     (wire.len() <= WIRE_MAX).then_some(wire)
 }
 
+/// The text of a name in wire form; the reverse of [`to_wire`], for names that it made.
+pub(crate) fn to_text(wire: &[u8]) -> String {
+    let mut text = String::with_capacity(wire.len());
+    let mut rest = wire;
+    while let (Some(&len), Some(above)) = (rest.first(), parent(rest)) {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        text.push_str(&String::from_utf8_lossy(&rest[1..=usize::from(len)]));
+        rest = above;
+    }
+    text
+}
+
 /// The name one label shorter; none of the root. `name` is well-formed wire bytes.
 pub(crate) fn parent(name: &[u8]) -> Option<&[u8]> {
     match name.first() {
@@ -145,6 +159,7 @@ mod tests {
     #[test]
     fn a_text_becomes_lower_case_labels_or_nothing() {
         assert_eq!(to_wire("Web.shop").unwrap(), b"\x03web\x04shop\x00");
+        assert_eq!(to_text(b"\x03web\x04shop\x00"), "web.shop");
         for bad in ["", ".", "a..b", "a.", ".a", &"x".repeat(64), &["abcdefgh"; 40].join("."), "é"] {
             assert_eq!(to_wire(bad), None, "{bad:?}");
         }

@@ -485,7 +485,7 @@ impl Node {
     }
 
     /// The addresses in its records.
-    fn addresses(&self) -> Vec<IpAddr> {
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         // Pointer, type, class, TTL and length come before the data.
         let v4 =
             self.a.bytes.chunks_exact(16).filter_map(|record| record.last_chunk::<4>()).map(|it| IpAddr::from(*it));
