@@ -163,3 +163,81 @@ fn a_taken_port_keeps_the_node_from_nothing_and_is_had_once_it_is_free() {
     taker.wait().unwrap();
     wait_until("metrics are served", || node.http("http://127.0.0.1:9180/metrics").is_some());
 }
+
+/// Writes and reads 32 × 64 KiB at the disk itself in one of two containers; 0 where everything is in memory.
+const DISK: &str = r#"
+[service.busy]
+image = "box"
+command = ["sleep", "1000"]
+stop_signal = "KILL"
+volumes = ["data:/data"]
+
+[service.idle]
+image = "box"
+command = ["sleep", "1000"]
+stop_signal = "KILL"
+"#;
+
+/// Requests and bytes, read and written, of a service's container.
+fn storage(node: &Node, service: &str) -> Option<[u64; 4]> {
+    let json = node.json(["metrics"]);
+    let one = json["containers"].as_array().unwrap().iter().find(|one| one["workload"] == service).unwrap();
+    let count = |name: &str| one["storage"][name].as_u64();
+    Some([count("reads")?, count("read_bytes")?, count("writes")?, count("write_bytes")?])
+}
+
+#[test]
+fn requests_to_disks_are_counted_for_the_container_that_makes_them_and_through_its_daemons_death() {
+    let node = Node::with_busybox();
+    let app = Project::new(&node, "disk", DISK);
+    app.up();
+    let moves = |flag: &str, from: &str, to: &str| {
+        format!("dd if={from} of={to} bs=64k count=32 {flag}=direct 2>/dev/null && echo moved")
+    };
+    let wrote = moves("oflag", "/dev/zero", "/data/file");
+    if !std::path::Path::new("/sys/kernel/btf/vmlinux").exists() {
+        eprintln!("skipped: this kernel has no type information");
+        return;
+    }
+    wait_until("the program counts", || storage(&node, "idle").is_some());
+    if app.shell("busy-1", &format!("{wrote}; true")).is_empty() {
+        eprintln!("skipped: there is no disk here");
+        return;
+    }
+    let before = storage(&node, "busy").unwrap();
+    assert!(before[2] >= 32 && (32 << 16..40 << 16).contains(&before[3]), "{before:?}");
+    node::kill_and_wait(node.daemon_pid(), "KILL");
+    wait_until("the next daemon counts", || storage(&node, "idle").is_some());
+    app.shell("busy-1", &moves("iflag", "/data/file", "/dev/null"));
+    let after = storage(&node, "busy").unwrap();
+    let read = [after[0] - before[0], after[1] - before[1]];
+    assert!(read[0] >= 32 && (32 << 16..40 << 16).contains(&read[1]), "{before:?} {after:?}");
+    assert!(after[3] < 40 << 16, "{after:?}");
+    let idle = storage(&node, "idle").unwrap();
+    assert!(idle[3] < 1 << 16, "another's are not its own: {idle:?}");
+
+    let text = node.ok(["metrics", "--prometheus"]);
+    let of = |name: &str, operation: &str| {
+        let start = format!("coppice_container_storage_{name}_total{{app=\"disk\",service=\"busy\",");
+        let end = format!("operation=\"{operation}\"}} ");
+        let value = text.lines().find_map(|line| line.strip_prefix(&start)?.split_once(&end));
+        value.unwrap_or_else(|| panic!("no {name} of {operation} in\n{text}")).1.parse::<f64>().unwrap()
+    };
+    assert!(of("bytes", "write") >= (32 << 16) as f64 && of("operations", "read") >= 32.0, "{text}");
+    assert!(of("seconds", "write") > 0.0, "{text}");
+    let table = node.ok(["metrics", "disk/busy"]);
+    assert!(table.starts_with("CONTAINER") && table.lines().count() == 2, "{table}");
+
+    // Without BPF, the control groups' own counts under the same names, where they have any.
+    node.set("[network]\nbpf = false\n");
+    node::kill_and_wait(node.daemon_pid(), "KILL");
+    app.shell("busy-1", &wrote);
+    let pinned = || node.root().join("run/storage").exists();
+    wait_until("the program is taken off", || node.coppice(["status"]).code == 0 && !pinned());
+    let text = node.ok(["metrics", "--prometheus"]);
+    assert!(!text.contains("coppice_container_storage_seconds_total"), "cgroups do not count time: {text}");
+    match storage(&node, "busy") {
+        Some(counted) => assert!(counted[3] >= 32 << 16, "{counted:?}"),
+        None => assert!(!text.contains("coppice_container_storage"), "{text}"),
+    }
+}

@@ -101,7 +101,12 @@ impl StorageMeter {
 
     /// Counts no longer, and forgets.
     pub fn detach(self) -> Result<(), BpfError> {
-        bpffs::remove(&self.folder)
+        Self::remove(&self.folder)
+    }
+
+    /// [`detach`](Self::detach) of what any process left at `folder`.
+    pub fn remove(folder: &Path) -> Result<(), BpfError> {
+        bpffs::remove(folder)
     }
 }
 

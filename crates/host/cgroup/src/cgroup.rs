@@ -13,7 +13,7 @@ use crate::join::Join;
 use crate::layout::{Controller, Kind};
 use crate::limits::{CPU_PERIOD_US, CgroupLimits, cpu_quota_us, cpu_shares};
 use crate::parent::{Parent, REMOVE_WAIT, Slot, remove_dir};
-use crate::usage::{Pressure, PressureShare, Usage, field, io_sum};
+use crate::usage::{Pressure, PressureShare, Usage, blkio_sum, field, io_sum};
 use crate::{Word, file};
 
 /// v1 counts memory in pages: "no limit" reads as the largest page-aligned number, not as this or more.
@@ -43,11 +43,13 @@ pub struct Cgroup {
     id: String,
     pub(crate) usual_devices: bool,
     with_cpuset: bool,
+    /// Not of one that a version made which did not count requests to disks.
+    with_blkio: bool,
 }
 
 impl Cgroup {
-    pub(crate) fn of(parent: Parent, id: &str, usual_devices: bool, with_cpuset: bool) -> Self {
-        Self { parent, id: id.to_owned(), usual_devices, with_cpuset }
+    pub(crate) fn of(parent: Parent, id: &str, usual_devices: bool, with_cpuset: bool, with_blkio: bool) -> Self {
+        Self { parent, id: id.to_owned(), usual_devices, with_cpuset, with_blkio }
     }
 
     pub fn id(&self) -> &str {
@@ -56,8 +58,9 @@ impl Cgroup {
 
     /// The hierarchies this cgroup is in.
     pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
-        let with_cpuset = self.with_cpuset;
-        self.parent.inner.slots.iter().filter(move |s| with_cpuset || s.controllers != [Controller::Cpuset])
+        let without = [(self.with_cpuset, Controller::Cpuset), (self.with_blkio, Controller::Blkio)];
+        let is_without = move |slot: &Slot| without.iter().any(|(with, of)| !with && slot.controllers == [*of]);
+        self.parent.inner.slots.iter().filter(move |slot| !is_without(slot))
     }
 
     fn slot(&self, controller: Controller) -> Option<&Slot> {
@@ -349,6 +352,8 @@ impl Cgroup {
         if let Ok(io) = self.read(slot, "io.stat") {
             usage.io_read_bytes = Some(io_sum(&io, "rbytes"));
             usage.io_write_bytes = Some(io_sum(&io, "wbytes"));
+            usage.io_reads = Some(io_sum(&io, "rios"));
+            usage.io_writes = Some(io_sum(&io, "wios"));
         }
         Ok(usage)
     }
@@ -375,7 +380,30 @@ impl Cgroup {
         if let Some(slot) = self.slot(Controller::Pids) {
             usage.pids = self.number(slot, "pids.current");
         }
+        if let Some(slot) = self.slot(Controller::Blkio) {
+            // Linux 6.10 and later count in the first of these only where some limit was set, and in the second only
+            // where the disk's scheduler is BFQ.
+            for counter in ["throttle", "bfq"] {
+                let sum = |what: &str, kind: &str| {
+                    blkio_sum(&self.read(slot, &format!("blkio.{counter}.{what}_recursive")).ok()?, kind)
+                };
+                let of = |what: &str| (sum(what, "Read"), sum(what, "Write"));
+                (usage.io_read_bytes, usage.io_write_bytes) = of("io_service_bytes");
+                (usage.io_reads, usage.io_writes) = of("io_serviced");
+                if usage.io_reads.is_some() {
+                    break;
+                }
+            }
+        }
         Ok(usage)
+    }
+
+    /// What the kernel bills requests to disks to, as programs of BPF know it: the number of the folder whose
+    /// controller counts them. `None` where no controller does.
+    pub fn storage_group(&self) -> Option<u64> {
+        let slot = self.slot(Controller::Blkio)?;
+        let of = rustix::fs::statat(self.base(slot), self.id.as_str(), rustix::fs::AtFlags::empty()).ok()?;
+        Some(of.st_ino)
     }
 
     /// A file of one number; `None` for `max`, or where the kernel has no such file.

@@ -106,7 +106,10 @@ fn is_kernel_file(name: &str) -> bool {
         || name == "notify_on_release"
         || name == "release_agent"
         || first.is_some_and(|f| {
-            matches!(f, "cgroup" | "cpu" | "cpuacct" | "memory" | "pids" | "devices" | "freezer" | "cpuset" | "io")
+            matches!(
+                f,
+                "cgroup" | "cpu" | "cpuacct" | "memory" | "pids" | "devices" | "freezer" | "cpuset" | "io" | "blkio"
+            )
         })
 }
 
@@ -157,6 +160,9 @@ fn slot_in(
                     path.display()
                 )));
             }
+        }
+        if has("io") {
+            controllers.push(Controller::Blkio);
         }
         // Always there: cpu.stat, and device programs by bpf(2).
         controllers.extend([Controller::Cpuacct, Controller::Devices, Controller::Freezer]);

@@ -14,6 +14,7 @@ pub enum Controller {
     Devices,
     Freezer,
     Cpuset,
+    Blkio,
     Unified,
 }
 
@@ -27,6 +28,7 @@ impl Controller {
             "devices" => Self::Devices,
             "freezer" => Self::Freezer,
             "cpuset" => Self::Cpuset,
+            "blkio" => Self::Blkio,
             _ => return None,
         })
     }
@@ -41,6 +43,7 @@ impl Controller {
             Self::Devices => "devices",
             Self::Freezer => "freezer",
             Self::Cpuset => "cpuset",
+            Self::Blkio => "blkio",
             Self::Unified => "unified",
         }
     }

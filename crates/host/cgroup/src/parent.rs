@@ -108,7 +108,7 @@ impl Parent {
         with_cpuset: bool,
     ) -> Result<(Cgroup, Vec<Word>), CgroupError> {
         check_name(id)?;
-        let cgroup = Cgroup::of(self.clone(), id, devices.are_usual(), with_cpuset);
+        let cgroup = Cgroup::of(self.clone(), id, devices.are_usual(), with_cpuset, true);
         let mut words = Vec::new();
         for (made, slot) in cgroup.slots().enumerate() {
             let base = slot.base(cgroup.usual_devices);
@@ -197,7 +197,8 @@ impl Parent {
         }
         let usual_devices = !slots.iter().any(|s| s.usual_devices.is_some() && exists(&s.dir));
         let with_cpuset = slots.iter().any(|s| s.is_cpuset_v1() && exists(&s.dir));
-        Ok(Cgroup::of(self.clone(), id, usual_devices, with_cpuset))
+        let with_blkio = slots.iter().any(|s| s.controllers == [Controller::Blkio] && exists(&s.dir));
+        Ok(Cgroup::of(self.clone(), id, usual_devices, with_cpuset, with_blkio))
     }
 
     /// Ids of the cgroups that exist, sorted; after a crash some may exist in a part of the hierarchies only.

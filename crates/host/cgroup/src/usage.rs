@@ -18,6 +18,8 @@ pub struct Usage {
     pub pids: Option<u64>,
     pub io_read_bytes: Option<u64>,
     pub io_write_bytes: Option<u64>,
+    pub io_reads: Option<u64>,
+    pub io_writes: Option<u64>,
     /// Processes killed because the memory limit was reached.
     pub oom_kills: Option<u64>,
 }
@@ -80,6 +82,17 @@ pub(crate) fn io_sum(text: &str, key: &str) -> u64 {
         .fold(0, u64::saturating_add)
 }
 
+/// The sum over all devices of one kind of request in a file of v1's `blkio`, of lines `8:0 Read 4096`; `None` where no
+/// device is counted, which may be for want of a counter.
+pub(crate) fn blkio_sum(text: &str, kind: &str) -> Option<u64> {
+    let counts = text.lines().filter_map(|line| {
+        let mut words = line.split(' ');
+        let (_device, of, count) = (words.next()?, words.next()?, words.next()?);
+        (of == kind).then(|| count.parse::<u64>().ok())?
+    });
+    counts.reduce(u64::saturating_add)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +120,14 @@ mod tests {
         let text = "8:0 rbytes=10 wbytes=1 rios=2\n8:16 rbytes=5 wbytes=2\n";
         assert_eq!(io_sum(text, "rbytes"), 15);
         assert_eq!(io_sum(text, "wbytes"), 3);
+    }
+
+    #[test]
+    fn v1_counts_are_summed_over_devices_and_none_are_no_zero() {
+        let text = "8:0 Read 10\n8:0 Write 4\n8:0 Total 14\n8:16 Read 5\n8:16 Total 5\nTotal 19\n";
+        assert_eq!(blkio_sum(text, "Read"), Some(15));
+        assert_eq!(blkio_sum(text, "Write"), Some(4));
+        assert_eq!(blkio_sum("Total 0\n", "Read"), None);
+        assert_eq!(blkio_sum("8:0 Read x\n\n8:0", "Read"), None);
     }
 }

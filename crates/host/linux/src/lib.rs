@@ -13,6 +13,7 @@
 mod capability;
 mod datagrams;
 mod error;
+mod heap;
 mod id;
 mod mount;
 mod namespace;
@@ -25,6 +26,7 @@ mod tree;
 pub use capability::{clear_ambient, drop_bounding, last_capability, set_capabilities};
 pub use datagrams::Datagrams;
 pub use error::{SyscallError, SyscallResult};
+pub use heap::return_free_memory;
 pub use id::{set_gid, set_groups, set_uid};
 pub use mount::{
     Attributes, FilesystemContext, attach, attach_in, clone_mount, clone_tree, detach, idmap, pivot_into,

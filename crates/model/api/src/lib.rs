@@ -36,7 +36,7 @@ pub use image::{
 };
 pub use metrics::{
     BackendMetrics, BreakerState, Bucket, CertificateMetrics, ContainerMetrics, DeniedMetrics, DnsMetrics, Histogram,
-    Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
+    Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics, StorageMetrics,
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};
 pub use policy::{PolicyRuleRequest, PolicyRuleSummary, PolicySource};

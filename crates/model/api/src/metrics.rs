@@ -84,6 +84,21 @@ pub struct ContainerMetrics {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+    /// While it runs, where the machine counts it.
+    pub storage: Option<StorageMetrics>,
+}
+
+/// Requests to disks since a container's start. What the page cache writes back later is the container's only where
+/// control groups are of version 2.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StorageMetrics {
+    pub read_bytes: u64,
+    pub reads: u64,
+    /// How long they took in all, waiting included; only where BPF counts.
+    pub read_usec: Option<u64>,
+    pub write_bytes: u64,
+    pub writes: u64,
+    pub write_usec: Option<u64>,
 pub struct ProxyMetrics {
     /// Open client connections.
     pub connections: u64,

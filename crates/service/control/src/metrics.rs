@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 use coppice_api::{
     BackendMetrics, BreakerState, ContainerMetrics, ContainerState, DeniedMetrics, DnsMetrics, HealthState, Histogram,
-    Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
+    Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics, StorageMetrics,
 };
 use coppice_base::Timestamp;
 
@@ -67,6 +67,7 @@ fn containers(text: &mut Text, all: &[ContainerMetrics]) {
     text.counter("coppice_container_cpu_seconds_total", "CPU time that a running container has used.", cpu);
     let memory = all.iter().filter_map(|one| Some((labels(one), one.memory_bytes?)));
     text.gauge("coppice_container_memory_bytes", "Memory that a running container uses, caches included.", memory);
+    storage(text, all, labels);
     let restarts = all.iter().map(|one| (labels(one), one.restarts));
     text.counter("coppice_container_restarts_total", "Restarts of a container that nobody asked for.", restarts);
     let states =
@@ -76,6 +77,29 @@ fn containers(text: &mut Text, all: &[ContainerMetrics]) {
         .filter(|one| one.health != HealthState::None)
         .flat_map(|one| states.map(|(word, state)| (and(labels(one), "state", word), u64::from(one.health == state))));
     text.gauge("coppice_container_health", "1 for the state that a container's health check finds it in.", health);
+}
+
+/// Requests to disks, by what they ask for.
+fn storage(text: &mut Text, all: &[ContainerMetrics], labels: impl Fn(&ContainerMetrics) -> Labels) {
+    let each = |of: fn(&StorageMetrics) -> [Option<u64>; 2]| {
+        let samples = all.iter().filter_map(|one| Some((one, of(one.storage.as_ref()?))));
+        let samples = samples.flat_map(|(one, counts)| {
+            let of = |(word, count): (_, Option<u64>)| Some((and(labels(one), "operation", word), count?));
+            ["read", "write"].into_iter().zip(counts).filter_map(of).collect::<Vec<_>>()
+        });
+        samples.collect::<Vec<_>>()
+    };
+    let bytes = each(|of| [Some(of.read_bytes), Some(of.write_bytes)]);
+    text.counter(
+        "coppice_container_storage_bytes_total",
+        "Bytes that a running container moved from and to disks.",
+        bytes,
+    );
+    let operations = each(|of| [Some(of.reads), Some(of.writes)]);
+    text.counter("coppice_container_storage_operations_total", "Requests to disks of a running container.", operations);
+    let seconds = each(|of| [of.read_usec, of.write_usec]);
+    let seconds = seconds.into_iter().map(|(labels, usec)| (labels, Value::Seconds(usec)));
+    text.counter("coppice_container_storage_seconds_total", "Time those requests took, waiting included.", seconds);
 }
 
 fn of_proxy(text: &mut Text, proxy: &ProxyMetrics) {

@@ -35,6 +35,7 @@ use crate::prepare::{self, Given};
 use crate::root::{RECORD, Root, replace_file};
 use crate::settings::Settings;
 use crate::signal::KILL;
+use crate::storage::Storage;
 use crate::table::{AD_HOC_RANGES, Table};
 use crate::traffic::Traffic;
 use crate::volume;
@@ -77,6 +78,7 @@ pub(crate) struct Containers {
     pub(crate) table: Table,
     directories: Arc<Directories>,
     pub(crate) policies: Policies,
+    pub(crate) storage: Arc<Storage>,
     /// Manifest digests that the kept releases of the apps name.
     pub(crate) release_images: Mutex<BTreeSet<String>>,
     launcher: RwLock<Launcher>,
@@ -98,6 +100,7 @@ impl Containers {
             .map_err(|source| NodeError::disk("cannot make the directories of containers".to_owned(), source))?;
         let traffic = Traffic::new(&settings, &root, clock.clone());
         Ok(Self {
+            storage: Storage::new(root.run().join("storage"), settings.network.bpf),
             root,
             settings,
             traffic,
@@ -144,6 +147,7 @@ impl Containers {
 
     /// Takes the directories of the node away from every hierarchy (the node stops with all its containers).
     pub(crate) fn remove_cgroups(&self) {
+        self.storage.remove();
         let name = self.root.cgroup();
         let removed =
             Hierarchy::detect().and_then(|hierarchy| hierarchy.parent(&name)).and_then(|parent| parent.remove());
@@ -314,6 +318,7 @@ impl Containers {
             record.phase = Phase::Running { pid: started.pid, started_at: started.at, paused: false };
         });
         self.tell(container, "start", String::new());
+        self.storage.begin();
         self.directories.make_spares_when_quiet();
         Ok(())
     }
@@ -719,6 +724,7 @@ impl Containers {
         match status {
             Some(ContainerStatus { exit: Some(exit), .. }) => self.on_exit(&id, exit, self.is_lost(&exit)).await,
             Some(_) => {
+                self.storage.begin();
                 if let (true, (ports, Some(address))) = (ad_hoc && !ports.0.is_empty(), ports)
                     && let Err(error) = self
                         .network

@@ -44,6 +44,7 @@ mod settings;
 mod signal;
 mod stats;
 mod supervisor;
+mod storage;
 mod table;
 mod traffic;
 mod view;

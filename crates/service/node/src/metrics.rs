@@ -18,13 +18,15 @@ use crate::containers::Containers;
 
 /// Everything, now. Blocking: reads the cgroup of each container that runs.
 pub(crate) fn read(containers: &Containers, agent: &Agent, adhoc: &AdHoc, started_at: Timestamp) -> Metrics {
+use crate::storage::Counts;
     let restarts = |container: &Container| match &container.owner {
         Owner::AdHoc => adhoc.restarts(container),
         Owner::App { app, instance, .. } => agent.get(app.as_str()).map_or(0, |app| app.restarts(instance)),
     };
     let mut each: Vec<ContainerMetrics> =
-        containers.table.all().iter().map(|one| container(containers, one, restarts(one))).collect();
+        containers.table.all().iter().map(|one| container(containers, one, restarts(one), &storage)).collect();
     each.sort_by(|a, b| a.name.cmp(&b.name));
+    let storage = containers.storage.read();
     let (traffic, names) = containers.traffic.metrics();
     let of_proxy = traffic.as_ref().map(proxy);
     let MetricsSnapshot { routes, mut backends, .. } = traffic.unwrap_or_default();
@@ -99,7 +101,7 @@ fn denied(containers: &Containers) -> Vec<DeniedMetrics> {
     denied
 }
 
-fn container(containers: &Containers, container: &Container, restarts: u32) -> ContainerMetrics {
+fn container(containers: &Containers, container: &Container, restarts: u32, storage: &Counts) -> ContainerMetrics {
     let phase = container.phase();
     let (app, workload) = match &container.owner {
         Owner::AdHoc => (None, None),
@@ -107,7 +109,7 @@ fn container(containers: &Containers, container: &Container, restarts: u32) -> C
     };
     // One that ends meanwhile has no usage any more.
     let cgroup = phase.is_running().then(|| containers.cgroup(&container.id).ok()).flatten();
-    let usage = cgroup.and_then(|cgroup| cgroup.usage().ok());
+    let usage = cgroup.as_ref().and_then(|cgroup| cgroup.usage().ok());
     ContainerMetrics {
         name: container.name.clone(),
         app,
@@ -130,6 +132,7 @@ fn proxy(snapshot: &MetricsSnapshot) -> ProxyMetrics {
         bad_requests: snapshot.bad_requests,
         unrouted: snapshot.unrouted,
         log_lines_dropped: snapshot.log_lines_dropped,
+        storage: cgroup.zip(usage).and_then(|(cgroup, usage)| storage.of(&cgroup, &usage)),
     }
 }
 

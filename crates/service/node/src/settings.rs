@@ -56,7 +56,7 @@ pub struct NetworkSettings {
     /// The bridge's IPv4 subnet, e.g. `10.88.0.0/16`; else the first free one.
     pub subnet: Option<String>,
     /// Use BPF where the kernel has it: connections between services are balanced before its stack, and counted by pair.
-    /// Without, nftables does the same.
+    /// Without, nftables does the same. Requests to disks are counted with it too, else by control groups.
     pub bpf: bool,
 }
 

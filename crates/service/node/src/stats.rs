@@ -16,6 +16,7 @@ const TICKS_PER_SECOND: u64 = 100;
 pub(crate) fn stats(containers: &Containers, container: &Container) -> Result<Stats, NodeError> {
     let cgroup = containers.cgroup(&container.id)?;
     let usage = cgroup.usage()?;
+    let storage = containers.storage.read().of(&cgroup, &usage).unwrap_or_default();
     let pressure = cgroup.pressure().ok();
     let (receive, send) = container.phase().pid().and_then(network_bytes).unwrap_or_default();
     Ok(Stats {
@@ -28,8 +29,8 @@ pub(crate) fn stats(containers: &Containers, container: &Container) -> Result<St
         memory_peak_bytes: usage.memory_peak_bytes.unwrap_or_default(),
         memory_limit_bytes: usage.memory_limit_bytes,
         pids: u32::try_from(usage.pids.unwrap_or_default()).unwrap_or(u32::MAX),
-        io_read_bytes: usage.io_read_bytes.unwrap_or_default(),
-        io_write_bytes: usage.io_write_bytes.unwrap_or_default(),
+        io_read_bytes: storage.read_bytes,
+        io_write_bytes: storage.write_bytes,
         network_receive_bytes: receive,
         network_send_bytes: send,
         oom_kills: usage.oom_kills.unwrap_or_default(),

@@ -111,6 +111,14 @@ fn full() -> Metrics {
         restarts: 2,
         cpu_usec: Some(1_500_000),
         memory_bytes: Some(4096),
+        storage: Some(StorageMetrics {
+            read_bytes: 8192,
+            reads: 2,
+            read_usec: Some(1500),
+            write_bytes: 512,
+            writes: 1,
+            write_usec: Some(0),
+        }),
     };
     let adhoc = ContainerMetrics {
         name: "odd \"one\"\\\n".to_owned(),
@@ -121,6 +129,7 @@ fn full() -> Metrics {
         restarts: 0,
         cpu_usec: None,
         memory_bytes: None,
+        storage: None,
     };
     Metrics {
         at: Timestamp(5000),

@@ -74,7 +74,11 @@ impl FastPath {
                 drop(state);
                 let (path, bridge) = (self.clone(), bridge.clone());
                 let thread = std::thread::Builder::new().name("fast path".into());
-                if let Err(error) = thread.spawn(move || path.load(&bridge)) {
+                let load = move || {
+                    path.load(&bridge);
+                    coppice_linux::return_free_memory();
+                };
+                if let Err(error) = thread.spawn(load) {
                     tracing::warn!(%error, "the network goes without its fast path");
                     *self.state() = State::Off;
                 }

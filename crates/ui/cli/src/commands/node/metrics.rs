@@ -59,7 +59,7 @@ pub(crate) async fn run(settings: &Settings, args: MetricsArgs) -> CommandResult
     }
 }
 
-/// Who spoke to whom, and between whom the policy dropped something.
+/// Who spoke to whom, and between whom the policy dropped packets or refused requests.
 fn pairs(metrics: &Metrics) -> String {
     let mut rows: BTreeMap<(&str, &str), [u64; 4]> = BTreeMap::new();
     for pair in &metrics.pairs {
@@ -70,7 +70,8 @@ fn pairs(metrics: &Metrics) -> String {
         ]);
     }
     for denied in &metrics.denied {
-        rows.entry((denied.from.as_deref().unwrap_or("other"), &denied.to)).or_default()[3] = denied.packets;
+        rows.entry((denied.from.as_deref().unwrap_or("other"), &denied.to)).or_default()[3] =
+            denied.packets + denied.requests;
     }
     let mut table = Table::new(&["FROM", "TO", "CONNECTIONS", "PACKETS", "BYTES", "DENIED"]);
     for ((from, to), [connections, packets, bytes, denied]) in rows {
@@ -109,7 +110,12 @@ fn only(metrics: &mut Metrics, service: &str) -> Result<(), CommandError> {
 
 fn text(before: &Metrics, now: &Metrics) -> String {
     let peers = now.peer_tls.as_ref().filter(|peers| !peers.services.is_empty());
-    let parts = [now.proxy.as_ref().map(|proxy| traffic(before, now, proxy)), peers.map(encrypted)];
+    let has_storage = now.containers.iter().any(|one| one.storage.is_some());
+    let parts = [
+        now.proxy.as_ref().map(|proxy| traffic(before, now, proxy)),
+        peers.map(encrypted),
+        has_storage.then(|| storage(before, now)),
+    ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() {
         return "no app has routes yet: there is nothing to show\n".to_owned();
@@ -130,6 +136,27 @@ fn encrypted(peers: &PeerTlsMetrics) -> String {
             one.refused.to_string(),
             one.warned.to_string(),
             one.certificate_ends_at.map_or_else(|| "-".to_owned(), moment),
+        ]);
+    }
+    table.render()
+}
+
+/// Requests to disks.
+fn storage(before: &Metrics, now: &Metrics) -> String {
+    let seconds = now.at.since(before.at).as_secs_f64();
+    let mut table = Table::new(&["CONTAINER", "READ", "READS", "READS/S", "WRITTEN", "WRITES", "WRITES/S"]);
+    for one in &now.containers {
+        let Some(of) = &one.storage else { continue };
+        let earlier = before.containers.iter().find(|earlier| earlier.name == one.name);
+        let earlier = earlier.and_then(|earlier| earlier.storage.as_ref());
+        table.row(vec![
+            one.name.clone(),
+            Bytes(of.read_bytes).to_string(),
+            of.reads.to_string(),
+            rate(earlier.map(|earlier| earlier.reads), of.reads, seconds),
+            Bytes(of.write_bytes).to_string(),
+            of.writes.to_string(),
+            rate(earlier.map(|earlier| earlier.writes), of.writes, seconds),
         ]);
     }
     table.render()
