@@ -2,8 +2,8 @@
 //!
 //! A Unix stream socket, mode 0600, peers checked by credentials (same uid, or root). Each message is a frame:
 //! a little-endian `u32` length, then that many bytes of JSON, at most [`FRAME_MAX`]. A request that passes an
-//! fd ([`Request::Start`], [`Request::Exec`], [`Request::Attach`]) sends it as SCM_RIGHTS with the frame's first
-//! byte. Every request carries the client's `seq`; its reply carries it back; replies come in any order.
+//! fd ([`Request::Start`], [`Request::Exec`], [`Request::Attach`], [`Request::Keep`], [`Request::Kept`]) sends it as
+//! SCM_RIGHTS with the frame's first byte. Every request carries the client's `seq`; its reply carries it back; replies come in any order.
 //! Events go to every connection that asked for them.
 //!
 //! An attach fd is one end of a stream socketpair that carries [`StreamKind`] frames: `u8` kind, little-endian
@@ -21,6 +21,11 @@ pub const PROTOCOL: u32 = 1;
 
 /// Longest frame: a container config with the largest environment exec(2) takes fits several times.
 pub const FRAME_MAX: u32 = 16 << 20;
+
+/// Fds that are held under one name.
+pub const KEPT_MAX: u32 = 32;
+/// Names under which fds are held.
+pub const KEPT_NAMES_MAX: usize = 8;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Call {
@@ -50,6 +55,13 @@ pub enum Request {
     List,
     /// The daemon has taken note of a container's end: drop its record. Refused while it runs. → `Done`.
     Forget { id: ContainerId },
+    /// Hold these `fds` (so many are passed, at most [`KEPT_MAX`]) under `name`, in the place of those it had; none: let go
+    /// of them. They are held over the daemon's end and an upgrade, not over a shutdown. → `Done` or `Error`. Only for a
+    /// launcher whose [`Reply::Hello`] says that it `keeps`.
+    Keep { name: String, fds: u32 },
+    /// Passes one end of a stream socketpair, through which the fds held under `name` come with one byte, in the order
+    /// they were given in; nothing comes when there are none. They are held on. → `Done` or `Error`. As above.
+    Kept { name: String },
     /// Re-execute the binary at this path, keeping process id, children, open files and records. → `Done`, then the
     /// connection closes; connect again.
     Upgrade { binary: std::path::PathBuf },
@@ -72,6 +84,9 @@ pub enum Reply {
         pid: u32,
         version: String,
         since: Timestamp,
+        /// Knows [`Request::Keep`] and [`Request::Kept`]: a launcher from before them ends the connection of who asks.
+        #[serde(default)]
+        keeps: bool,
     },
     /// `pid`: the process's id on the host. `words`: limits and settings that could not be had, in sentences.
     Started {

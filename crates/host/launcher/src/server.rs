@@ -29,6 +29,7 @@ use crate::upgrade::{self, Saved, SavedContainer};
 
 mod delayed;
 mod ending;
+mod keeping;
 mod resuming;
 mod starting;
 mod streams;
@@ -93,6 +94,8 @@ pub(crate) struct Server {
     lists: Vec<(u64, u64, Vec<u64>)>,
     /// An upgrade that waits until no start is under way: who asked, and the binary.
     upgrade: Option<(u64, u64, PathBuf)>,
+    /// What is held for the next daemon, by name.
+    kept: BTreeMap<String, Vec<OwnedFd>>,
     own_uid: u32,
     shutdown: bool,
 }
@@ -125,6 +128,7 @@ impl Server {
             attachers: HashMap::new(),
             lists: Vec::new(),
             upgrade: None,
+            kept: BTreeMap::new(),
             own_uid: rustix::process::getuid().as_raw(),
             shutdown: false,
         }
@@ -290,6 +294,8 @@ impl Server {
                 return;
             }
             Request::Forget { id } => self.forget(&id),
+            Request::Keep { name, fds } => self.keep(connection, name, fds),
+            Request::Kept { name } => self.hand_out(connection, &name),
             Request::Upgrade { binary } => {
                 self.upgrade = Some((connection, seq, binary));
                 return;
@@ -308,7 +314,7 @@ impl Server {
             connection.events = events;
         }
         let version = crate::VERSION.to_owned();
-        Ok(Reply::Hello { protocol: PROTOCOL, pid: std::process::id(), version, since: self.since })
+        Ok(Reply::Hello { protocol: PROTOCOL, pid: std::process::id(), version, since: self.since, keeps: true })
     }
 
     fn answer_lists(&mut self) {

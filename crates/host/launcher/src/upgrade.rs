@@ -4,6 +4,7 @@
 //! what was read and not yet written. Nothing is closed in between, so no output is lost, and exits wait in their
 //! pidfds. The new binary is tried first in a child; one that cannot start is refused while the old one still runs.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -22,6 +23,9 @@ use crate::protocol::Exit;
 
 /// Names the fd of the memory file to the new program.
 const STATE: &str = "COPPICE_LAUNCHER_STATE";
+/// Said by a program in its trial that takes over what is held for a daemon. One from before that would leave it open,
+/// in every container it starts.
+const KEEPS: &str = "keeps";
 /// Asks the program only whether it can start.
 const TRIAL: &str = "COPPICE_LAUNCHER_TRIAL";
 
@@ -38,6 +42,9 @@ pub(crate) struct Saved {
     pub processes: Vec<SavedProcess>,
     pub lingering: Vec<SavedPeer>,
     pub cleaners: Vec<RawFd>,
+    /// What is held for the next daemon.
+    #[serde(default)]
+    pub kept: BTreeMap<String, Vec<RawFd>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,6 +107,7 @@ impl Saved {
     fn fds(&self) -> Vec<RawFd> {
         let mut fds = vec![self.lock, self.listener, self.asker];
         fds.extend(&self.cleaners);
+        fds.extend(self.kept.values().flatten());
         fds.extend(self.containers.iter().filter_map(|c| c.root));
         fds.extend(self.lingering.iter().map(|peer| peer.fd));
         for process in &self.processes {
@@ -113,9 +121,13 @@ impl Saved {
     }
 }
 
-/// Is this start only a trial of the binary?
+/// Is this start only a trial of the binary? Then it has said what it can.
 pub(crate) fn is_trial() -> bool {
-    std::env::var_os(TRIAL).is_some()
+    let is_trial = std::env::var_os(TRIAL).is_some();
+    if is_trial {
+        println!("{KEEPS}");
+    }
+    is_trial
 }
 
 /// The state an earlier program left, if this one continues it.
@@ -137,7 +149,7 @@ pub(crate) fn adopt(fd: RawFd) -> OwnedFd {
 }
 
 /// Continues as `binary`. Returns only if that was not possible; everything is then as before.
-pub(crate) fn execute(binary: &Path, saved: &Saved) -> String {
+pub(crate) fn execute(binary: &Path, saved: &mut Saved) -> String {
     let own: Vec<_> = std::env::args_os().collect();
     let anew = || {
         let mut command = Command::new(binary);
@@ -145,10 +157,16 @@ pub(crate) fn execute(binary: &Path, saved: &Saved) -> String {
         command.args(own.iter().skip(1)).env_remove(crate::shield::MOUNT);
         command
     };
-    let tried = anew().env(TRIAL, "1").stdin(Stdio::null()).status();
+    let tried = anew().env(TRIAL, "1").stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     match tried {
-        Ok(status) if status.success() => {}
-        Ok(status) => return format!("{} does not start ({status}); the launcher is as it was", binary.display()),
+        Ok(tried) if tried.status.success() => {
+            if !String::from_utf8_lossy(&tried.stdout).lines().any(|line| line == KEEPS) {
+                saved.kept.clear();
+            }
+        }
+        Ok(tried) => {
+            return format!("{} does not start ({}); the launcher is as it was", binary.display(), tried.status);
+        }
         Err(e) => return format!("{} cannot be executed ({e}); the launcher is as it was", binary.display()),
     }
     let memory = match write_state(saved) {

@@ -32,8 +32,8 @@ impl Server {
             }
         }
         let Some(asker) = self.connections.get(&connection).map(|c| c.socket().as_raw_fd()) else { return };
-        let saved = self.save(lock, asker, seq);
-        let why = upgrade::execute(binary, &saved);
+        let mut saved = self.save(lock, asker, seq);
+        let why = upgrade::execute(binary, &mut saved);
         self.say(connection, &Message::Reply { seq, reply: Reply::Error { error: LaunchError::Refused(why) } });
     }
 
@@ -60,6 +60,11 @@ impl Server {
             processes: self.processes.iter().map(|(key, process)| process.save(*key)).collect(),
             lingering: self.lingering.iter().map(|(id, (peer, _))| peer.save(*id)).collect(),
             cleaners: self.cleaners.values().map(|cleaner| cleaner.pidfd.as_raw_fd()).collect(),
+            kept: self
+                .kept
+                .iter()
+                .map(|(name, fds)| (name.clone(), fds.iter().map(AsRawFd::as_raw_fd).collect()))
+                .collect(),
         }
     }
 
@@ -95,6 +100,8 @@ impl Server {
         for pidfd in saved.cleaners {
             self.watch_cleaner(Cleaner { pidfd: upgrade::adopt(pidfd), cgroups: None });
         }
+        let adopt = |fds: Vec<RawFd>| fds.into_iter().map(upgrade::adopt).collect();
+        self.kept = saved.kept.into_iter().map(|(name, fds)| (name, adopt(fds))).collect();
         let mut asker = Connection::new(upgrade::adopt(saved.asker));
         // The daemon waits for this word and then connects anew; if it is gone, it will come back anyway.
         asker.say(&Message::Reply { seq: saved.seq, reply: Reply::Done });

@@ -60,7 +60,7 @@ impl Server {
 
     pub(super) fn attach_fd(&mut self, connection: u64) -> Result<OwnedFd, LaunchError> {
         let fd = self.connections.get_mut(&connection).and_then(Connection::take_fd);
-        fd.ok_or_else(|| LaunchError::Refused("no attach fd came with the request".to_owned()))
+        fd.ok_or_else(|| LaunchError::Refused("no fd came with the request".to_owned()))
     }
 
     pub(super) fn attach(&mut self, connection: u64, id: &ContainerId) -> Result<Reply, LaunchError> {

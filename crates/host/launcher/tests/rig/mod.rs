@@ -1,7 +1,7 @@
 //! What the launcher's tests share: a busybox root, a launcher of their own, and a client of its socket.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -212,12 +212,16 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn send(&mut self, request: Request, fd: Option<OwnedFd>) -> u64 {
+        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
+        self.send_fds(request, &fds)
+    }
+
+    fn send_fds(&mut self, request: Request, fds: &[BorrowedFd<'_>]) -> u64 {
         self.seq += 1;
         let body = serde_json::to_vec(&Call { seq: self.seq, request }).expect("json");
         let mut frame = (body.len() as u32).to_le_bytes().to_vec();
         frame.extend(body);
-        let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
-        let sent = coppice_linux::send(&self.stream, &frame, &fds, rustix::net::SendFlags::empty()).expect("send");
+        let sent = coppice_linux::send(&self.stream, &frame, fds, rustix::net::SendFlags::empty()).expect("send");
         self.stream.write_all(&frame[sent..]).expect("send");
         self.seq
     }
@@ -241,6 +245,26 @@ impl Daemon {
 
     pub fn ask_with(&mut self, request: Request, fd: Option<OwnedFd>) -> Reply {
         let seq = self.send(request, fd);
+        self.reply(seq)
+    }
+
+    /// Has the launcher hold `fds`, as if they were `count`.
+    pub fn keep(&mut self, name: &str, fds: &[BorrowedFd<'_>], count: usize) -> Reply {
+        let seq = self.send_fds(Request::Keep { name: name.to_owned(), fds: count as u32 }, fds);
+        self.reply(seq)
+    }
+
+    /// What the launcher holds under `name`.
+    pub fn kept(&mut self, name: &str) -> Vec<OwnedFd> {
+        let (ours, theirs) = UnixStream::pair().expect("socketpair");
+        let reply = self.ask_with(Request::Kept { name: name.to_owned() }, Some(theirs.into()));
+        assert!(matches!(reply, Reply::Done), "{reply:?}");
+        let mut fds = Vec::new();
+        coppice_linux::receive(&ours, &mut [0; 1], &mut fds, rustix::net::RecvFlags::empty()).expect("receive");
+        fds
+    }
+
+    fn reply(&mut self, seq: u64) -> Reply {
         loop {
             match self.read() {
                 Message::Reply { seq: of, reply } if of == seq => return reply,
