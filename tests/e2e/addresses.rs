@@ -178,3 +178,88 @@ fn a_node_that_stops_leaves_no_rule_link_or_address() {
     assert_eq!(ip(&node, "-br link").lines().filter(|line| !line.starts_with("lo")).count(), 0);
     assert_eq!(ip(&node, "neigh show nud permanent").trim(), "");
 }
+
+/// A service whose traffic goes before others', one whose can wait, and one of the usual kind.
+const CLASSES: &str = r#"
+[service.fast]
+image = "box"
+command = ["sleep", "1000"]
+stop_signal = "KILL"
+network_priority = "high"
+
+[service.slow]
+image = "box"
+command = ["sleep", "1000"]
+stop_signal = "KILL"
+network_priority = "low"
+
+[service.plain]
+image = "box"
+command = ["sleep", "1000"]
+stop_signal = "KILL"
+"#;
+
+/// Counts what leaves by a link that leads nowhere, by the kernel's priority and the mark in the header.
+const WATCH: &str = r#"
+ip link add near type veth peer name far && ip link set near up && ip link set far up
+ip address add 192.0.2.1/24 dev near && ip address add 2001:db8::1/64 dev near nodad
+for nobody in 192.0.2.2 2001:db8::2; do
+  ip neighbour add $nobody lladdr 02:00:00:00:00:02 dev near nud permanent
+done
+nft -f - <<END
+table inet watch {
+  chain out {
+    type filter hook postrouting priority 300;
+    oifname near ip daddr 192.0.2.2 meta priority 0:6 ip dscp 4 counter comment "high"
+    oifname near ip6 daddr 2001:db8::2 meta priority 0:6 ip6 dscp 4 counter comment "high"
+    oifname near ip daddr 192.0.2.2 meta priority 0:2 ip dscp 2 counter comment "low"
+    oifname near ip6 daddr 2001:db8::2 meta priority 0:2 ip6 dscp 2 counter comment "low"
+    oifname near ip daddr 192.0.2.2 meta priority none ip dscp 0 counter comment "usual"
+    oifname near ip6 daddr 2001:db8::2 meta priority none ip6 dscp 0 counter comment "usual"
+  }
+}
+END
+"#;
+
+/// Which counters have gone up, of IPv4 and IPv6, when an instance calls whom nobody is.
+fn class(node: &Node, app: &Project<'_>, instance: &str) -> Vec<String> {
+    let counts = || {
+        let mut nft = node.inside("nft");
+        nft.args(["list", "chain", "inet", "watch", "out"]);
+        let list = Output::of(nft).succeeded().stdout;
+        let counts = list.lines().filter_map(|line| {
+            let (_, counted) = line.split_once("counter packets ")?;
+            let (packets, _) = counted.split_once(' ')?;
+            Some((packets.parse::<u64>().unwrap(), counted.split('"').nth(1)?.to_owned()))
+        });
+        counts.collect::<Vec<_>>()
+    };
+    let before = counts();
+    let call = "for to in 192.0.2.2 2001:db8::2; do nc -w 1 $to 9 < /dev/null > /dev/null 2>&1 & done";
+    app.shell(instance, call);
+    wait_for("both calls have left", || {
+        let after = counts();
+        let more = before.iter().zip(&after).filter(|(before, after)| after.0 > before.0);
+        let classes: Vec<String> = more.map(|(_, (_, class))| class.clone()).collect();
+        (classes.len() >= 2).then_some(classes)
+    })
+}
+
+#[test]
+fn what_a_service_sends_beyond_the_machine_waits_in_the_class_its_manifest_says() {
+    for settings in ["", "[network]\nbpf = false\n"] {
+        let node = Node::with_settings(settings);
+        node.busybox_image();
+        let mut watch = node.inside("bash");
+        watch.args(["-c", WATCH]);
+        Output::of(watch).succeeded();
+        let app = Project::new(&node, "train", CLASSES);
+        app.up();
+        for turn in 0..2 {
+            for (instance, is) in [("fast-1", "high"), ("slow-1", "low"), ("plain-1", "usual")] {
+                assert_eq!(class(&node, &app, instance), [is, is], "{settings:?}, turn {turn}: {instance}");
+            }
+            kill_and_wait(node.daemon_pid(), "KILL");
+        }
+    }
+}

@@ -25,6 +25,7 @@ pub(crate) fn workload(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<Change> {
         depends_on: _, // supervision's
         limits,
         network,
+        network_priority,
         stop_signal,
         stop_timeout,
         labels,
@@ -63,6 +64,7 @@ pub(crate) fn workload(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<Change> {
         }
         .to_owned()
     });
+    changes.value("network_priority", network_priority, &new.network_priority, |of| of.as_str().to_owned());
     changes.option("stop_signal", stop_signal, &new.stop_signal, String::clone);
     changes.value("stop_timeout", stop_timeout, &new.stop_timeout, DurationText::to_string);
     changes.table("label", labels, &new.labels, |value| Some(value.clone()));

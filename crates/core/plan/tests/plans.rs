@@ -6,9 +6,9 @@ use std::time::Duration;
 use coppice_base::{Bytes, DurationText, MilliCpu, Name};
 use coppice_plan::{Observed, Plan, Step, diff, teardown};
 use coppice_spec::{
-    AppSpec, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, MountSource, NetworkMode, PortSpec, Protocol,
-    PullPolicy, RestartPolicy, ServiceSpec, Strategy as Restarts, SuperviseSpec, VolumeMount, VolumeSpec, WorkerSpec,
-    WorkloadSpec,
+    AppSpec, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, MountSource, NetworkMode, NetworkPriority,
+    PortSpec, Protocol, PullPolicy, RestartPolicy, ServiceSpec, Strategy as Restarts, SuperviseSpec, VolumeMount,
+    VolumeSpec, WorkerSpec, WorkloadSpec,
 };
 
 fn name(text: &str) -> Name {
@@ -217,7 +217,7 @@ app shop
 
 /// One edit per field that a container is fixed to, with the change it must be told as.
 type FieldEdit = (fn(&mut WorkloadSpec), &'static str);
-const FIELD_EDITS: [FieldEdit; 28] = [
+const FIELD_EDITS: [FieldEdit; 29] = [
     (|w| w.image = "redis:7".into(), "image changed redis:6 -> redis:7"),
     (|w| w.pull = PullPolicy::Never, "pull changed missing -> never"),
     (|w| w.entrypoint = Some(vec![]), "entrypoint added []"),
@@ -236,6 +236,7 @@ const FIELD_EDITS: [FieldEdit; 28] = [
     (|w| w.limits.nofile = Some(1024), "limits.nofile added 1024"),
     (|w| w.limits.shm_size = Some(Bytes(1 << 20)), "limits.shm_size added 1MiB"),
     (|w| w.network = NetworkMode::Host, "network changed bridge -> host"),
+    (|w| w.network_priority = NetworkPriority::High, "network_priority changed normal -> high"),
     (|w| w.stop_signal = Some("QUIT".into()), "stop_signal added QUIT"),
     (|w| w.stop_timeout = DurationText(Duration::from_secs(90)), "stop_timeout changed 10s -> 1m30s"),
     (|w| drop(w.labels.insert("team".into(), "shop".into())), "label team added shop"),

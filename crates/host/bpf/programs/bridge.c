@@ -5,6 +5,7 @@
  * nftables rules, judges as if they were not there). */
 #include "maps.h"
 #include "balance.h"
+#include "class.h"
 #include "metrics.h"
 #include "names.h"
 #include "policy.h"
@@ -100,6 +101,7 @@ int from_containers(struct __sk_buff *skb)
 	if (!may_pass(skb, &packet, from, to))
 		return TC_ACT_SHOT;
 	count(skb, from, to, opens(&packet));
+	classify(skb, &packet);
 	if (WITH_BALANCE && packet.is_error)
 		return error_to_client(skb, &packet);
 	if (WITH_BALANCE) {

@@ -135,7 +135,8 @@ PINNED_MAP(backends, BPF_MAP_TYPE_ARRAY, __u32, __be32, 8192, 0);
 PINNED_MAP(flows, BPF_MAP_TYPE_LRU_HASH, struct tuple, struct flow, 65536, 0);
 PINNED_MAP(fragments, BPF_MAP_TYPE_LRU_HASH, struct fragments, struct ports, 1024, 0);
 PINNED_MAP(identities, BPF_MAP_TYPE_HASH, __be32, __u32, 16384, BPF_F_NO_PREALLOC);
-PINNED_MAP(priorities, BPF_MAP_TYPE_HASH, __u32, __u32, 4096, BPF_F_NO_PREALLOC);
+/* Of a container: the kernel's priority, and in the second byte the type of service. */
+PINNED_MAP(classes, BPF_MAP_TYPE_HASH, __be32, __u32, 4096, BPF_F_NO_PREALLOC);
 PINNED_MAP(denied, BPF_MAP_TYPE_HASH, struct pair, __u32, 16384, BPF_F_NO_PREALLOC);
 PINNED_MAP(passages, BPF_MAP_TYPE_LRU_HASH, struct tuple, struct passage, 16384, 0);
 PINNED_MAP(pair_traffic, BPF_MAP_TYPE_LRU_PERCPU_HASH, struct direction, struct traffic, 4096, 0);

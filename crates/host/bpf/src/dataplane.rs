@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 use aya::maps::{HashMap, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use coppice_network::{Identity, LinkName, Policy, Subnet4, Subnet6, VirtualService, Word};
+use coppice_network::{LinkName, Policy, Subnet4, Subnet6, TrafficClass, TrafficClasses, VirtualService, Word};
 use rustix::io::Errno;
 
 use crate::attachment::{self, PLACES};
 use crate::metrics::{Counters, Metrics};
 use crate::names::{Answer, Names, View};
-use crate::priority::{self, LinkHeader, Priorities};
 use crate::services::{Services, take};
 use crate::{BpfError, bpffs};
 
@@ -86,7 +85,7 @@ pub struct Dataplane {
     folder: PathBuf,
     maps_folder: PathBuf,
     bpf: Ebpf,
-    priorities: Priorities,
+    classes: HashMap<MapData, [u8; 4], u32>,
     services: Services,
     endpoints: HashMap<MapData, [u8; 4], u32>,
     identities: HashMap<MapData, [u8; 4], u32>,
@@ -134,7 +133,7 @@ impl Dataplane {
             endpoints: take(&mut bpf, "endpoints")?,
             identities: take(&mut bpf, "identities")?,
             denied: take(&mut bpf, "denied")?,
-            priorities: Priorities::open(&mut bpf)?,
+            classes: take(&mut bpf, "classes")?,
             names: Names::open(&mut bpf)?,
             counters: Counters::open(&mut bpf)?,
             info: info.clone(),
@@ -209,19 +208,12 @@ impl Dataplane {
         self.names.set(answers, views)
     }
 
-    /// Gives what containers of these identities send by `link` these priorities (`SO_PRIORITY` of socket(7): classes
-    /// 0 to 15, or a class of a classful queueing discipline). For links that containers' packets leave with their own
-    /// addresses; one that is gone needs nothing to be undone.
-    pub fn set_priorities(
-        &mut self,
-        link: &LinkName,
-        header: LinkHeader,
-        priorities: &BTreeMap<Identity, u32>,
-    ) -> Result<(), BpfError> {
-        check_room("identities with a priority", priorities.len(), ENDPOINTS_MAX)?;
-        self.priorities.set(priorities)?;
-        let place = (link, self.folder.as_path(), self.maps_folder.as_path());
-        priority::attach(&self.info, place, header, self.settings.hook)
+    /// Has what these containers send beyond the machine wait in its class; see [`TrafficClass`](coppice_network::TrafficClass).
+    pub fn set_classes(&mut self, classes: &TrafficClasses) -> Result<(), BpfError> {
+        check_room("containers with a class", classes.len(), ENDPOINTS_MAX)?;
+        let value = |class: &TrafficClass| class.priority() | u32::from(class.type_of_service()) << 8;
+        let wanted = classes.iter().map(|(address, class)| (address.octets(), value(class))).collect();
+        replace(&mut self.classes, "classes", &wanted)
     }
 
     /// What was counted since the maps were made, by earlier processes too.
@@ -239,7 +231,6 @@ impl Dataplane {
         for place in PLACES {
             attachment::detach(place, bridge.as_str(), &folder.join(place.program))?;
         }
-        priority::detach_all(folder)?;
         bpffs::remove(folder)
     }
 }

@@ -1,8 +1,10 @@
-//! The network's BPF data plane: policy, balancing, names and counting on a node's bridge, in the kernel, before its stack.
+//! The network's BPF data plane: policy, balancing, names, classes of traffic and counting on a node's bridge, in the kernel,
+//! before its stack.
 //!
 //! ```text
 //! Dataplane::load(&BridgeInfo, folder, Settings)    the programs, and the maps that an earlier process left in `folder`
-//!   set_endpoints, set_services, set_policy, set_names   what they work by; each call replaces all, and is cheap if little changed
+//!   set_endpoints, set_services, set_policy,
+//!   set_names, set_classes                        what they work by; each call replaces all, and is cheap if little changed
 //!   attach                                          in force; where an earlier process's are, exchanged at once
 //!   metrics                                         what was counted
 //!   detach                                          as if it had never been
@@ -29,7 +31,6 @@ mod dataplane;
 mod error;
 mod metrics;
 mod names;
-mod priority;
 mod services;
 mod storage;
 
@@ -37,6 +38,5 @@ pub use dataplane::{BridgeInfo, Dataplane, Endpoint, Hook, Settings};
 pub use error::BpfError;
 pub use metrics::{Metrics, PairTraffic, Peer, ServiceTraffic};
 pub use names::{Answer, View};
-pub use priority::LinkHeader;
 pub use services::SERVICES_MAX;
 pub use storage::{Requests, StorageMeter, StorageTraffic};

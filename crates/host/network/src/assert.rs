@@ -106,7 +106,8 @@ impl Bridge {
 
     fn has_all(&self, found: &Fingerprint) -> bool {
         let slots: usize = self.services.values().map(Vec::len).sum();
-        let elements = elements::CONSTANT + elements::count_ports(&self.published) + slots + self.denials.count();
+        let policy = self.denials.count() + self.classes.len();
+        let elements = elements::CONSTANT + elements::count_ports(&self.published) + slots + policy;
         (found.chains, found.rules, found.elements) == (self.made.chains, self.made.rules, elements)
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::{Address, LinkName, Subnet4, Subnet6};
 use crate::assert::{Counted, Known};
 use crate::attach::{Attacher, set_port};
+use crate::class::{self, TrafficClasses};
 use crate::conntrack::Flow;
 use crate::elements::{Denials, Ports, Services};
 use crate::error::{NetworkError, cannot};
@@ -58,6 +59,7 @@ pub struct Wanted {
     pub published: Vec<Published>,
     pub services: Vec<VirtualService>,
     pub policy: Policy,
+    pub classes: TrafficClasses,
 }
 
 /// A node's bridge, up, with its rules in force.
@@ -77,6 +79,7 @@ pub struct Bridge {
     pub(crate) services: Services,
     pub(crate) policy: Policy,
     pub(crate) denials: Denials,
+    pub(crate) classes: TrafficClasses,
     pub(crate) made: Made,
     /// The state of the ruleset in which the table was last known to be ours whole.
     pub(crate) known: Option<Known>,
@@ -164,6 +167,7 @@ impl Bridge {
             services: service_slots(&wanted.services, subnet)?,
             policy: wanted.policy.clone(),
             denials: Denials::of(&wanted.policy),
+            classes: wanted.classes.clone(),
             made: Made::default(),
             known: None,
             counted: BTreeMap::new(),
@@ -249,7 +253,8 @@ impl Bridge {
             nat: self.config.nat,
             hooked: self.hooked,
         };
-        self.made = rules::install(&mut transaction, &shape, &self.published, &self.services, &self.denials);
+        self.made =
+            rules::install(&mut transaction, &shape, &self.published, &self.services, &self.denials, &self.classes);
         self.known = None;
         transaction.commit(&mut self.netfilter).map_err(cannot("set the network rules"))
     }
@@ -344,6 +349,17 @@ impl Bridge {
             .iter_mut()
             .for_each(|(pair, counted)| counted.rebase(counts.get(pair).copied().unwrap_or_default()));
         Ok(())
+    }
+
+    /// Has what these containers send beyond the machine wait in its class, from the next packet on; what others send, in
+    /// the usual one.
+    pub fn set_classes(&mut self, classes: &TrafficClasses) -> Result<(), NetworkError> {
+        let table = self.table.clone();
+        let mut transaction = Transaction::on(&table);
+        class::change(&mut transaction, &self.classes, classes);
+        let whole = self.change(transaction, "set classes of traffic")?;
+        let before = std::mem::replace(&mut self.classes, classes.clone());
+        if whole { Ok(()) } else { self.install().inspect_err(|_| self.classes = before) }
     }
 
     /// Packets that were dropped, for each pair that is denied, since it is. One that was denied, and let through

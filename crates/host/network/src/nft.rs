@@ -341,15 +341,40 @@ impl Expressions<'_> {
         })
     }
 
+    /// What a link's queueing discipline sorts by.
+    pub(crate) fn set_priority(&mut self, from: Register) -> &mut Self {
+        const PRIORITY: u32 = 2;
+        const SOURCE: u16 = 3;
+        self.add("meta", |b| {
+            b.be32(2, PRIORITY).be32(SOURCE, from.0);
+        })
+    }
+
+    /// Writes `length` bytes of the network header at an even `offset`; `checksum` is where one is that covers them.
+    pub(crate) fn write(&mut self, from: Register, offset: u32, length: u32, checksum: Option<u32>) -> &mut Self {
+        const INTERNET: u32 = 1;
+        self.add("payload", |b| {
+            b.be32(5, from.0).be32(2, Header::Network as u32).be32(3, offset).be32(4, length);
+            if let Some(at) = checksum {
+                b.be32(6, INTERNET).be32(7, at);
+            }
+        })
+    }
+
     /// `register & mask`, in place.
     pub(crate) fn mask(&mut self, register: Register, mask: [u8; 4]) -> &mut Self {
+        self.replace_bits(register, mask, [0; 4])
+    }
+
+    /// `(register & kept) ^ put`, in place.
+    pub(crate) fn replace_bits(&mut self, register: Register, kept: [u8; 4], put: [u8; 4]) -> &mut Self {
         self.add("bitwise", |b| {
             b.be32(1, register.0).be32(2, register.0).be32(3, 4);
             b.nest(4, |b| {
-                b.attr(DATA_VALUE, &mask);
+                b.attr(DATA_VALUE, &kept);
             });
             b.nest(5, |b| {
-                b.attr(DATA_VALUE, &[0; 4]);
+                b.attr(DATA_VALUE, &put);
             });
         })
     }

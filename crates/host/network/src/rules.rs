@@ -7,7 +7,8 @@
 //! publish                        address+port of the host → container, by six maps (below)
 //! services                       virtual address → container, by the client's slot
 //! postrouting  srcnat            host's loopback → gateway; to oneself → gateway; containers → outside as the host
-//! forward      filter            to the bridge: inward; from it without NAT: nothing but replies
+//! forward      filter            to the bridge: inward; from it: leaving, and without NAT nothing but replies
+//! leaving                        what is sent beyond the machine by members of high and low: their class
 //! inward                         between containers: between · replies, published ports; else drop
 //! between                        what no connection explains: drop · no backend: refuse · denied: drop · accept
 //! outward      filter output     no backend: refuse · no word of a shorter way, which there is not
@@ -25,6 +26,7 @@
 //! name in family bridge keeps what is not IP, and so does not pass those hooks, from going from port to port.
 
 use crate::address::{LinkName, MAC_STEM, Subnet4, Subnet6};
+use crate::class::{self, TrafficClass, TrafficClasses};
 use crate::elements::{
     self, CLOSED, CONFINED, COUNTING, DENIED, Denials, MEMBERS, POLICY_SETS, PORT_SLOTS, Ports, SAME, SERVICE_SLOTS,
     SERVICES, STRANGERS, Services,
@@ -210,6 +212,7 @@ pub(crate) fn install(
     ports: &Ports,
     services: &Services,
     denials: &Denials,
+    classes: &TrafficClasses,
 ) -> Made {
     let mut made = Made::default();
     if shape.hooked {
@@ -232,7 +235,7 @@ pub(crate) fn install(
     transaction.delete_table();
     transaction.add_table();
     add_sets(transaction);
-    for chain in ["from_bridge", "publish", "services", "inward", "between"] {
+    for chain in ["from_bridge", "publish", "services", "inward", "between", "leaving"] {
         transaction.add_chain(chain);
         made.chains += 1;
     }
@@ -255,11 +258,13 @@ pub(crate) fn install(
     redirect(&mut rule, shape);
     hide(&mut rule, shape);
     filter(&mut rule, shape);
+    classify(&mut rule, shape);
 
     elements::add_constant(transaction);
     elements::change_ports(transaction, &Ports::new(), ports);
     elements::change_services(transaction, &Services::new(), services);
     Denials::default().change(transaction, denials);
+    class::change(transaction, &TrafficClasses::new(), classes);
     made
 }
 
@@ -284,6 +289,9 @@ fn add_sets(transaction: &mut Transaction<'_>) {
             _ => (TYPE_IP, 4),
         };
         transaction.add_set(Set { name, key, value: None, counting: COUNTING.contains(&name) });
+    }
+    for class in TrafficClass::ALL {
+        transaction.add_set(Set { name: class.set(), key: (TYPE_IP, 4), value: None, counting: false });
     }
     transaction.add_set(Set { name: SAME, key: (concat(&[TYPE_MARK, TYPE_MARK]), 8), value: None, counting: false });
 }
@@ -425,6 +433,10 @@ fn filter(rule: AddRule<'_>, shape: &Shape<'_>) {
     rule("forward", &|e| {
         to_bridge(e, shape.bridge).verdict(Verdict::Jump("inward"));
     });
+    rule("forward", &|e| {
+        from_bridge(e, shape.bridge);
+        e.load(Load::OutName, SCRATCH).not_equal(SCRATCH, &shape.bridge.padded()).verdict(Verdict::Jump("leaving"));
+    });
     if !shape.nat {
         rule("forward", &|e| {
             from_bridge(e, shape.bridge);
@@ -507,5 +519,27 @@ fn filter(rule: AddRule<'_>, shape: &Shape<'_>) {
             to_bridge(e, shape.bridge).load(Load::L4Protocol, SCRATCH).equal(SCRATCH, &protocol);
             e.load(ICMP_TYPE, SCRATCH).equal(SCRATCH, &kind).verdict(Verdict::Drop);
         });
+    }
+}
+
+/// Which queue of a link packets wait in. Here, since the kernel sets that of forwarded packets just before this hook.
+fn classify(rule: AddRule<'_>, shape: &Shape<'_>) {
+    for family in Family::of(shape) {
+        for class in TrafficClass::ALL {
+            let service = class.type_of_service();
+            // The type of service is eight bits from the ninth on in IPv4's header, and from the fifth on in IPv6's; the
+            // last two of them are congestion's.
+            let (kept, put, checksum) = if family.number == AF_INET {
+                ([0xff, 0x03, 0, 0], [0, service, 0, 0], Some(10))
+            } else {
+                ([0xf0, 0x3f, 0, 0], [service >> 4, service << 4, 0, 0], None)
+            };
+            rule("leaving", &|e| {
+                family.only(e).load(family.low(family.source), SCRATCH).is_in(class.set(), SCRATCH);
+                e.put(&class.priority().to_ne_bytes(), SCRATCH).set_priority(SCRATCH);
+                e.load(Load::Payload(Header::Network, 0, 2), SCRATCH).replace_bits(SCRATCH, kept, put);
+                e.write(SCRATCH, 0, 2, checksum);
+            });
+        }
     }
 }

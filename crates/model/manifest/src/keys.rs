@@ -317,6 +317,11 @@ macro_rules! workload_keys {
             key("stop_signal", Kind::TextOrInteger, "As in \"TERM\" or \"QUIT\"; the image's STOPSIGNAL when absent."),
             key("stop_timeout", Kind::Duration, "From the stop signal to KILL. Default 10s."),
             key("network", Kind::Choice(&["bridge", "host", "none"]), "Default bridge."),
+            key(
+                "network_priority",
+                Kind::Choice(&["low", "normal", "high"]),
+                "Which queue of a link what it sends beyond the machine waits in. Default normal.",
+            ),
             key("labels", Kind::Pairs, "Labels on the instances."),
             key("read_only", Kind::Boolean, "Mount the root filesystem read-only."),
             key("cap_add", Kind::Texts, "Capabilities beyond the default set, as in \"NET_ADMIN\"."),

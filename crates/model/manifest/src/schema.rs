@@ -184,6 +184,7 @@ mod tests {
                     Some(&"local") => r#""host""#,
                     Some(&"one_for_one") => r#""rest_for_one""#,
                     Some(&"bridge") => r#""none""#,
+                    Some(&"low") => r#""high""#,
                     _ => r#""never""#,
                 },
                 Kind::Words | Kind::Texts => r#"["a", "b"]"#,

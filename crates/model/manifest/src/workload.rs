@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use coppice_base::{Bytes, Name};
 use coppice_spec::{
-    Condition, HealthSpec, Limits, NetworkMode, PortSpec, PullPolicy, RestartPolicy, ServiceSpec, VolumeMount,
-    WorkerSpec, WorkloadSpec,
+    Condition, HealthSpec, Limits, NetworkMode, NetworkPriority, PortSpec, PullPolicy, RestartPolicy, ServiceSpec,
+    VolumeMount, WorkerSpec, WorkloadSpec,
 };
 
 use crate::diagnostic::{Report, quoted};
@@ -142,6 +142,7 @@ impl Read {
             Some("none") => NetworkMode::None,
             _ => NetworkMode::Bridge,
         };
+        workload.network_priority = network_priority(fields, workload.network, report);
         workload.stop_signal = security::stop_signal(fields, report);
         if let Some(found) = fields.duration("stop_timeout", report) {
             workload.stop_timeout = found.value;
@@ -161,6 +162,23 @@ impl Read {
         let kind = ReadKind::Worker(Box::new(nothing));
         let read = Read { name, key_span: entry.key_span.clone(), kind, depends_on, mounts, group };
         Shared { read, workload }
+    }
+}
+
+/// Where there is no bridge, nothing tells its traffic from the host's.
+fn network_priority(fields: &Fields<'_>, network: NetworkMode, report: &mut Report<'_>) -> NetworkPriority {
+    let Some(found) = fields.choice("network_priority", report) else { return NetworkPriority::Normal };
+    if network != NetworkMode::Bridge {
+        report.error(
+            &found.span,
+            format!("{} has network_priority and is not on the node's bridge", fields.title),
+            "remove `network_priority`, or use network = \"bridge\"",
+        );
+    }
+    match found.value {
+        "low" => NetworkPriority::Low,
+        "high" => NetworkPriority::High,
+        _ => NetworkPriority::Normal,
     }
 }
 

@@ -192,6 +192,9 @@ fn workload(document: &mut Document, spec: &WorkloadSpec) {
         NetworkMode::Host => document.line("network", &quote("host")),
         NetworkMode::None => document.line("network", &quote("none")),
     }
+    if spec.network_priority != default.network_priority {
+        document.line("network_priority", &quote(spec.network_priority.as_str()));
+    }
     for (name, value) in [("read_only", spec.read_only), ("privileged", spec.privileged), ("init", spec.init)] {
         if value {
             document.line(name, "true");

@@ -25,5 +25,6 @@ pub use run::RunSpec;
 pub use supervise::{Backoff, RestartPolicy, Strategy, SuperviseSpec};
 pub use tls::{AcmeChallenge, AcmeDirectory, AcmeSpec, DnsProvider, DnsProviderKind, PeerTls, TlsSpec};
 pub use workload::{
-    Condition, Dependency, Limits, MountSource, NetworkMode, PortSpec, Protocol, PullPolicy, VolumeMount, WorkloadSpec,
+    Condition, Dependency, Limits, MountSource, NetworkMode, NetworkPriority, PortSpec, Protocol, PullPolicy,
+    VolumeMount, WorkloadSpec,
 };

@@ -28,6 +28,9 @@ pub struct WorkloadSpec {
     pub depends_on: Vec<Dependency>,
     pub limits: Limits,
     pub network: NetworkMode,
+    /// Which queue of a link what it sends beyond the machine waits in.
+    #[serde(default)]
+    pub network_priority: NetworkPriority,
     /// A signal name without SIG (`TERM`, `QUIT`, `RTMIN+3`) or a number; `None`: the image's STOPSIGNAL, else TERM.
     pub stop_signal: Option<String>,
     /// From stop signal to SIGKILL.
@@ -68,6 +71,7 @@ impl WorkloadSpec {
             depends_on: Vec::new(),
             limits: Limits::default(),
             network: NetworkMode::Bridge,
+            network_priority: NetworkPriority::Normal,
             stop_signal: None,
             stop_timeout: Self::DEFAULT_STOP_TIMEOUT,
             labels: BTreeMap::new(),
@@ -152,6 +156,26 @@ pub enum NetworkMode {
     Bridge,
     Host,
     None,
+}
+
+/// Of what is sent by a link. Only for [`NetworkMode::Bridge`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkPriority {
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
+impl NetworkPriority {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
 }
 
 /// A published port.

@@ -176,7 +176,12 @@ impl NodeNetwork {
         let routes = self.kept_routes();
         let published = routes.values().flatten().cloned().collect();
         let rules = self.rules.lock().expect("no panic holds this lock");
-        let kept = Wanted { published, services: rules.services.clone(), policy: rules.policy.clone() };
+        let kept = Wanted {
+            published,
+            services: rules.services.clone(),
+            policy: rules.policy.clone(),
+            classes: rules.classes.clone(),
+        };
         let ensured = Bridge::ensure_with(&config, &kept).or_else(|error| match error {
             // Of another subnet, which this node had before: apps tell theirs anew.
             coppice_network::NetworkError::NotVirtual { .. } | coppice_network::NetworkError::NotAContainer { .. } => {

@@ -161,6 +161,7 @@ mod tests {
         Arc::new(state)
     }
 
+        self.network.classify(self.classes())?;
     #[test]
     fn a_node_without_rules_denies_nothing() {
         let policies = Policies::default();

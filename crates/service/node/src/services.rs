@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use coppice_base::Name;
-use coppice_network::{LinkName, Policy, VirtualService};
+use coppice_network::{LinkName, Policy, TrafficClass, TrafficClasses, VirtualService};
+use coppice_spec::NetworkPriority;
 
 use crate::containers::Containers;
 use crate::network::Work;
@@ -87,7 +88,23 @@ impl Containers {
         // Rules send connections to these elsewhere, and the fast path does not see rules.
         let guarded = self.traffic.peers().guarded();
         services.retain(|service| !guarded.contains(&IpAddr::V4(service.address)));
-        self.network.tell_fast_path(Work { policy, services, endpoints: endpoints.collect() });
+        let classes = self.classes();
+        self.network.tell_fast_path(Work { policy, services, classes, endpoints: endpoints.collect() });
+    }
+
+    /// Of containers that run or are about to.
+    pub(crate) fn classes(&self) -> TrafficClasses {
+        let classes = self.table.all().into_iter().filter_map(|container| {
+            container.read(|record| {
+                let class = match record.spec.workload.network_priority {
+                    NetworkPriority::High => TrafficClass::High,
+                    NetworkPriority::Low => TrafficClass::Low,
+                    NetworkPriority::Normal => return None,
+                };
+                Some((record.address?, class))
+            })
+        });
+        classes.collect()
     }
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "../../../network/tests/dataplane/attacks.rs"]
 mod attacks;
+#[path = "../../../network/tests/dataplane/classes.rs"]
+mod classes;
 #[path = "../../../network/tests/network/netspace.rs"]
 #[allow(dead_code, reason = "a module of several test targets, each using a part")]
 mod netspace;
@@ -17,13 +19,14 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use coppice_bpf::{BridgeInfo, Endpoint, Peer, Settings};
-use coppice_network::{Address, Drops, Identity, LinkName, Policy, VirtualService, host_link};
+use coppice_network::{Address, Drops, Identity, LinkName, Policy, TrafficClasses, VirtualService, host_link};
 use netspace::{Machine, Netspace};
 
 /// What the cases know of a data plane.
 pub(crate) trait Dataplane {
     fn set_services(&mut self, machine: &mut Machine, services: &[VirtualService]);
     fn set_policy(&mut self, machine: &mut Machine, policy: &Policy);
+    fn set_classes(&mut self, machine: &mut Machine, classes: &TrafficClasses);
     fn drops(&mut self, machine: &mut Machine) -> Drops;
 }
 
@@ -96,6 +99,12 @@ impl Dataplane for Programs {
         machine.bridge.set_policy(policy).unwrap();
         let policy = policy.clone();
         self.with(machine, move |plane| plane.set_policy(&policy).unwrap());
+    }
+
+    /// The rules are told nothing: they would do the same after the programs, and nothing would be shown.
+    fn set_classes(&mut self, machine: &mut Machine, classes: &TrafficClasses) {
+        let classes = classes.clone();
+        self.with(machine, move |plane| plane.set_classes(&classes).unwrap());
     }
 
     fn drops(&mut self, machine: &mut Machine) -> Drops {
@@ -184,6 +193,8 @@ hold! {
         an_error_about_a_datagram_that_was_let_through_comes_back
         drops_are_counted_by_pair_and_go_on_when_the_policy_changes
         ten_thousand_pairs_are_set_and_changed;
+    classes:
+        what_a_container_sends_beyond_the_machine_waits_in_its_class_and_says_so;
     attacks:
         nothing_that_a_packet_says_of_itself_leads_around_a_denial
         nothing_for_all_reaches_another_container

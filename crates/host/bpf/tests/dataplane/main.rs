@@ -5,6 +5,5 @@ mod machine;
 mod metrics;
 mod names;
 mod policy;
-mod priority;
 mod raw;
 mod refusals;

@@ -4,6 +4,7 @@
 //! The cases know a data plane by [`Dataplane`] alone. Here it is the bridge's rules.
 
 mod attacks;
+mod classes;
 #[path = "../network/netspace.rs"]
 #[allow(dead_code, reason = "a module of two test targets, each using a part")]
 mod netspace;
@@ -13,13 +14,14 @@ mod services;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use coppice_network::{Address, Drops, Identity, Policy, VirtualService};
+use coppice_network::{Address, Drops, Identity, Policy, TrafficClasses, VirtualService};
 use netspace::{Machine, Netspace};
 
 /// What does the work for a machine's bridge.
 pub(crate) trait Dataplane {
     fn set_services(&mut self, machine: &mut Machine, services: &[VirtualService]);
     fn set_policy(&mut self, machine: &mut Machine, policy: &Policy);
+    fn set_classes(&mut self, machine: &mut Machine, classes: &TrafficClasses);
     fn drops(&mut self, machine: &mut Machine) -> Drops;
 }
 
@@ -33,6 +35,10 @@ impl Dataplane for Rules {
 
     fn set_policy(&mut self, machine: &mut Machine, policy: &Policy) {
         machine.bridge.set_policy(policy).unwrap();
+    }
+
+    fn set_classes(&mut self, machine: &mut Machine, classes: &TrafficClasses) {
+        machine.bridge.set_classes(classes).unwrap();
     }
 
     fn drops(&mut self, machine: &mut Machine) -> Drops {
@@ -113,6 +119,8 @@ hold! {
         an_error_about_a_datagram_that_was_let_through_comes_back
         drops_are_counted_by_pair_and_go_on_when_the_policy_changes
         ten_thousand_pairs_are_set_and_changed;
+    classes:
+        what_a_container_sends_beyond_the_machine_waits_in_its_class_and_says_so;
     attacks:
         nothing_that_a_packet_says_of_itself_leads_around_a_denial
         nothing_for_all_reaches_another_container

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::netspace::{HOST, Machine, Netspace, OUTSIDE, wait_until};
 use coppice_network::{
     Asserted, Backend, Bridge, BridgeConfig, Identity, LinkName, Netns, NetworkError, Policy, PortKey, Protocol,
-    Published, VirtualService, Wanted, configure_inside, host_link,
+    Published, TrafficClass, VirtualService, Wanted, configure_inside, host_link,
 };
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -355,6 +355,7 @@ fn a_node_that_comes_back_lets_nothing_pass_that_was_denied_and_closes_nothing()
             members: [(from.ip, Identity(1)), (to.ip, Identity(2))].into(),
             denied: [(Identity(1), Identity(2))].into(),
         },
+        classes: [(from.ip, TrafficClass::High)].into(),
     };
     for _ in 0..3 {
         let wanted = wanted.clone();

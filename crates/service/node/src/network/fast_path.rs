@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use coppice_bpf::{BpfError, BridgeInfo, Dataplane, Endpoint, Metrics, Settings};
-use coppice_network::{LinkName, Policy, VirtualService};
+use coppice_network::{LinkName, Policy, TrafficClasses, VirtualService};
 
 /// What the programs work by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +20,7 @@ pub(crate) struct Work {
     pub(crate) policy: Policy,
     /// Those that nothing redirects.
     pub(crate) services: Vec<VirtualService>,
+    pub(crate) classes: TrafficClasses,
     /// Containers that run, and the host's ends of their links.
     pub(crate) endpoints: BTreeMap<Ipv4Addr, LinkName>,
 }
@@ -174,6 +175,9 @@ impl Running {
 }
 
 /// What the programs work by is not what holds: without them it does.
+        if differs(|a, b| a.classes != b.classes) {
+            self.dataplane.set_classes(&wanted.classes)?;
+        }
 fn give_up(state: State, error: &BpfError) {
     tracing::warn!(%error, "the network's fast path is taken off: its rules do its work");
     if let State::Running(running) = state

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use coppice_bpf::BridgeInfo;
-use coppice_network::{Drops, LinkName, Policy, VirtualService};
+use coppice_network::{Drops, LinkName, Policy, TrafficClasses, VirtualService};
 use coppice_state::ServiceAddress;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,8 @@ use crate::root::replace_file;
 pub(super) struct Rules {
     pub(super) policy: Policy,
     pub(super) services: Vec<VirtualService>,
+    #[serde(default)]
+    pub(super) classes: TrafficClasses,
 }
 
 impl Rules {
@@ -41,6 +43,18 @@ impl NodeNetwork {
         }
         self.on_the_bridge(|bridge| bridge.set_policy(&policy))?;
         rules.policy = policy;
+        rules.keep(&rules_file(&self.kept));
+        Ok(())
+    }
+
+    /// Has what these containers send beyond the machine wait in its class, in the same way.
+    pub(crate) fn classify(&self, classes: TrafficClasses) -> Result<(), NetworkError> {
+        let mut rules = self.rules.lock().expect("no panic holds this lock");
+        if rules.classes == classes {
+            return Ok(());
+        }
+        self.on_the_bridge(|bridge| bridge.set_classes(&classes))?;
+        rules.classes = classes;
         rules.keep(&rules_file(&self.kept));
         Ok(())
     }
