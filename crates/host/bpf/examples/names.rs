@@ -1,8 +1,9 @@
 //! Questions a second from a container to its gateway: answered by the programs (`kernel`), by the node's server
 //! (`server`), and by dnsmasq. The load is dnsperf's, in the container.
 //!
-//! All in network namespaces of its own, taking turns. Prints one JSON object: medians and all samples. Needs root,
-//! dnsperf and dnsmasq.
+//! All in network namespaces of its own, taking turns. Prints one JSON object: medians and all samples; beside rates,
+//! what a question costs in processor time (µs, of asker and server together; what the kernel does for a packet counts for
+//! who sends it). Needs root, dnsperf and dnsmasq.
 //!
 //! ```text
 //! cargo run --release -p coppice-bpf --example names [seconds [rounds]]
@@ -42,7 +43,7 @@ fn main() {
     let questions = folder.path().join("questions");
     std::fs::write(&questions, names.iter().map(|name| format!("{name} A\n")).collect::<String>()).expect("questions");
     let _server = server(&machine, gateway);
-    let _dnsmasq = dnsmasq(&machine, folder.path(), gateway, &names);
+    let dnsmasq = dnsmasq(&machine, folder.path(), gateway, &names);
 
     let info = BridgeInfo {
         name: machine.bridge.name().clone(),
@@ -54,8 +55,7 @@ fn main() {
     let endpoint = Endpoint { address: client_at.ip, link };
     let place = folder.path().join("bpf");
     let mut plane = machine.host.run(move || {
-        let settings = Settings { names_rate: None, ..Settings::default() };
-        let mut plane = Dataplane::load(&info, &place, settings).expect("the programs");
+        let mut plane = Dataplane::load(&info, &place, Settings::default()).expect("the programs");
         plane.set_endpoints(&[endpoint]).expect("endpoints");
         plane.attach().expect("the programs attached");
         plane
@@ -67,6 +67,7 @@ fn main() {
 
     let ways = [("kernel", 53), ("server", 53), ("dnsmasq", DNSMASQ)];
     let mut samples: [Vec<f64>; 3] = Default::default();
+    let mut costs_us: [Vec<f64>; 3] = Default::default();
     for round in 0..=rounds {
         for turn in 0..ways.len() {
             let at = (turn + round as usize) % ways.len();
@@ -74,11 +75,17 @@ fn main() {
             let given: &[Answer] = if way == "kernel" { &answers } else { &[] };
             plane.set_names(given, &BTreeMap::new()).expect("names");
             let before = plane.metrics().expect("metrics").names[0];
-            let rate = dnsperf(&client, (gateway, port), seconds, &questions);
+            let spent_s = || processor_s(None) + processor_s(Some(dnsmasq.0.id()));
+            let spent_before_s = spent_s();
+            let load = dnsperf(&client, (gateway, port), seconds, &questions);
+            let spent_s = spent_s() - spent_before_s;
             let by_kernel = plane.metrics().expect("metrics").names[0] - before;
             assert_eq!(by_kernel > 1000, way == "kernel", "{way}: {by_kernel} answers by the programs");
             // The first fills caches.
-            samples[at].extend((round > 0).then_some(rate));
+            if round > 0 {
+                samples[at].push(load.per_second);
+                costs_us[at].push(spent_s * 1e6 / load.answered);
+            }
         }
     }
     machine.host.run(move || plane.detach()).expect("the programs detached");
@@ -89,9 +96,11 @@ fn main() {
         object.insert(format!("{way}_per_s"), (*median).into());
     }
     object.insert("kernel_ratio_to_dnsmasq".to_owned(), (medians[0] / medians[2]).into());
-    let all: serde_json::Map<_, _> =
-        ways.iter().zip(samples).map(|((way, _), of)| ((*way).to_owned(), of.into())).collect();
-    object.insert("samples".to_owned(), all.into());
+    for (key, of) in [("samples", samples), ("costs_us", costs_us)] {
+        let all: serde_json::Map<_, _> =
+            ways.iter().zip(of).map(|((way, _), of)| ((*way).to_owned(), of.into())).collect();
+        object.insert(key.to_owned(), all.into());
+    }
     println!("{}", serde_json::to_string_pretty(&object).expect("JSON"));
 }
 
@@ -165,13 +174,35 @@ fn dnsmasq(machine: &Machine, folder: &std::path::Path, gateway: Ipv4Addr, names
     running
 }
 
-fn dnsperf(client: &Netspace, (gateway, port): (Ipv4Addr, u16), seconds: u64, questions: &std::path::Path) -> f64 {
+/// Eight askers, each with a socket and threads of its own: with fewer threads, most of what is measured is dnsperf looking
+/// which of its sockets has an answer.
+const LOAD: &str = "-c 8 -T 8 -q 100";
+
+/// What dnsperf counted.
+struct Load {
+    answered: f64,
+    per_second: f64,
+}
+
+fn dnsperf(client: &Netspace, (gateway, port): (Ipv4Addr, u16), seconds: u64, questions: &std::path::Path) -> Load {
     let questions = questions.display();
-    let said = client.program(&format!("dnsperf -s {gateway} -p {port} -c 16 -T 2 -q 100 -l {seconds} -d {questions}"));
+    let said = client.program(&format!("dnsperf -s {gateway} -p {port} {LOAD} -l {seconds} -d {questions}"));
     let after = |key: &str| {
         let line = said.lines().find_map(|line| line.trim().strip_prefix(key));
         line.unwrap_or_else(|| panic!("dnsperf printed no {key:?}: {said}")).trim()
     };
     assert!(after("Response codes:").starts_with("NOERROR") && !after("Response codes:").contains(','), "{said}");
-    after("Queries per second:").parse().expect("a number")
+    let number = |key: &str| after(key).split_whitespace().next().and_then(|word| word.parse().ok()).expect("a number");
+    Load { answered: number("Queries completed:"), per_second: number("Queries per second:") }
+}
+
+/// Seconds of processor time that a process has spent; `None`: this one, and its children that have ended.
+fn processor_s(process: Option<u32>) -> f64 {
+    let who = process.map_or("self".to_owned(), |id| id.to_string());
+    let said = std::fs::read_to_string(format!("/proc/{who}/stat")).expect("a process that runs");
+    // User and system time, its own and its children's, are the 14th to 17th; the name before them may have spaces.
+    let after_name = said.rsplit(") ").next().unwrap_or_default();
+    let times = after_name.split(' ').skip(11).take(if process.is_none() { 4 } else { 2 });
+    // Always hundredths of a second (USER_HZ).
+    times.map(|word| word.parse::<f64>().expect("ticks")).sum::<f64>() / 100.0
 }

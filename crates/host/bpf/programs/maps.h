@@ -99,8 +99,9 @@ struct service_traffic {
 struct name_key {
 	/* Who sees it: 0 for all. */
 	__u32 view;
+	__u32 zero;
 	/* In wire form and lower case; zeros after its end. */
-	__u8 name[NAME_MAX];
+	__u64 word[NAME_MAX / 8];
 };
 
 struct name {
@@ -143,7 +144,6 @@ PINNED_MAP(pair_traffic, BPF_MAP_TYPE_LRU_PERCPU_HASH, struct direction, struct 
 PINNED_MAP(service_traffic, BPF_MAP_TYPE_LRU_PERCPU_HASH, __be32, struct service_traffic, 512, 0);
 PINNED_MAP(names, BPF_MAP_TYPE_HASH, struct name_key, struct name, 16384, BPF_F_NO_PREALLOC);
 PINNED_MAP(views, BPF_MAP_TYPE_HASH, __be32, __u32, 4096, BPF_F_NO_PREALLOC);
-PINNED_MAP(askers, BPF_MAP_TYPE_LRU_HASH, __be32, __u64, 4096, 0);
 /* Answers, by family of what was asked for: A, AAAA. */
 PINNED_MAP(answers_given, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, 2, 0);
 PINNED_MAP(scratch_space, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, struct scratch, 1, 0);

@@ -21,8 +21,4 @@ const volatile __u32 WITH_BALANCE = 0;
 const volatile __u32 WITH_METRICS = 0;
 const volatile __u32 WITH_NAMES = 0;
 
-/* How much of a client's time one answer takes, and how much it may take at once; 0: no limit. */
-const volatile __u64 NAMES_INTERVAL_NS = 0;
-const volatile __u64 NAMES_BURST_NS = 0;
-
 #endif

@@ -25,9 +25,6 @@ const ENDPOINTS_MAX: usize = 4096;
 const IDENTITIES_MAX: usize = 16384;
 const DENIED_MAX: usize = 16384;
 
-/// As many questions as the node's DNS server takes from one client in a second.
-const NAMES_RATE: u32 = 5000;
-
 const DENIED_UP: u32 = 1;
 const DENIED_DOWN: u32 = 2;
 
@@ -48,16 +45,13 @@ pub struct Settings {
     pub metrics: bool,
     /// Answer questions for names in the kernel.
     pub names: bool,
-    /// Answers that one container is given in a second; twice as many at once. Beyond, the node's server is asked,
-    /// which has a limit of its own. `None`: as many as it asks for.
-    pub names_rate: Option<u32>,
     /// How programs are attached; `None`: as the kernel can.
     pub hook: Option<Hook>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { policy: true, balance: true, metrics: true, names: true, names_rate: Some(NAMES_RATE), hook: None }
+        Self { policy: true, balance: true, metrics: true, names: true, hook: None }
     }
 }
 
@@ -115,14 +109,10 @@ impl Dataplane {
             ("WITH_METRICS", with(settings.metrics)),
             ("WITH_NAMES", with(settings.names)),
         ];
-        let interval_ns = settings.names_rate.map_or(0, |rate| 1_000_000_000 / u64::from(rate.max(1)));
-        let burst_ns = interval_ns * 2 * u64::from(settings.names_rate.unwrap_or_default());
         let mut loader = EbpfLoader::new();
         for (name, value) in globals.iter().chain(&subnets) {
             loader.override_global(name, value, true);
         }
-        loader.override_global("NAMES_INTERVAL_NS", &interval_ns, true);
-        loader.override_global("NAMES_BURST_NS", &burst_ns, true);
         loader.default_map_pin_directory(&maps_folder);
         let mut bpf = loader.load(OBJECT).map_err(BpfError::refused("bridge"))?;
         for place in PLACES {
@@ -200,11 +190,12 @@ impl Dataplane {
     }
 
     /// Answers exactly these names, to containers that are [endpoints](Self::set_endpoints) and ask the gateway. A
-    /// container has at most one view; see [`Answer::view`]. What is not among these is left to the node's server.
+    /// container has at most one view; see [`Answer::view`]. What is not among these is left to the node's server, and so
+    /// is what there is no room for.
     ///
-    /// Changes come one after the other: a client may see some of them before others.
+    /// No name may be given both for everybody and for a view. Changes come one after the other: a client may see some of
+    /// them before others, so that a view must never come to stand for others than before.
     pub fn set_names(&mut self, answers: &[Answer], views: &BTreeMap<Ipv4Addr, View>) -> Result<(), BpfError> {
-        check_room("containers with a view", views.len(), ENDPOINTS_MAX)?;
         self.names.set(answers, views)
     }
 

@@ -1,4 +1,10 @@
 //! Names that the kernel answers, in the form it compares them in.
+//!
+//! The node's server limits how much one client asks, because its threads are everybody's. The programs need no such
+//! limit: an answer is made within the asker's own system call, on its time, and costs less than handing the question up.
+//! Who floods the kernel with questions slows itself, as by any other packets it sends.
+//!
+//! What does not fit is left out, never refused: the server knows it too.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -7,13 +13,14 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
 
 use crate::BpfError;
-use crate::dataplane::replace;
 use crate::services::take;
 
 /// `NAME_MAX`, `ADDRESSES_MAX` and the size of `names` in `programs/maps.h`.
 const NAME_MAX: usize = 64;
 const ADDRESSES_MAX: usize = 8;
 const NAMES_MAX: usize = 16384;
+/// Of `views`.
+const VIEWS_MAX: usize = 4096;
 
 /// A group of containers that see the same names: an app's. 0 is nobody's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,45 +34,73 @@ pub struct Answer {
     /// Labels with dots between them, without one at the end.
     pub name: String,
     pub ttl_s: u32,
-    /// Of a family that has none, or over eight, the node's server answers.
+    /// Of a family that has none, or over eight, the node's server answers; and all of a name over 64 bytes.
     pub addresses: Vec<IpAddr>,
 }
 
 /// `struct name_key` and `struct name`.
-type Key = [u8; 4 + NAME_MAX];
+type Key = [u8; 8 + NAME_MAX];
 type Value = [u8; 8 + ADDRESSES_MAX * (4 + 16)];
 
 pub(crate) struct Names {
-    names: HashMap<MapData, Key, Value>,
-    views: HashMap<MapData, [u8; 4], u32>,
+    names: Told<Key, Value>,
+    views: Told<[u8; 4], u32>,
+}
+
+/// A map, and what this process knows it to hold: nothing before the first change.
+struct Told<K, V> {
+    map: HashMap<MapData, K, V>,
+    name: &'static str,
+    holds: Option<BTreeMap<K, V>>,
 }
 
 impl Names {
     pub(crate) fn open(bpf: &mut Ebpf) -> Result<Self, BpfError> {
-        Ok(Self { names: take(bpf, "names")?, views: take(bpf, "views")? })
+        Ok(Self { names: Told::open(bpf, "names")?, views: Told::open(bpf, "views")? })
     }
 
     pub(crate) fn set(&mut self, answers: &[Answer], views: &BTreeMap<Ipv4Addr, View>) -> Result<(), BpfError> {
         let mut wanted = BTreeMap::new();
         for answer in answers {
             let wire = to_wire(&answer.name).ok_or_else(|| BpfError::Name(answer.name.clone()))?;
-            if wire.len() <= NAME_MAX {
+            if wire.len() <= NAME_MAX && wanted.len() < NAMES_MAX {
                 wanted.insert(key(answer.view, &wire), value(answer));
             }
         }
-        if wanted.len() > NAMES_MAX {
-            return Err(BpfError::TooMany { what: "names", count: wanted.len(), max: NAMES_MAX });
+        let views = views.iter().take(VIEWS_MAX).map(|(address, view)| (address.octets(), view.0)).collect();
+        self.names.hold(wanted)?;
+        self.views.hold(views)
+    }
+}
+
+impl<K: aya::Pod + Ord, V: aya::Pod + PartialEq> Told<K, V> {
+    fn open(bpf: &mut Ebpf, name: &'static str) -> Result<Self, BpfError> {
+        Ok(Self { map: take(bpf, name)?, name, holds: None })
+    }
+
+    /// Makes the map hold exactly `wanted`. What goes makes room first: nothing refers to it, and who asks for it meanwhile
+    /// is answered by the server.
+    fn hold(&mut self, wanted: BTreeMap<K, V>) -> Result<(), BpfError> {
+        let failed = BpfError::map(self.name);
+        let held = match self.holds.take() {
+            Some(held) => held,
+            None => self.map.iter().collect::<Result<_, _>>().map_err(&failed)?,
+        };
+        for key in held.keys().filter(|key| !wanted.contains_key(key)) {
+            self.map.remove(key).map_err(&failed)?;
         }
-        let views = views.iter().map(|(address, view)| (address.octets(), view.0)).collect();
-        replace(&mut self.names, "names", &wanted)?;
-        replace(&mut self.views, "views", &views)
+        for (key, value) in wanted.iter().filter(|(key, value)| held.get(*key) != Some(*value)) {
+            self.map.insert(key, value, 0).map_err(&failed)?;
+        }
+        self.holds = Some(wanted);
+        Ok(())
     }
 }
 
 fn key(view: Option<View>, wire: &[u8]) -> Key {
-    let mut key = [0; 4 + NAME_MAX];
+    let mut key = [0; 8 + NAME_MAX];
     key[..4].copy_from_slice(&view.unwrap_or_default().0.to_ne_bytes());
-    key[4..4 + wire.len()].copy_from_slice(wire);
+    key[8..8 + wire.len()].copy_from_slice(wire);
     key
 }
 
