@@ -314,6 +314,8 @@ fn more_memory_than_the_limit_ends_with_137_and_says_oom() {
     node.coppice(eat).ended_with(137).complained("memory");
     let detail = node.inspect("eater");
     assert_eq!((&detail["oom_killed"], &detail["exit_code"]), (&true.into(), &137.into()));
+    // Not even enough to be made with.
+    sh(&node, &["--memory", "1k"], "true").ended_with(125).complained("more memory than its limit");
 }
 
 #[test]
@@ -349,6 +351,20 @@ fn memory_cpu_and_process_limits_are_in_the_kernel() {
     );
     let (quota, period) = cpu.split_once(' ').unwrap();
     assert_eq!(2 * quota.parse::<u64>().unwrap(), period.parse::<u64>().unwrap(), "half a core: {cpu}");
+}
+
+#[test]
+fn a_limit_that_the_machine_cannot_give_is_said_attached_or_not_and_the_command_runs() {
+    let node = Node::with_busybox();
+    node.ok(["node", "stop", "--all"]);
+    // A machine without control groups, as far as the node sees.
+    let mut hide = node.inside("mount");
+    hide.args(["-t", "tmpfs", "none", "/sys/fs/cgroup"]);
+    Output::of(hide).succeeded();
+    for flags in [&[][..], &["-d"]] {
+        let said = sh(&node, &[flags, &["-m", "64m"]].concat(), "echo it runs").succeeded();
+        assert!(said.stderr.contains("warning: The limit of 64MiB memory is not enforced"), "{}", said.stderr);
+    }
 }
 
 #[test]

@@ -26,6 +26,9 @@ pub const EXIT: u8 = 4;
 /// Client → process: one little-endian i32, a signal number.
 pub const SIGNAL: u8 = 5;
 
+/// Node → client, before the process's output: UTF-8, a sentence that says what the machine cannot give.
+pub const WORD: u8 = 6;
+
 /// The five bytes before a payload of `len` bytes.
 pub fn header(kind: u8, len: u32) -> [u8; HEADER_LEN] {
     let [a, b, c, d] = len.to_le_bytes();

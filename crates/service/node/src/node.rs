@@ -1,6 +1,7 @@
 //! The node as its API sees it: everything that can be asked of one machine.
 
 mod certificates;
+mod network;
 mod policy;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +38,7 @@ use crate::network::{Names, NodeNetwork};
 use crate::root::{Root, RootError};
 use crate::settings::{Settings, SettingsError};
 use crate::signal::parse_signal;
-use crate::{archive, images, logs, metrics, peer, stats, view, volume};
+use crate::{archive, host_network, images, logs, metrics, peer, stats, view, volume};
 
 /// This node's id in its cluster of one.
 const NODE: NodeId = NodeId(1);
@@ -96,9 +97,9 @@ pub struct Node {
     root: Root,
     clock: Arc<dyn Clock>,
     started_at: Timestamp,
-    containers: Arc<Containers>,
+    pub(crate) containers: Arc<Containers>,
     adhoc: Arc<AdHoc>,
-    agent: Arc<Agent>,
+    pub(crate) agent: Arc<Agent>,
     log: Log,
     stop: watch::Sender<bool>,
     settings: Settings,
@@ -144,6 +145,7 @@ impl Node {
             network,
             launcher.clone(),
         )?);
+        containers.take_up_sockets(&log.read()).await;
         containers.adopt().await?;
         let adhoc = AdHoc::new(containers.clone());
         adhoc.resume();
@@ -250,6 +252,7 @@ impl Node {
             words: (launcher.identity.word.iter().cloned())
                 .chain(self.containers.network.words())
                 .chain(self.containers.traffic.peers().words())
+                .chain(host_network::words(&self.log.read()))
                 .collect(),
         }
     }
@@ -301,22 +304,22 @@ impl Node {
     }
 
     /// Makes and starts an ad-hoc container with its streams attached. The stream is there at once; a start that
-    /// fails ends it with an exit that says why.
+    /// fails ends it with an exit that says why. The start gives the words of what the machine could not give.
     pub async fn run(
         &self,
         request: RunRequest,
-    ) -> Result<(Attached, impl Future<Output = Result<(), NodeError>> + use<>), NodeError> {
+    ) -> Result<(Attached, impl Future<Output = Result<Vec<String>, NodeError>> + use<>), NodeError> {
         let container = self.make(&request, true).await?;
         let (stream, theirs) = attach::pair().map_err(|source| NodeError::disk("cannot make a stream", source))?;
         let attached = Attached { stream, container: container.clone(), is_first: true };
         let (containers, adhoc, size) = (self.containers.clone(), self.adhoc.clone(), size_of(&request));
         let start = async move {
-            let started = containers.start(&container, Some(theirs), size, &Names::new()).await;
-            match &started {
-                Ok(()) => adhoc.keep(&container),
-                Err(_) => containers.discard_unstarted(&container).await,
+            if let Err(error) = containers.start(&container, Some(theirs), size, &Names::new()).await {
+                containers.discard_unstarted(&container).await;
+                return Err(error);
             }
-            started
+            adhoc.keep(&container);
+            Ok(container.read(|record| record.words.clone()))
         };
         Ok((attached, start))
     }
@@ -504,7 +507,8 @@ impl Node {
         let spec = request.spec;
         let mut broken = spec.check();
         broken.extend(coppice_plan::name_clashes(&spec));
-        broken.extend(not_done_yet(&spec));
+        broken.extend(peer::refused(&spec));
+        broken.extend(host_network::refused(&self.log.read(), &spec));
         for name in request.only.iter().filter(|name| spec.workload(name.as_str()).is_none()) {
             broken.push(format!("{name} is not in the app"));
         }
@@ -791,9 +795,4 @@ async fn keep_rules(containers: Arc<Containers>, mut stopping: watch::Receiver<b
             Err(error) => tracing::warn!(%error, "cannot look after the network's rules"),
         }
     }
-}
-
-/// What a manifest may say and this version does not carry out: refused, because nobody is to believe it holds.
-fn not_done_yet(spec: &AppSpec) -> Vec<String> {
-    peer::refused(spec)
 }

@@ -20,6 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Mutex;
 
+use crate::output::{Paint, Style, visible};
 use crate::terminal::{self, RawMode};
 
 /// Bytes read from standard input at a time.
@@ -35,6 +36,8 @@ pub(crate) struct Caller<'fd> {
     pub(crate) stdin: Option<BorrowedFd<'fd>>,
     pub(crate) stdout: BorrowedFd<'fd>,
     pub(crate) stderr: BorrowedFd<'fd>,
+    /// Of `stderr`, for what is not the process's own.
+    pub(crate) style: Style,
     /// The process has a terminal.
     pub(crate) tty: bool,
     /// Pass INT, TERM and others on instead of ending.
@@ -85,6 +88,7 @@ async fn output(reader: &mut FrameReader, caller: &Caller<'_>) -> Ending {
         let written = match reader.next().await {
             Ok(Some(Frame::Stdout(bytes))) => write_all(caller.stdout, &bytes).await,
             Ok(Some(Frame::Stderr(bytes))) => write_all(caller.stderr, &bytes).await,
+            Ok(Some(Frame::Word(word))) => write_all(caller.stderr, &warning(&caller.style, &word)).await,
             Ok(Some(Frame::Exit(reply))) => return Ending::Exit(reply),
             Ok(None) => return Ending::Lost(ClientError::Lost { what: "the stream ended without an exit".into() }),
             Err(error) => return Ending::Lost(error),
@@ -93,6 +97,12 @@ async fn output(reader: &mut FrameReader, caller: &Caller<'_>) -> Ending {
             return Ending::Output(error);
         }
     }
+}
+
+/// A line for the caller, whose terminal may be raw.
+fn warning(style: &Style, word: &str) -> Vec<u8> {
+    let end = if style.terminal { "\r\n" } else { "\n" };
+    format!("{} {}{end}", style.paint(Paint::Yellow, "warning:"), visible(word)).into_bytes()
 }
 
 /// Writes without blocking the other two: what a pipe or terminal cannot take at once is waited for off this thread.
@@ -316,11 +326,13 @@ pub(crate) struct Standard {
     stdin: io::Stdin,
     stdout: io::Stdout,
     stderr: io::Stderr,
+    style: Style,
 }
 
 impl Standard {
-    pub(crate) fn new() -> Self {
-        Self { stdin: io::stdin(), stdout: io::stdout(), stderr: io::stderr() }
+    /// `style` is standard error's.
+    pub(crate) fn new(style: Style) -> Self {
+        Self { stdin: io::stdin(), stdout: io::stdout(), stderr: io::stderr(), style }
     }
 
     pub(crate) fn caller(&mut self, interactive: bool, tty: bool, signals: bool) -> Caller<'_> {
@@ -330,6 +342,7 @@ impl Standard {
             stdin: interactive.then(|| self.stdin.as_fd()),
             stdout: self.stdout.as_fd(),
             stderr: self.stderr.as_fd(),
+            style: self.style,
             tty,
             signals,
             resize: tty,

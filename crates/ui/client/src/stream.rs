@@ -1,7 +1,9 @@
 //! The frames of `run`, `exec` and `attach`: a process's input and output, and how it ended.
 
 use bytes::{Buf, Bytes, BytesMut};
-use coppice_api::stream::{EXIT, HEADER_LEN, PAYLOAD_MAX, RESIZE, SIGNAL, STDERR, STDIN, STDOUT, header, parse_header};
+use coppice_api::stream::{
+    EXIT, HEADER_LEN, PAYLOAD_MAX, RESIZE, SIGNAL, STDERR, STDIN, STDOUT, WORD, header, parse_header,
+};
 use coppice_api::{ExitReply, TerminalSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -17,6 +19,8 @@ const READ_SIZE: usize = 32 << 10;
 pub enum Frame {
     Stdout(Bytes),
     Stderr(Bytes),
+    /// What the machine cannot give the process.
+    Word(String),
     /// The last one.
     Exit(ExitReply),
 }
@@ -84,6 +88,7 @@ fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, ClientError> {
     match kind {
         STDOUT => Ok(Some(Frame::Stdout(payload))),
         STDERR => Ok(Some(Frame::Stderr(payload))),
+        WORD => Ok(Some(Frame::Word(String::from_utf8_lossy(&payload).into_owned()))),
         EXIT => {
             let reply = serde_json::from_slice(&payload);
             reply.map(|reply| Some(Frame::Exit(reply))).map_err(|error| ClientError::garbled(format!("exit: {error}")))

@@ -215,6 +215,7 @@ async fn a_line_that_is_no_json_and_a_stream_that_breaks_are_errors() {
 async fn a_run_is_one_request_whose_frames_may_be_cut_anywhere() {
     let mut wire = UPGRADED.as_bytes().to_vec();
     // The first frames come in the same piece as the head of the answer.
+    wire.extend(frame(6, b"no memory limit"));
     wire.extend(frame(1, b"out"));
     wire.extend(frame(2, b"err"));
     let tail = frame(4, br#"{"code":7,"signal":null,"oom":false}"#);
@@ -235,6 +236,7 @@ async fn a_run_is_one_request_whose_frames_may_be_cut_anywhere() {
     assert!(request.starts_with("post /v1/run http/1.1\r\n"), "{request}");
     assert!(request.contains("upgrade: coppice-stream") && request.contains("connection: upgrade"), "{request}");
     let (mut reader, mut writer) = attached.stream.split();
+    assert_eq!(reader.next().await.unwrap(), Some(Frame::Word("no memory limit".into())));
     assert_eq!(reader.next().await.unwrap(), Some(Frame::Stdout("out".into())));
     assert_eq!(reader.next().await.unwrap(), Some(Frame::Stderr("err".into())));
     writer.stdin(b"in").await.unwrap();

@@ -172,6 +172,10 @@ impl Server {
         let reply = match outcome {
             Outcome::Failed(failure) => {
                 pending.starting.end();
+                let cgroup = self.containers.get(&container).and_then(|container| container.cgroup.as_ref());
+                let short = exec.is_none() && cgroup.is_some_and(|cgroup| cgroup.oom_kills() > 0);
+                let why = "making it needs more memory than its limit: give it more";
+                let failure = if short { StartFailure::setup("set-up", why) } else { failure };
                 self.undo(key, &container, exec);
                 Reply::Error { error: failure.into() }
             }

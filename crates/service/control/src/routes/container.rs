@@ -43,9 +43,12 @@ pub(super) async fn run(State(node): State<Arc<Node>>, mut request: Request) -> 
         // Both begin at once: the client gets its answer while the container is made.
         let (client, started) = tokio::join!(upgrade, start);
         let Ok(client) = client else { return };
-        let client = TokioIo::new(client);
+        let mut client = TokioIo::new(client);
         let relayed = match started {
-            Ok(()) => attached.relay(client).await,
+            Ok(words) => match tell(&mut client, &words).await {
+                Ok(()) => attached.relay(client).await,
+                Err(error) => Err(error),
+            },
             Err(error) => refuse(client, &error).await,
         };
         if let Err(error) = relayed {
@@ -55,14 +58,26 @@ pub(super) async fn run(State(node): State<Arc<Node>>, mut request: Request) -> 
     Ok(switching(&id))
 }
 
+/// What the machine cannot give comes before what the process says.
+async fn tell(client: &mut (impl tokio::io::AsyncWrite + Unpin), words: &[String]) -> io::Result<()> {
+    for word in words {
+        send(client, stream::WORD, word.as_bytes()).await?;
+    }
+    Ok(())
+}
+
+async fn send(client: &mut (impl tokio::io::AsyncWrite + Unpin), kind: u8, payload: &[u8]) -> io::Result<()> {
+    use tokio::io::AsyncWriteExt;
+    let len = u32::try_from(payload.len()).map_err(io::Error::other)?;
+    client.write_all(&stream::header(kind, len)).await?;
+    client.write_all(payload).await
+}
+
 /// Ends a stream whose process never ran.
 async fn refuse(mut client: impl tokio::io::AsyncWrite + Unpin, error: &coppice_node::NodeError) -> io::Result<()> {
     use tokio::io::AsyncWriteExt;
     let exit = ExitReply { code: error.exit_code(), signal: None, oom: false, error: Some(error.to_string()) };
-    let payload = serde_json::to_vec(&exit)?;
-    let len = u32::try_from(payload.len()).map_err(io::Error::other)?;
-    client.write_all(&stream::header(stream::EXIT, len)).await?;
-    client.write_all(&payload).await?;
+    send(&mut client, stream::EXIT, &serde_json::to_vec(&exit)?).await?;
     client.shutdown().await
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 
 use coppice_api::RunRequest;
-use coppice_api::stream::{EXIT, RESIZE, SIGNAL, STDERR, STDIN, STDOUT, header, parse_header};
+use coppice_api::stream::{EXIT, RESIZE, SIGNAL, STDERR, STDIN, STDOUT, WORD, header, parse_header};
 use coppice_spec::{RestartPolicy, RunSpec, WorkloadSpec};
 
 use super::*;
@@ -109,6 +109,7 @@ async fn megabytes_go_in_and_come_out_at_once() {
                 Err(error) => panic!("{error}"),
             }
         }
+        send(stream, WORD, b"no \x1b limit").unwrap();
         send(stream, STDERR, b"done").unwrap();
         exit(stream, 3);
     });
@@ -128,6 +129,7 @@ async fn megabytes_go_in_and_come_out_at_once() {
         stdin: Some(stdin.as_fd()),
         stdout: stdout.as_fd(),
         stderr: stderr.as_fd(),
+        style: Style::plain(),
         tty: false,
         signals: true,
         resize: false,
@@ -139,7 +141,7 @@ async fn megabytes_go_in_and_come_out_at_once() {
     assert!(draining.join().unwrap() == data, "what came out is not what went in");
     let mut said = String::new();
     errors.read_to_string(&mut said).unwrap();
-    assert_eq!(said, "done");
+    assert_eq!(said, "warning: no \\u{1b} limit\ndone");
 }
 
 #[tokio::test]
@@ -158,6 +160,7 @@ async fn input_from_a_plain_file_is_sent_with_its_end() {
         stdin: Some(stdin.as_fd()),
         stdout: out.as_fd(),
         stderr: out.as_fd(),
+        style: Style::plain(),
         tty: false,
         signals: false,
         resize: false,
@@ -187,7 +190,15 @@ async fn a_terminal_is_raw_while_attached_and_put_back_after_the_detach_keys() {
     });
     let (client, stream) = open(&socket).await;
     let fd = terminal.as_fd();
-    let caller = Caller { stdin: Some(fd), stdout: fd, stderr: fd, tty: true, signals: true, resize: true };
+    let caller = Caller {
+        stdin: Some(fd),
+        stdout: fd,
+        stderr: fd,
+        style: Style::plain(),
+        tty: true,
+        signals: true,
+        resize: true,
+    };
     assert!(matches!(carry(&client, None, stream, caller).await, Ending::Detached));
     assert_eq!(seen.recv().unwrap(), ((RESIZE, vec![30, 0, 100, 0]), b"\x03k".to_vec()));
     assert!(echoes(&terminal), "the terminal was left raw");
@@ -202,7 +213,15 @@ async fn a_node_that_goes_away_is_told_and_the_terminal_put_back() {
     });
     let (client, stream) = open(&socket).await;
     let fd = terminal.as_fd();
-    let caller = Caller { stdin: Some(fd), stdout: fd, stderr: fd, tty: true, signals: true, resize: true };
+    let caller = Caller {
+        stdin: Some(fd),
+        stdout: fd,
+        stderr: fd,
+        style: Style::plain(),
+        tty: true,
+        signals: true,
+        resize: true,
+    };
     assert!(matches!(carry(&client, None, stream, caller).await, Ending::Lost(ClientError::Lost { .. })));
     assert!(echoes(&terminal), "the terminal was left raw");
 }
@@ -214,7 +233,15 @@ async fn output_nobody_reads_any_more_ends_it() {
     let (reader, stdout) = io::pipe().unwrap();
     drop(reader);
     let fd = stdout.as_fd();
-    let caller = Caller { stdin: None, stdout: fd, stderr: fd, tty: false, signals: false, resize: false };
+    let caller = Caller {
+        stdin: None,
+        stdout: fd,
+        stderr: fd,
+        style: Style::plain(),
+        tty: false,
+        signals: false,
+        resize: false,
+    };
     let ending = carry(&client, None, stream, caller).await;
     assert!(matches!(ending, Ending::Output(error) if error.kind() == io::ErrorKind::BrokenPipe));
 }
@@ -245,6 +272,7 @@ async fn signals_reach_the_process_without_a_terminal() {
         stdin: Some(stdin.as_fd()),
         stdout: out.as_fd(),
         stderr: out.as_fd(),
+        style: Style::plain(),
         tty: false,
         signals: true,
         resize: false,

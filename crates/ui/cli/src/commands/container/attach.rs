@@ -16,7 +16,7 @@ pub(crate) async fn run(settings: &Settings, args: AttachArgs) -> CommandResult 
     let attached = client.attach(&args.container).await?;
     let tty = detail.spec.tty && std::io::stdin().is_terminal();
     let interactive = detail.spec.interactive && !args.no_stdin;
-    let mut standard = Standard::new();
+    let mut standard = Standard::new(settings.stderr);
     let caller = standard.caller(interactive, tty, !args.no_signals);
     let ending = attach::carry(&client, Some(&detail.summary.id), attached.stream, caller).await;
     finish(settings, &args.container, ending)

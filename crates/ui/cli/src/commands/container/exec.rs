@@ -51,7 +51,7 @@ async fn attempt(settings: &Settings, args: ExecArgs) -> Result<ExitCode, Comman
         return Ok(client.exec_detached(&container, &request).await.map(|()| ExitCode::SUCCESS)?);
     }
     let attached = client.exec(&container, &request).await?;
-    let mut standard = Standard::new();
+    let mut standard = Standard::new(settings.stderr);
     let caller = standard.caller(args.interactive, args.tty, true);
     // No container for signals: they are for the command, not for the container's own process.
     let ending = attach::carry(&client, None, attached.stream, caller).await;

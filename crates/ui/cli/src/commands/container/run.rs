@@ -41,7 +41,7 @@ async fn attempt(settings: &Settings, args: RunArgs) -> CommandResult {
         };
     }
     let attached = with_image(settings, &client, &mut request, async |request| client.run(request).await).await?;
-    let mut standard = Standard::new();
+    let mut standard = Standard::new(settings.stderr);
     let caller = standard.caller(interactive, tty, true);
     let container = attached.container.as_deref();
     let ending = attach::carry(&client, container, attached.stream, caller).await;
