@@ -12,6 +12,7 @@ mod error;
 mod event;
 mod image;
 mod metrics;
+mod network;
 mod node;
 pub mod path;
 mod policy;
@@ -37,6 +38,10 @@ pub use image::{
 pub use metrics::{
     BackendMetrics, BreakerState, Bucket, CertificateMetrics, ContainerMetrics, DeniedMetrics, DnsMetrics, Histogram,
     Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics, StorageMetrics,
+};
+pub use network::{
+    BackendNetwork, BridgeStatus, CertificateNetwork, DoctorReport, DoctorState, DoctorStep, InstanceNetwork,
+    NetworkStatus, RouteNetwork, ServiceNetwork,
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};
 pub use policy::{PolicyRuleRequest, PolicyRuleSummary, PolicySource};

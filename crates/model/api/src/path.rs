@@ -100,3 +100,9 @@ pub const CERTIFICATE_RENEW: &str = "/v1/certificates/{domain}/renew";
 /// GET → list of [`PolicyRuleSummary`](crate::PolicyRuleSummary); POST [`PolicyRuleRequest`](crate::PolicyRuleRequest) →
 /// 204; DELETE `?from=&to=` → 204.
 pub const POLICY: &str = "/v1/policy";
+
+/// GET → [`NetworkStatus`](crate::NetworkStatus).
+pub const NETWORK: &str = "/v1/network";
+/// GET `?from=&to=` → [`DoctorReport`](crate::DoctorReport): why one does not reach another; without, how the node's
+/// network is.
+pub const NETWORK_DOCTOR: &str = "/v1/network/doctor";

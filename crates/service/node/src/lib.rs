@@ -21,6 +21,7 @@ mod certificates;
 mod container;
 mod containers;
 mod directories;
+mod doctor;
 mod error;
 mod events;
 mod health;

@@ -48,7 +48,7 @@ use crate::storage::Counts;
     }
 }
 
-fn certificates(containers: &Containers) -> Vec<CertificateMetrics> {
+pub(crate) fn certificates(containers: &Containers) -> Vec<CertificateMetrics> {
     let node = containers.traffic.certificates();
     // Metrics are not what starts it.
     let Some(certificates) = node.is_needed().then(|| node.started().ok()).flatten() else { return Vec::new() };

@@ -6,6 +6,7 @@
 //! silent failure later.
 
 mod fast_path;
+mod looks;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};

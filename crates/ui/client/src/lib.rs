@@ -15,6 +15,7 @@ mod containers;
 mod error;
 mod images;
 mod lines;
+mod network;
 mod node;
 mod policy;
 mod stream;

@@ -5,6 +5,7 @@ mod certificate;
 mod container;
 mod image;
 pub(crate) mod metrics;
+mod network;
 mod node;
 mod policy;
 
@@ -69,6 +70,8 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::CERTIFICATE_PROVISION, post(certificate::provision))
         .route(path::CERTIFICATE, delete(certificate::remove))
         .route(path::CERTIFICATE_RENEW, post(certificate::renew))
+        .route(path::NETWORK, get(network::status))
+        .route(path::NETWORK_DOCTOR, get(network::doctor))
         .route(path::POLICY, get(policy::list).post(policy::set).delete(policy::remove))
         .fallback(unknown)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))

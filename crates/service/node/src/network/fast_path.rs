@@ -13,6 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use coppice_bpf::{BpfError, BridgeInfo, Dataplane, Endpoint, Metrics, Settings};
 use coppice_network::{LinkName, Policy, TrafficClasses, VirtualService};
 
+use crate::doctor::FastPathState;
+
 /// What the programs work by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Work {
@@ -130,6 +132,15 @@ impl FastPath {
     fn remove_of(&self, bridge: &LinkName) {
         if let Err(error) = Dataplane::remove(bridge, &self.folder) {
             tracing::warn!(%error, "cannot take the network's fast path off");
+        }
+    }
+
+    /// Whether it works.
+    pub(crate) fn in_force(&self) -> FastPathState {
+        match &*self.state() {
+            State::Running(_) => FastPathState::InForce,
+            State::Idle | State::Loading(_) => FastPathState::Loading,
+            State::Off => FastPathState::Refused,
         }
     }
 

@@ -98,7 +98,7 @@ impl NodeNetwork {
     }
 
     /// Whether rules see packets before the bridge's own device does: what rules redirect does not come by it then.
-    fn is_hooked(&self) -> bool {
+    pub(super) fn is_hooked(&self) -> bool {
         let mut hooked = false;
         let looked = self.on_the_bridge(|bridge| {
             hooked = bridge.is_hooked();

@@ -79,6 +79,9 @@ pub(crate) struct StatusArgs {
     /// Show it again and again until interrupted
     #[arg(short, long)]
     pub(crate) watch: bool,
+    /// Show the network instead: addresses, names, ports, routes and who may connect
+    #[arg(long)]
+    pub(crate) network: bool,
     /// App
     pub(crate) app: Option<String>,
 }

@@ -4,6 +4,7 @@ mod app;
 mod cert;
 mod container;
 mod image;
+mod network;
 mod node;
 mod policy;
 mod run;
@@ -28,6 +29,7 @@ pub(crate) use image::{
     ExportArgs, ImageVerb, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs, NamesArgs, PruneArgs, PullArgs,
     PushArgs, RmiArgs, SaveArgs, TagArgs,
 };
+pub(crate) use network::{DoctorArgs, NetVerb};
 pub(crate) use node::{CompletionsArgs, MetricsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb};
 pub(crate) use policy::{PolicyPairArgs, PolicyVerb};
 pub(crate) use run::{CreateArgs, NewContainerArgs, RunArgs};
@@ -185,6 +187,11 @@ pub(crate) enum Verb {
     /// Say which services may speak to which
     #[command(subcommand)]
     Policy(PolicyVerb),
+
+    // The network
+    /// Look into the network
+    #[command(subcommand)]
+    Net(NetVerb),
 
     // The node
     /// Work with this machine's node

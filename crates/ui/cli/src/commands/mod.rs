@@ -5,6 +5,7 @@ mod cert;
 mod container;
 mod image;
 mod manifest;
+mod network;
 mod node;
 mod policy;
 
@@ -14,7 +15,7 @@ use std::process::ExitCode;
 use coppice_spec::Verdict;
 
 use crate::Hooks;
-use crate::args::{CertVerb, ImageVerb, NodeVerb, PolicyVerb, Verb};
+use crate::args::{CertVerb, ImageVerb, NetVerb, NodeVerb, PolicyVerb, Verb};
 use crate::error::{CommandError, CommandResult, FAILURE};
 use crate::settings::Settings;
 
@@ -77,6 +78,8 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Policy(PolicyVerb::Deny(args)) => block_on(policy::set::run(settings, args, Verdict::Deny)),
         Verb::Policy(PolicyVerb::Rm(args)) => block_on(policy::remove::run(settings, args)),
         Verb::Policy(PolicyVerb::List) => block_on(policy::list::run(settings)),
+
+        Verb::Net(NetVerb::Doctor(args)) => block_on(network::doctor::run(settings, args)),
 
         Verb::Node(NodeVerb::Start) => block_on(node::start::run(settings)),
         Verb::Node(NodeVerb::Stop(args)) => block_on(node::stop::run(settings, args)),

@@ -10,6 +10,7 @@ use coppice_client::Client;
 
 use super::tree;
 use crate::args::StatusArgs;
+use crate::commands::network;
 use crate::error::{CommandError, CommandResult};
 use crate::settings::Settings;
 use crate::{daemon, place};
@@ -25,9 +26,17 @@ pub(crate) async fn run(settings: &Settings, args: StatusArgs) -> CommandResult 
         None => Some(place::app_name(settings, None, file)?),
     };
     let client = daemon::client(settings).await?;
+    let clear = if args.watch && settings.stdout.terminal && !settings.json { "\x1b[H\x1b[J" } else { "" };
     loop {
+        if args.network {
+            show_network(settings, &client, named.as_deref(), args.watch, clear).await?;
+            if !args.watch {
+                return Ok(ExitCode::SUCCESS);
+            }
+            tokio::time::sleep(INTERVAL).await;
+            continue;
+        }
         let apps = look(&client, named.as_deref()).await?;
-        let clear = if args.watch && settings.stdout.terminal && !settings.json { "\x1b[H\x1b[J" } else { "" };
         if settings.json && args.watch {
             settings.print_json_line(&apps)?;
         } else if settings.json {
@@ -42,6 +51,26 @@ pub(crate) async fn run(settings: &Settings, args: StatusArgs) -> CommandResult 
             return Ok(ExitCode::SUCCESS);
         }
         tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn show_network(
+    settings: &Settings,
+    client: &Client,
+    named: Option<&str>,
+    watch: bool,
+    clear: &str,
+) -> Result<(), CommandError> {
+    let mut status = client.network().await?;
+    if let Some(app) = named {
+        // One that is not there is missed by name.
+        client.app(app).await?;
+        network::status::only(&mut status, app);
+    }
+    match (settings.json, watch) {
+        (true, true) => settings.print_json_line(&status),
+        (true, false) => settings.print_json(&status),
+        (false, _) => settings.print(&format!("{clear}{}", network::status::text(&status, &settings.stdout))),
     }
 }
 

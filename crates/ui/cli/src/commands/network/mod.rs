@@ -1,0 +1,4 @@
+//! Verbs on the network.
+
+pub(crate) mod doctor;
+pub(crate) mod status;
