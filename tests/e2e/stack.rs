@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use node::{Node, Output, is_alive, kill, kill_and_wait};
+use node::{Node, Output, debian_root, is_alive, kill, kill_and_wait};
 use project::{Project, child, get, wait_for, wait_until};
 
 const STACK: &str = r#"
@@ -55,24 +55,6 @@ const NGINX: &str = "daemon off; pid /tmp/nginx.pid; error_log /dev/stderr; even
     http { access_log /dev/stdout; client_body_temp_path /tmp/b; proxy_temp_path /tmp/p; fastcgi_temp_path /tmp/f;\n\
     uwsgi_temp_path /tmp/u; scgi_temp_path /tmp/s; server { listen 8080; location / { proxy_pass http://web:8000; } } }\n";
 
-/// A Debian root with one package, made once by mmdebstrap and kept where other crates' tests find it too.
-fn debian_root(name: &str, package: &str) -> PathBuf {
-    let home = std::env::var_os("COPPICE_FIXTURES").map(PathBuf::from);
-    let home = home.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("../fixtures"));
-    std::fs::create_dir_all(&home).unwrap();
-    let tar = home.join(format!("{name}-bookworm.tar"));
-    let lock = File::create(home.join(format!("{name}-bookworm.lock"))).unwrap();
-    lock.lock().unwrap();
-    if !tar.exists() {
-        let unfinished = home.join(format!("{name}-bookworm.unfinished.tar"));
-        let mut make = Command::new("mmdebstrap");
-        make.args(["--variant=extract", &format!("--include={package}"), "bookworm"]).arg(&unfinished);
-        Output::of(make).succeeded();
-        std::fs::rename(&unfinished, &tar).unwrap();
-    }
-    tar
-}
-
 /// The web program, static.
 fn web_program() -> PathBuf {
     let home = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -94,7 +76,7 @@ fn web_program() -> PathBuf {
 fn stack(node: &Node) -> Project<'_> {
     node.busybox_image();
     for (name, package) in [("redis", "redis-server"), ("nginx", "nginx-light")] {
-        let tar = debian_root(name, package);
+        let tar = debian_root(name, &[package]);
         node.ok(["import", tar.to_str().unwrap(), &format!("{name}-root")]);
     }
     let program = node.dir().join("web");

@@ -30,12 +30,14 @@ pub(crate) fn test(args: &[String]) -> Result<()> {
     stages.run("tests", all_tests)?;
     stages.run("documentation tests", || shell::run(cargo().args(["test", "--workspace", "--doc", "--quiet"])))?;
     stages.run("demo", || demo::run(&["--stop".into()]))?;
-    stages.run("bare", || {
-        if let bare::Outcome::Skipped(why) = bare::show(bare::User::Root)? {
-            skipped = Some(why);
-        }
-        Ok(())
-    })?;
+    for (stage, user) in [("bare", bare::User::Root), ("bare, with sudo", bare::User::Sudo)] {
+        stages.run(stage, || {
+            if let bare::Outcome::Skipped(why) = bare::show(user)? {
+                skipped = Some(why);
+            }
+            Ok(())
+        })?;
+    }
     stages.run("vmtest", || vmtest::run(&[]))?;
     stages.closing();
     if let Some(why) = skipped {

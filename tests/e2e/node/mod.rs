@@ -4,8 +4,9 @@
 //! the name of the node's cgroup, to see that nothing is left in it. A test that fails prints what the daemon and the
 //! launcher had to say.
 // A module of each test target, which uses the part of it that it needs.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
+mod debian;
 mod image;
 mod output;
 mod terminal;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+pub use debian::debian_root;
 pub use image::busybox_tar;
 pub use output::Output;
 pub use terminal::Terminal;

@@ -5,8 +5,8 @@
 //! missing (by apt-get and by rustup, for real, each time), build, and show what it shows. Before that, a user who is
 //! nobody must be told what to ask root for.
 //!
-//! What cargo has built and fetched here is seen there through an overlay, so that the stage costs minutes; `--sudo`
-//! shares nothing and runs as an ordinary user with sudo: all that a stranger waits for. Where this machine's network does
+//! What cargo has built and fetched here is seen there through an overlay, so that the stage costs minutes; `--sudo`, a
+//! stage of its own, shares nothing and runs as an ordinary user with sudo: all that a stranger waits for. Where this machine's network does
 //! not lead to Debian's packages and Rust's, the stage is skipped, and says so.
 
 mod machine;

@@ -212,7 +212,11 @@ pub(crate) static ROUTE: Section = Section {
         aliased("match_headers", "headers", Kind::Pairs, "Headers that must have exactly these values."),
         key("backend_services", Kind::Pairs, "Shares of services in percent, as in { web = 90, next = 10 }."),
         key("mirror_service", Kind::Text, "A service that gets a copy of each request; its answers are dropped."),
-        key("port", PORT, "The container's port. Default: the first of `ports`, else the image's EXPOSE."),
+        key(
+            "port",
+            PORT,
+            "The container's port. Default: the first of `ports`, else the image's EXPOSE, else the health check's.",
+        ),
         key("protocol", Kind::Choice(names::BACKEND_WORDS), "http1 (default), or h2c for gRPC and other HTTP/2."),
         key("retries", Kind::Integer { min: 0, max: 5 }, "For GET, HEAD and OPTIONS, on other instances. Default 0."),
         key("retry_on_5xx", Kind::Boolean, "Retry after a 5xx answer too. Default true."),

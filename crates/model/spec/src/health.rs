@@ -31,6 +31,17 @@ pub enum HealthProbe {
     Exec { command: Vec<String> },
 }
 
+impl HealthProbe {
+    /// The container's port that is asked, where one is.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        match *self {
+            Self::Http { port, .. } | Self::Tcp { port } | Self::Grpc { port, .. } => Some(port),
+            Self::Exec { .. } => None,
+        }
+    }
+}
+
 impl HealthSpec {
     pub const DEFAULT_INTERVAL: DurationText = DurationText(Duration::from_secs(10));
     pub const DEFAULT_TIMEOUT: DurationText = DurationText(Duration::from_secs(5));

@@ -31,7 +31,8 @@ pub struct RouteSpec {
     pub backends: BTreeMap<Name, u32>,
     /// A service that gets a copy of each request, whose answers nobody sees.
     pub mirror: Option<Name>,
-    /// The container's port; `None`: the first of the service's `ports`, else of the image's EXPOSE.
+    /// The container's port; `None`: the first of the service's `ports`, else of the image's EXPOSE, else the one that
+    /// its health check asks, else 80.
     pub port: Option<u16>,
     /// How instances are spoken to.
     pub protocol: BackendProtocol,

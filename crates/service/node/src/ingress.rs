@@ -15,7 +15,7 @@ use crate::certificates::NodeCertificates;
 use crate::settings::ProxySettings;
 use crate::traffic::Present;
 
-/// Where requests go when neither the spec nor the image names a port.
+/// Where requests go when nothing else tells an instance's port.
 const PORT: u16 = 80;
 
 pub(crate) struct Ingress {
@@ -202,7 +202,8 @@ pub(crate) fn covers(domain: &str, host: &str) -> bool {
 
 fn endpoints(name: &Name, service: &ServiceSpec, present: &Present) -> Vec<Endpoint> {
     let published = service.ports.iter().find(|port| port.protocol == Protocol::Tcp).map(|port| port.container);
-    let port = published.or_else(|| present.image_ports.get(name).copied()).unwrap_or(PORT);
+    let probed = || service.health.as_ref().and_then(|health| health.probe.port());
+    let port = published.or_else(|| present.image_ports.get(name).copied()).or_else(probed).unwrap_or(PORT);
     let here = present.instances.get(name).map_or(&[][..], Vec::as_slice);
     let endpoint = here.iter().map(|instance| Endpoint {
         name: instance.key.clone(),
