@@ -32,6 +32,15 @@ pub trait Clock: Send + Sync {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
+impl SystemClock {
+    /// Nanoseconds since 1970-01-01 UTC, for those whose format wants them.
+    #[allow(clippy::disallowed_methods)] // beside the one below
+    pub fn unix_nanos(self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
 impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods)] // the one place that reads it
     fn now(&self) -> Timestamp {

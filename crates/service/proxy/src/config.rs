@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use coppice_spec::Cidr;
 
+use crate::spans::SpanSink;
 use crate::tls::TlsSettings;
 
 pub struct Config {
@@ -20,6 +21,8 @@ pub struct Config {
     pub tls: Option<Arc<dyn TlsSettings>>,
     /// Gets a JSON object a line for each request. Lines are dropped, and counted, when it is too slow.
     pub access_log: Option<Box<dyn Write + Send>>,
+    /// Gets a span for each request of a trace that is kept. Spans are dropped, and counted, when it is too slow.
+    pub spans: Option<SpanSink>,
     /// Whose X-Forwarded-*, Forwarded and X-Request-Id are believed: other proxies.
     pub trusted: Vec<Cidr>,
     /// Answers of HTTP-01.
@@ -37,6 +40,7 @@ impl Config {
             limits: Limits::default(),
             tls: None,
             access_log: None,
+            spans: None,
             trusted: Vec::new(),
             challenges: None,
             node: node.into(),

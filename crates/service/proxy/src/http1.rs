@@ -181,7 +181,7 @@ pub(crate) async fn carry_out(
     reply: &mut Reply,
     watch: &Watch,
 ) -> Ended {
-    let Planned { plan, request_id, started, record } = planned;
+    let Planned { plan, request_id, started, record, span } = planned;
     let idle = worker.shared.limits.keep_alive;
     let (ended, route) = match plan {
         Plan::Answer(answer, route) => {
@@ -218,19 +218,22 @@ pub(crate) async fn carry_out(
             counts.latency.record(took);
         }
     }
-    if let Some(record) = record {
-        worker.log(
-            &record,
-            &Outcome {
-                status: ended.status,
-                route: route.as_deref(),
-                instance: ended.instance.as_ref().map(|member| member.name.as_str()),
-                sent: ended.sent,
-                received: ended.received,
-                took,
-                aborted: ended.aborted,
-            },
-        );
+    if record.is_some() || span.is_some() {
+        let outcome = Outcome {
+            status: ended.status,
+            route: route.as_deref(),
+            instance: ended.instance.as_ref().map(|member| member.name.as_str()),
+            sent: ended.sent,
+            received: ended.received,
+            took,
+            aborted: ended.aborted,
+        };
+        if let Some(record) = record {
+            worker.log(&record, &outcome);
+        }
+        if let Some((span, sink)) = span.zip(worker.shared.spans.as_ref()) {
+            span.end(&outcome, sink);
+        }
     }
     ended
 }

@@ -77,7 +77,12 @@ pub(crate) const TRACEPARENT: usize = 55;
 
 /// The `traceparent` to send on (W3C Trace Context): of the same trace with our span as parent, or a new trace when
 /// `incoming` is none or malformed. The second is whether the trace goes on, and `tracestate` with it.
-pub(crate) fn traceparent(incoming: Option<&[u8]>, mut random: impl FnMut() -> u64) -> ([u8; TRACEPARENT], bool) {
+/// Whether a new one is `kept` is for others to say: those that collect spans of this proxy.
+pub(crate) fn traceparent(
+    incoming: Option<&[u8]>,
+    kept: bool,
+    mut random: impl FnMut() -> u64,
+) -> ([u8; TRACEPARENT], bool) {
     let known = incoming.filter(|text| is_traceparent(text));
     let mut out = [b'-'; TRACEPARENT];
     out[..2].copy_from_slice(b"00");
@@ -88,12 +93,16 @@ pub(crate) fn traceparent(incoming: Option<&[u8]>, mut random: impl FnMut() -> u
         }
         None => {
             out[3..35].copy_from_slice(&hex_digits::<32>(&mut random));
-            // Not sampled: whether a trace is kept is not for a proxy that keeps none to say.
-            out[53..].copy_from_slice(b"00");
+            out[53..].copy_from_slice(if kept { b"01" } else { b"00" });
         }
     }
     out[36..52].copy_from_slice(&hex_digits::<16>(&mut random));
     (out, known.is_some())
+}
+
+/// Whether somebody keeps this trace: the lowest bit of its flags.
+pub(crate) fn is_sampled(trace: &[u8; TRACEPARENT]) -> bool {
+    matches!(trace[54], b'1' | b'3' | b'5' | b'7' | b'9' | b'b' | b'd' | b'f')
 }
 
 fn is_traceparent(text: &[u8]) -> bool {
@@ -144,7 +153,7 @@ mod tests {
             coppice_route::hash::mix(turn)
         };
         let known = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let (next, continued) = traceparent(Some(known), &mut random);
+        let (next, continued) = traceparent(Some(known), false, &mut random);
         assert!(continued && next[..36] == known[..36] && next[53..] == known[53..] && next[36..52] != known[36..52]);
         for bad in [
             &b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0"[..],
@@ -153,7 +162,7 @@ mod tests {
             b"00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
             b"",
         ] {
-            let (made, continued) = traceparent(Some(bad), &mut random);
+            let (made, continued) = traceparent(Some(bad), false, &mut random);
             assert!(!continued && is_traceparent(&made));
         }
     }

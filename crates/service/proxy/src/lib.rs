@@ -40,6 +40,7 @@ mod proxy_protocol;
 mod published;
 mod reply;
 mod routes;
+mod spans;
 mod tls;
 mod tunnel;
 mod upgrade_h2c;
@@ -52,4 +53,5 @@ pub use metrics::{BUCKETS, BackendSnapshot, HistogramSnapshot, MetricsSnapshot, 
 pub use proxy::{Proxy, StartError};
 pub use proxy_protocol::ProxyHeader;
 pub use routes::{Backend, Endpoint, Route, Routes, UpdateError};
+pub use spans::{Span, SpanSink, SpanSource, spans};
 pub use tls::{ClientName, TlsSettings, server_config};

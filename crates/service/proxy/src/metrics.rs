@@ -111,6 +111,8 @@ pub struct MetricsSnapshot {
     /// Requests that no route takes.
     pub unrouted: u64,
     pub log_lines_dropped: u64,
+    /// Spans that nobody got; `None`: none are collected.
+    pub spans_dropped: Option<u64>,
     pub routes: Vec<RouteSnapshot>,
     pub backends: Vec<BackendSnapshot>,
 }
@@ -188,6 +190,7 @@ impl MetricsSnapshot {
             tls_handshake_failures: sum(shards, |shard| &shard.handshake_failures),
             bad_requests: sum(shards, |shard| &shard.bad_requests),
             unrouted: sum(shards, |shard| &shard.unrouted),
+            spans_dropped: None,
             log_lines_dropped: sum(shards, |shard| &shard.log_lines_dropped),
             routes: Vec::new(),
             backends: Vec::new(),

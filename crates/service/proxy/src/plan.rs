@@ -17,8 +17,9 @@ use crate::body::decimal;
 use crate::buffer;
 use crate::head::Framing;
 use crate::headers::{self, Field, Fields, Known, View};
-use crate::identity::{self, Peer};
+use crate::identity::{self, Peer, TRACEPARENT};
 use crate::routes::Compiled;
+use crate::spans::Begun;
 use crate::worker::Worker;
 
 /// A request's head, in whichever version it came.
@@ -44,6 +45,8 @@ pub(crate) struct Planned {
     pub(crate) request_id: RequestId,
     pub(crate) started: Instant,
     pub(crate) record: Option<Box<Record>>,
+    /// Of a trace that is kept.
+    pub(crate) span: Option<Box<Begun>>,
 }
 
 /// A request on its way to an instance.
@@ -65,6 +68,8 @@ pub(crate) struct Forward {
     pub(crate) wanted: Option<u64>,
     pub(crate) authorization: Option<Vec<u8>>,
     pub(crate) peer: Rc<Peer>,
+    /// The `traceparent` that the instance gets.
+    pub(crate) trace: [u8; TRACEPARENT],
 }
 
 /// The head as an instance will get it, but for Host.
@@ -127,7 +132,19 @@ pub(crate) fn plan(worker: &Worker, peer: &Rc<Peer>, request: &Request<'_>) -> P
     let client = identity::client(peer, known.forwarded_for, &worker.shared.trusted);
     let record = worker.logs().then(|| Box::new(Record::of(request, &known, client, request_id.text())));
     let plan = decide(worker, peer, request, &known, client, &request_id);
-    Planned { plan, request_id, started, record }
+    let span = worker.traces().then(|| {
+        let trace = match &plan {
+            Plan::Forward(request) => request.trace,
+            Plan::Answer(..) => trace(worker, &known).0,
+        };
+        Begun::of(request, &known, client, trace)
+    });
+    Planned { plan, request_id, started, record, span: span.flatten() }
+}
+
+/// The `traceparent` to send on, and whether `tracestate` goes with it.
+fn trace(worker: &Worker, known: &Known<'_>) -> ([u8; TRACEPARENT], bool) {
+    identity::traceparent(known.traceparent, worker.keeps_trace(), || worker.random())
 }
 
 fn decide(
@@ -251,6 +268,7 @@ fn forward(
         None => target.path.clone(),
     };
     let written_host = request.authority.map(str::as_bytes).or(known.host).unwrap_or_default();
+    let trace;
     let head = if http2 {
         let query = target.query.map(|query| format!("?{query}")).unwrap_or_default();
         let mut parts = http::Request::new(()).into_parts().0;
@@ -259,7 +277,7 @@ fn forward(
         parts.uri = Uri::try_from(format!("{path}{query}")).unwrap_or_default();
         parts.version = http::Version::HTTP_2;
         let mut fields = Fields::Http2(&mut parts.headers);
-        emit(worker, peer, request, known, request_id, &route, &mut fields);
+        trace = emit(worker, peer, request, known, request_id, &route, &mut fields);
         if let Framing::Length(length) = request.framing {
             parts.headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));
         }
@@ -275,7 +293,7 @@ fn forward(
         }
         line.extend_from_slice(b" HTTP/1.1\r\n");
         let mut out = buffer::writer();
-        emit(worker, peer, request, known, request_id, &route, &mut Fields::Http1(&mut out));
+        trace = emit(worker, peer, request, known, request_id, &route, &mut Fields::Http1(&mut out));
         match request.framing {
             Framing::Length(length) => {
                 out.extend_from_slice(b"content-length: ");
@@ -328,6 +346,7 @@ fn forward(
         wanted,
         authorization: (!route.passwords.is_open()).then(|| known.authorization.map(<[u8]>::to_vec)).flatten(),
         peer: Rc::clone(peer),
+        trace,
         route,
     }
 }
@@ -342,7 +361,7 @@ impl std::str::FromStr for HexId {
     }
 }
 
-/// Writes the fields an instance gets: the client's, without those of the hop, and ours.
+/// Writes the fields an instance gets: the client's, without those of the hop, and ours. The `traceparent` among them.
 fn emit(
     worker: &Worker,
     peer: &Peer,
@@ -351,10 +370,10 @@ fn emit(
     request_id: &RequestId,
     route: &Compiled,
     out: &mut Fields<'_>,
-) {
+) -> [u8; TRACEPARENT] {
     let edits = &route.spec.request_headers;
     let edited = |name: &[u8]| edits.keys().any(|of_route| name.eq_ignore_ascii_case(of_route.as_bytes()));
-    let (trace, continued) = identity::traceparent(known.traceparent, || worker.random());
+    let (trace, continued) = trace(worker, known);
     request.view.each(|name, value| {
         let passes = match headers::classify(name) {
             Field::Plain => !headers::nominated(request.view, known.connection, name),
@@ -399,6 +418,7 @@ fn emit(
     for (name, value) in edits.iter().filter(|(_, value)| !value.is_empty()) {
         out.put(name.as_bytes(), value.as_bytes());
     }
+    trace
 }
 
 /// X-Forwarded-For, -Host and -Proto; Forwarded goes on only where a trusted proxy has begun it.

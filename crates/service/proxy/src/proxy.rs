@@ -17,6 +17,7 @@ use crate::metrics::{BackendSnapshot, MetricsSnapshot, RouteSnapshot, WorkerCoun
 use crate::plan;
 use crate::published::Published;
 use crate::routes::{Compiler, Member, Routes, UpdateError};
+use crate::spans::SpanSink;
 use crate::worker::{Handed, Kind, Shared, Worker};
 
 /// A running proxy. Dropping it ends every connection; [`Proxy::drain`] first is kinder.
@@ -60,6 +61,7 @@ impl Proxy {
             node: config.node,
             tls: config.tls,
             challenges: config.challenges,
+            spans: config.spans,
             base,
             routes: Published::new(empty),
             closing: AtomicBool::new(false),
@@ -169,6 +171,7 @@ impl Proxy {
 
     pub fn metrics(&self) -> MetricsSnapshot {
         let mut metrics = MetricsSnapshot::of_workers(&self.shared.counts, self.shared.connections() as u64);
+        metrics.spans_dropped = self.shared.spans.as_ref().map(SpanSink::dropped);
         let now = plan::since(self.shared.base);
         let compiler = self.compiler.lock().unwrap_or_else(PoisonError::into_inner);
         let mut routes: Vec<_> =

@@ -25,6 +25,7 @@ use crate::metrics::WorkerCounts;
 use crate::plan;
 use crate::published::{Published, Reader};
 use crate::routes::Snapshot;
+use crate::spans::SpanSink;
 use crate::tls::TlsSettings;
 
 /// Connections a worker may have more than another before it hands over.
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) node: String,
     pub(crate) tls: Option<Arc<dyn TlsSettings>>,
     pub(crate) challenges: Option<Arc<dyn Challenges>>,
+    pub(crate) spans: Option<SpanSink>,
     pub(crate) base: Instant,
     pub(crate) routes: Published<Snapshot>,
     /// No connection is accepted any more; those there are end when they can.
@@ -151,6 +153,16 @@ impl Worker {
 
     pub(crate) fn logs(&self) -> bool {
         self.log.is_some()
+    }
+
+    /// Spans are collected.
+    pub(crate) fn traces(&self) -> bool {
+        self.shared.spans.is_some()
+    }
+
+    /// Whether a trace that begins now is kept.
+    pub(crate) fn keeps_trace(&self) -> bool {
+        self.shared.spans.as_ref().is_some_and(|spans| spans.keeps(self.random()))
     }
 
     pub(crate) fn log(&self, record: &Record, outcome: &Outcome<'_>) {

@@ -7,5 +7,6 @@ mod http1;
 mod http2;
 mod load;
 mod resilience;
+mod spans;
 mod stage;
 mod tunnels;
