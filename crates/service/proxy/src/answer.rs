@@ -22,6 +22,11 @@ impl Answer {
         Self { status, content_type: "text/plain; charset=utf-8", body, fields: Vec::new(), close: false }
     }
 
+    /// What a caller is told that the policy keeps from a service.
+    pub(crate) fn denied() -> Self {
+        Self::text(403, "The policy of this node does not let this container speak to this service.")
+    }
+
     pub(crate) fn page(status: u16, html: &str) -> Self {
         let body = Cow::Owned(html.to_owned());
         Self { status, content_type: "text/html; charset=utf-8", body, fields: Vec::new(), close: false }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use coppice_spec::Cidr;
 
+use crate::callers::Callers;
 use crate::spans::SpanSink;
 use crate::tls::TlsSettings;
 
@@ -25,6 +26,8 @@ pub struct Config {
     pub spans: Option<SpanSink>,
     /// Whose X-Forwarded-*, Forwarded and X-Request-Id are believed: other proxies.
     pub trusted: Vec<Cidr>,
+    /// What holds from the first request on, until [`crate::Proxy::set_callers`].
+    pub callers: Callers,
     /// Answers of HTTP-01.
     pub challenges: Option<Arc<dyn Challenges>>,
     /// Names this proxy in the header by which it notices its own requests; equal proxies of one cluster must differ.
@@ -42,6 +45,7 @@ impl Config {
             access_log: None,
             spans: None,
             trusted: Vec::new(),
+            callers: Callers::default(),
             challenges: None,
             node: node.into(),
         }

@@ -41,6 +41,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
 async fn begin(worker: &Worker, mut stream: TcpStream, mut address: SocketAddr, kind: Kind) -> Option<Begun> {
     let watch = worker.deadlines.watch();
     watch.set(worker.shared.limits.header_timeout);
+    let far_end = address.ip();
     let mut local = stream.local_addr().ok()?;
     // Fails only for a connection that is gone, which reading will tell.
     let _ = stream.set_nodelay(true);
@@ -50,7 +51,7 @@ async fn begin(worker: &Worker, mut stream: TcpStream, mut address: SocketAddr, 
         (address, local) = (from, to);
     }
     let trusted = worker.shared.trusted.iter().any(|network| network.contains(address.ip()));
-    let peer = Rc::new(Peer::new(address, local, kind.tls, trusted));
+    let peer = Rc::new(Peer::new(far_end, address, local, kind.tls, trusted));
     if !kind.tls {
         return Some(Begun { io: Io::plain(stream), peer, watch, is_http2: false });
     }

@@ -24,6 +24,7 @@ use http::uri::Authority;
 use crate::answer::Answer;
 use crate::body::{BodyError, Http1Sink, Pump, PumpError, Sink, Source};
 use crate::buffer;
+use crate::callers::Leave;
 use crate::deadline::Watch;
 use crate::dial::{self, DialError, Stay};
 use crate::head::Framing;
@@ -68,6 +69,8 @@ enum Failure {
     },
     Client(BodyError),
     Gone,
+    /// The policy has come to deny it.
+    Denied,
     /// After the head went out: both connections are done for.
     Midway {
         status: u16,
@@ -117,6 +120,9 @@ pub(crate) async fn forward(
                     continue;
                 }
                 break answer;
+            }
+            if worker.denies(&forward.origin, &route) {
+                break Answer::denied();
             }
             counts.unavailable.add(1);
             let answer = Answer::text(503, "No instance is ready to answer.");
@@ -183,6 +189,7 @@ pub(crate) async fn forward(
                 };
             }
             Failure::Gone => return Ended::gone(),
+            Failure::Denied => break Answer::denied(),
             Failure::Midway { status, by_client, sent } => {
                 if !by_client {
                     report(worker, &member, false, begun);
@@ -258,6 +265,9 @@ fn report(worker: &Worker, member: &Member, ok: bool, begun: Instant) {
 /// The instance for the next attempt: of the chosen service, else of another of the route's.
 fn pick(worker: &Worker, forward: &Forward, route: &Compiled, tried: &[u64], again: bool) -> Option<Arc<Member>> {
     let from = |group: &Group| {
+        if !worker.admits(&forward.origin, &route.app, &group.service) {
+            return None;
+        }
         let how = Picking {
             breaker: &route.spec.breaker,
             now: worker.recent(),
@@ -338,7 +348,11 @@ impl Attempt<'_> {
         let body_wait = if paced { idle.min(STALL) } else { idle };
         watch.set(body_wait);
         let (mut uploaded, mut upload_failed) = (false, false);
+        let mut leave = Leave::new(self.forward.origin);
         let head = poll_fn(|cx| {
+            if leave.is_revoked(self.worker, self.member) {
+                return Poll::Ready(Err(Failure::Denied));
+            }
             if !uploaded && !upload_failed {
                 let before = pump.moved;
                 let moved = pump.poll(cx, body, &mut sink, |piece| tee(mirror, piece));
@@ -415,9 +429,9 @@ impl Attempt<'_> {
         if switches {
             let Source::Http1(upstream) = source else { return Err(failed(false, 0)) };
             let Source::Http1(client) = &mut *self.body else { return Err(failed(true, 0)) };
-            let sent =
-                tunnel::run(client, upstream, down, self.watch, &self.forward.route, self.member, self.worker).await;
-            let (sent, received) = sent;
+            let (route, member) = (&self.forward.route, self.member);
+            let ended = tunnel::run(client, upstream, down, self.watch, route, member, &mut leave, self.worker).await;
+            let (sent, received) = ended;
             let member = Some(Arc::clone(self.member));
             return Ok(Ended { status: 101, sent, received, instance: member, broken: true, aborted: false });
         }
@@ -450,7 +464,10 @@ impl Attempt<'_> {
                 moved_at = self.worker.now();
             }
             let now = self.worker.now();
-            if now.since(moved_at) >= idle || overstays(now, route.leave_by(), member.leave_by()) {
+            if now.since(moved_at) >= idle
+                || overstays(now, route.leave_by(), member.leave_by())
+                || leave.is_revoked(self.worker, member)
+            {
                 return Poll::Ready(Err(false));
             }
             // Not a deadline but a time to look again; asking is what registers for it.

@@ -7,6 +7,8 @@ use coppice_spec::Cidr;
 /// The far end of a connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
+    /// Who opened the connection, whatever a PROXY header says.
+    pub(crate) far_end: IpAddr,
     /// The client, or the proxy in front (from the PROXY protocol, where that is spoken).
     pub(crate) address: SocketAddr,
     /// Where the client thinks it connected to.
@@ -19,9 +21,9 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(address: SocketAddr, local: SocketAddr, tls: bool, trusted: bool) -> Self {
+    pub(crate) fn new(far_end: IpAddr, address: SocketAddr, local: SocketAddr, tls: bool, trusted: bool) -> Self {
         let text = address.ip().to_canonical().to_string().into_boxed_str();
-        Self { address, local, tls, trusted, text }
+        Self { far_end: far_end.to_canonical(), address, local, tls, trusted, text }
     }
 }
 
@@ -130,7 +132,7 @@ mod tests {
 
     fn peer(address: &str, trusted: bool) -> Peer {
         let address = SocketAddr::new(address.parse().unwrap(), 1234);
-        Peer::new(address, address, false, trusted)
+        Peer::new(address.ip(), address, address, false, trusted)
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod answer;
 mod auth;
 mod body;
 pub mod buffer;
+mod callers;
 mod config;
 mod connection;
 mod deadline;
@@ -47,6 +48,7 @@ mod upgrade_h2c;
 mod upstream;
 mod worker;
 
+pub use callers::{Caller, Callers, DeniedSnapshot};
 pub use config::{Challenges, Config, Limits, Listener};
 pub use coppice_route::breaker::BreakerState;
 pub use metrics::{BUCKETS, BackendSnapshot, HistogramSnapshot, MetricsSnapshot, RouteSnapshot};

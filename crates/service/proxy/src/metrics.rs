@@ -9,6 +9,8 @@ use std::time::Duration;
 use coppice_base::Name;
 use coppice_route::breaker::BreakerState;
 
+use crate::callers::DeniedSnapshot;
+
 /// Upper bounds of a latency histogram's buckets; one more bucket has no bound.
 pub const BUCKETS: [Duration; 13] = [
     Duration::from_micros(500),
@@ -115,6 +117,8 @@ pub struct MetricsSnapshot {
     pub spans_dropped: Option<u64>,
     pub routes: Vec<RouteSnapshot>,
     pub backends: Vec<BackendSnapshot>,
+    /// Requests that the policy refused, by pair; pairs without any are left out.
+    pub denied: Vec<DeniedSnapshot>,
 }
 
 /// Durations by bucket of [`BUCKETS`] (not cumulative; the last has no bound), their sum and number.
@@ -194,6 +198,7 @@ impl MetricsSnapshot {
             log_lines_dropped: sum(shards, |shard| &shard.log_lines_dropped),
             routes: Vec::new(),
             backends: Vec::new(),
+            denied: Vec::new(),
         }
     }
 }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::body::{Http1Sink, Pump, Sink, Source};
 use crate::buffer;
+use crate::callers::Leave;
 use crate::deadline::Watch;
 use crate::dial::{self, DialError, Stay};
 use crate::head::Framing;
@@ -48,6 +49,9 @@ impl Mirror {
     pub(crate) fn start(worker: &Rc<Worker>, forward: &Forward) -> Option<Self> {
         let group = forward.route.mirror.as_ref()?;
         if forward.upgrade || worker.mirrors.get() >= MOST {
+            return None;
+        }
+        if !worker.admits(&forward.origin, &forward.route.app, &group.service) {
             return None;
         }
         let how = Picking {
@@ -84,6 +88,7 @@ impl Mirror {
             is_head: forward.is_head,
             route: Arc::clone(&forward.route),
             held: Rc::clone(&held),
+            leave: Leave::new(forward.origin),
             member,
             head,
         };
@@ -112,6 +117,7 @@ struct Copy {
     framing: Framing,
     is_head: bool,
     held: Rc<Cell<usize>>,
+    leave: Leave,
     head: Head,
 }
 
@@ -130,7 +136,7 @@ struct Sent {
 }
 
 impl Copy {
-    async fn run(self, mut pieces: mpsc::UnboundedReceiver<Option<Bytes>>) {
+    async fn run(mut self, mut pieces: mpsc::UnboundedReceiver<Option<Bytes>>) {
         let worker = Rc::clone(&self.running.0);
         let watch = worker.deadlines.watch();
         let Some(_stay) = Stay::at(&self.member) else { return };
@@ -147,7 +153,7 @@ impl Copy {
         let head = std::future::poll_fn(|cx| {
             use std::task::Poll;
             loop {
-                if watch.expired(cx) {
+                if watch.expired(cx) || self.leave.is_revoked(&worker, &self.member) {
                     return Poll::Ready(None);
                 }
                 if !piece.is_done() {

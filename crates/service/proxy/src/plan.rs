@@ -15,6 +15,7 @@ use crate::access_log::Record;
 use crate::answer::Answer;
 use crate::body::decimal;
 use crate::buffer;
+use crate::callers::Origin;
 use crate::head::Framing;
 use crate::headers::{self, Field, Fields, Known, View};
 use crate::identity::{self, Peer, TRACEPARENT};
@@ -68,6 +69,7 @@ pub(crate) struct Forward {
     pub(crate) wanted: Option<u64>,
     pub(crate) authorization: Option<Vec<u8>>,
     pub(crate) peer: Rc<Peer>,
+    pub(crate) origin: Origin,
     /// The `traceparent` that the instance gets.
     pub(crate) trace: [u8; TRACEPARENT],
 }
@@ -206,7 +208,10 @@ fn decide(
         counts.refused.add(1);
         answer
     };
-    let early = if !spec.allow.is_empty() && !spec.allow.iter().any(|network| network.contains(client)) {
+    let forwards = matches!(spec.action, RouteAction::Forward);
+    let early = if forwards && worker.denies(&Origin::of(peer, client), &route) {
+        Some(Answer::denied())
+    } else if !spec.allow.is_empty() && !spec.allow.iter().any(|network| network.contains(client)) {
         Some(refused(Answer::text(403, "This address may not come in here.")))
     } else if route.https_only && !secure {
         let query = target.query.map(|query| format!("?{query}")).unwrap_or_default();
@@ -346,6 +351,7 @@ fn forward(
         wanted,
         authorization: (!route.passwords.is_open()).then(|| known.authorization.map(<[u8]>::to_vec)).flatten(),
         peer: Rc::clone(peer),
+        origin: Origin::of(peer, client),
         trace,
         route,
     }

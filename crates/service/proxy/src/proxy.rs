@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::unbounded_channel;
 
 use crate::access_log::{self, Log};
+use crate::callers::{Callers, Refusals};
 use crate::config::{Config, Listener};
 use crate::metrics::{BackendSnapshot, MetricsSnapshot, RouteSnapshot, WorkerCounts, backend_totals, histogram};
 use crate::plan;
@@ -24,6 +25,7 @@ use crate::worker::{Handed, Kind, Shared, Worker};
 pub struct Proxy {
     shared: Arc<Shared>,
     compiler: Mutex<Compiler>,
+    refusals: Mutex<Refusals>,
     listeners: Mutex<Vec<TcpListener>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -49,7 +51,7 @@ impl Proxy {
         if config.tls.is_none() && config.listeners.iter().any(|listener| listener.tls) {
             return Err(StartError::NoTls);
         }
-        let mut compiler = Compiler::default();
+        let (mut compiler, mut refusals) = (Compiler::default(), Refusals::default());
         let base = Instant::now();
         let empty = compiler.compile(&Routes::default(), count, plan::since(base));
         let (empty, _) = empty.map_err(|error| StartError::Thread(io::Error::other(error)))?;
@@ -64,6 +66,7 @@ impl Proxy {
             spans: config.spans,
             base,
             routes: Published::new(empty),
+            callers: Published::new(refusals.judge(config.callers)),
             closing: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             changed: (0..count).map(|_| Arc::new(Notify::new())).collect(),
@@ -76,8 +79,13 @@ impl Proxy {
             .into_iter()
             .map(|one| (one.socket, Kind { tls: one.tls, proxy_protocol: one.proxy_protocol }))
             .collect();
-        let mut proxy =
-            Self { shared, compiler: Mutex::new(compiler), listeners: Mutex::default(), threads: Vec::new() };
+        let mut proxy = Self {
+            shared,
+            compiler: Mutex::new(compiler),
+            refusals: Mutex::new(refusals),
+            listeners: Mutex::default(),
+            threads: Vec::new(),
+        };
         let mut random = SystemRandom;
         for (index, handed) in handed.into_iter().enumerate() {
             let mut own = Vec::with_capacity(listeners.len());
@@ -144,6 +152,14 @@ impl Proxy {
         Ok(())
     }
 
+    /// Judges by `callers` from the next request on, and ends what is under way and would be refused now.
+    pub fn set_callers(&self, callers: Callers) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.callers.publish(refusals.judge(callers));
+        drop(refusals);
+        self.wake();
+    }
+
     /// Requests that instances of this name are answering, at all ports. A draining instance may be stopped at 0.
     pub fn in_flight(&self, app: &str, service: &str, instance: &str) -> u32 {
         self.named(app, service, instance).iter().map(|member| member.instance.in_flight()).sum()
@@ -179,6 +195,7 @@ impl Proxy {
         drop(compiler);
         routes.sort_by(|a, b| (&a.app, &a.service, &a.route).cmp(&(&b.app, &b.service, &b.route)));
         metrics.routes = routes;
+        metrics.denied = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).snapshot();
         let snapshot = self.shared.routes.newest();
         let breaker_of = |member: &Member| {
             let route = snapshot.table.entries().find(|entry| {
@@ -223,11 +240,22 @@ impl Proxy {
         self.sockets().iter().map(TcpListener::try_clone).collect()
     }
 
-    /// Accepts nothing more, tells clients to go (`Connection: close`, GOAWAY), and waits until the last has gone, at most
-    /// for `deadline`; then cuts. Blocks the thread. Returns how many connections were cut.
-    pub fn drain(mut self, deadline: Duration) -> usize {
+    /// Accepts nothing more and tells clients to go (`Connection: close`, GOAWAY); returns at once. What waits in the queues
+    /// of the listening sockets is left there, for whoever holds these.
+    pub fn close(&self) {
         self.shared.closing.store(true, Ordering::Relaxed);
         self.wake();
+    }
+
+    /// Open connections of clients.
+    pub fn connections(&self) -> usize {
+        self.shared.connections()
+    }
+
+    /// [Closes](Proxy::close), and waits until the last has gone, at most
+    /// for `deadline`; then cuts. Blocks the thread. Returns how many connections were cut.
+    pub fn drain(mut self, deadline: Duration) -> usize {
+        self.close();
         let by = Instant::now() + deadline;
         while Instant::now() < by && self.threads.iter().any(|thread| !thread.is_finished()) {
             std::thread::park_timeout(Duration::from_millis(20));

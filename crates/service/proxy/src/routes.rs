@@ -109,6 +109,7 @@ const LIMITER_SHARDS: usize = 16;
 
 /// Instances of one service, at the port of one route.
 pub(crate) struct Group {
+    pub(crate) service: Name,
     pub(crate) members: Vec<Arc<Member>>,
 }
 
@@ -235,6 +236,7 @@ impl Compiler {
             state.gone_by.store(0, Ordering::Relaxed);
             states.insert(key, Arc::clone(&state));
             let mut group = |service: &Name| Group {
+                service: service.clone(),
                 members: self.group(routes, route, service, threads, leave_by, &mut members, &mut changes),
             };
             let (backends, weights) = match route.spec.backends.is_empty() {

@@ -1,5 +1,5 @@
 //! A connection that changed its protocol (WebSocket and the like): bytes both ways, until either end closes, nothing moves
-//! for too long, or the instance or route leaves and the drain deadline has come.
+//! for too long, the policy comes to deny it, or the instance or route leaves and the drain deadline has come.
 //!
 //! It is begun only after the instance's own 101, and never goes back to HTTP: what follows cannot become a request to
 //! another route.
@@ -11,6 +11,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::body::{Http1Sink, Http1Source, Pump, Sink, Source};
+use crate::callers::Leave;
 use crate::deadline::Watch;
 use crate::forward::overstays;
 use crate::head::Framing;
@@ -21,6 +22,7 @@ use crate::worker::Worker;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs the tunnel to its end; `down` holds the head of the 101. Returns bytes sent to and received from the client.
+#[allow(clippy::too_many_arguments)] // both ends, and by what each of them may have to end
 pub(crate) async fn run(
     client: &mut Http1Source,
     upstream: Http1Source,
@@ -28,6 +30,7 @@ pub(crate) async fn run(
     watch: &Watch,
     route: &Arc<Compiled>,
     member: &Arc<Member>,
+    leave: &mut Leave,
     worker: &Rc<Worker>,
 ) -> (u64, u64) {
     let idle = route.spec.timeouts.idle.0;
@@ -53,7 +56,7 @@ pub(crate) async fn run(
             moved = (back.moved, forth.moved);
             moved_at = now;
         }
-        if now.since(moved_at) >= idle || worker.must_end() {
+        if now.since(moved_at) >= idle || worker.must_end() || leave.is_revoked(worker, member) {
             return Poll::Ready(());
         }
         if overstays(now, route.state.leave_by(), member.leave_by()) {

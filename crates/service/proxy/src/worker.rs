@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::access_log::{Log, Outcome, Record};
+use crate::callers::Judge;
 use crate::config::{Challenges, Limits};
 use crate::connection;
 use crate::deadline::{Deadlines, TICK};
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub(crate) spans: Option<SpanSink>,
     pub(crate) base: Instant,
     pub(crate) routes: Published<Snapshot>,
+    pub(crate) callers: Published<Judge>,
     /// No connection is accepted any more; those there are end when they can.
     pub(crate) closing: AtomicBool,
     /// Everything ends now.
@@ -86,6 +88,7 @@ pub(crate) struct Worker {
     pub(crate) counts: Arc<WorkerCounts>,
     pub(crate) mirrors: Cell<usize>,
     routes: Reader<Snapshot>,
+    callers: Reader<Judge>,
     random: Cell<u64>,
     log: Option<Log>,
 }
@@ -108,6 +111,7 @@ impl Worker {
             counts: Arc::clone(&shared.counts[index]),
             mirrors: Cell::new(0),
             routes: shared.routes.reader(),
+            callers: shared.callers.reader(),
             random: Cell::new(seed),
             log,
             shared,
@@ -134,6 +138,11 @@ impl Worker {
     /// Shows the newest routes.
     pub(crate) fn with_snapshot<T>(&self, see: impl FnOnce(&Snapshot) -> T) -> T {
         self.routes.see(&self.shared.routes, see)
+    }
+
+    /// Shows the newest policy.
+    pub(crate) fn with_judge<T>(&self, see: impl FnOnce(&Judge) -> T) -> T {
+        self.callers.see(&self.shared.callers, see)
     }
 
     /// splitmix64: good enough to spread load and to name requests, and guessed by nobody who gains by it.
@@ -200,7 +209,8 @@ impl Worker {
                 }
             }
         });
-        let (mut turn, mut version, mut told) = (0u64, self.shared.routes.number(), false);
+        let newest = || (self.shared.routes.number(), self.shared.callers.number());
+        let (mut turn, mut version, mut told) = (0u64, newest(), false);
         loop {
             let idle = self.deadlines.is_empty();
             // Without connections there is nothing to watch; a second is for the log and the pools.
@@ -209,8 +219,7 @@ impl Worker {
                 () = tokio::time::sleep(pause) => {}
                 () = changed.notified() => {}
             }
-            let newest = self.shared.routes.number();
-            let closing = self.closing();
+            let (newest, closing) = (newest(), self.closing());
             self.deadlines.tick(self.now(), newest != version || closing != told || self.must_end());
             (version, told) = (newest, closing);
             if closing {

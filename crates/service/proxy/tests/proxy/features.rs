@@ -279,8 +279,9 @@ fn the_proxy_protocol_is_taken_where_configured_and_sent_where_configured() {
     assert!(read_to_end(&mut client).ends_with("PROXY TCP4 192.0.2.1 192.0.2.2 4096 80"));
 }
 
+/// What was written to it.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Written(pub(crate) Arc<Mutex<Vec<u8>>>);
 
 impl Write for Written {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {

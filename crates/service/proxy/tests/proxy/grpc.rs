@@ -14,7 +14,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::server::{NamedService, StreamingService};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::stage::{Stage, spec};
+use crate::stage::{Stage, denying, spec};
 
 /// Messages as they are: what is tested is the way, not protobuf.
 #[derive(Clone, Copy, Default)]
@@ -160,4 +160,24 @@ async fn nobody_ready_is_unavailable_in_the_words_of_grpc() {
     let one = Request::new(tokio_stream::once(Bytes::from_static(b"hi")));
     let status = client.client_streaming::<_, _, Bytes, _>(one, path(), Raw).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unavailable, "No instance is ready to answer."));
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_policy_that_comes_to_deny_it_and_the_next_call_is_not_permitted() {
+    let address = server().await;
+    let stage = Stage::serving(&[address]);
+    let mut client = client(&stage).await;
+    let (send, messages) = mpsc::unbounded_channel();
+    send.send(Bytes::from_static(b"one")).unwrap();
+    let request = Request::new(UnboundedReceiverStream::new(messages));
+    let mut answers = client.streaming(request, path(), Raw).await.unwrap().into_inner();
+    assert_eq!(answers.message().await.unwrap().unwrap(), "one");
+    stage.proxy.set_callers(denying(&["web"]));
+    let end = tokio::time::timeout(std::time::Duration::from_secs(10), answers.message()).await;
+    end.expect("it was never ended").expect_err("it ended well");
+    client.ready().await.unwrap();
+    let one = Request::new(tokio_stream::once(Bytes::from_static(b"hi")));
+    let status = client.client_streaming::<_, _, Bytes, _>(one, path(), Raw).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("policy"), "{status}");
 }

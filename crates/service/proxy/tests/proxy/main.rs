@@ -1,6 +1,7 @@
 //! The proxy between real clients and real servers: sockets, threads, and programs people use.
 
 mod attacks;
+mod callers;
 mod features;
 mod grpc;
 mod http1;

@@ -1,5 +1,6 @@
 //! What a test plays on: a proxy with one route, servers behind it, and clients that speak raw bytes.
 
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use coppice_base::Name;
-use coppice_proxy::{Backend, Config, Endpoint, Listener, Proxy, Route, Routes};
+use coppice_proxy::{Backend, Caller, Callers, Config, Endpoint, Listener, Proxy, Route, Routes};
 use coppice_spec::RouteSpec;
 
 pub(crate) fn name(text: &str) -> Name {
@@ -133,6 +134,18 @@ pub(crate) fn backend(service: &str, servers: &[SocketAddr]) -> Backend {
 
 pub(crate) fn routes(spec: RouteSpec, servers: &[SocketAddr]) -> Routes {
     Routes { routes: vec![route(spec)], backends: vec![backend("web", servers)] }
+}
+
+/// A policy by which every address of this machine is a container's, 127.0.0.2 that of a service which may reach all, and
+/// everybody else may not reach `services`.
+pub(crate) fn denying(services: &[&str]) -> Callers {
+    let denied = services.iter().map(|service| (name("shop"), name(service))).collect();
+    Callers {
+        networks: vec!["127.0.0.0/8".parse().unwrap()],
+        hosts: vec!["127.0.0.9".parse().unwrap()],
+        members: HashMap::from([("127.0.0.2".parse().unwrap(), Caller(2))]),
+        denied: BTreeMap::from([(Caller::OTHER, denied)]),
+    }
 }
 
 /// A server that answers each request as `answer` says, keeping connections open, and remembers what it was sent.

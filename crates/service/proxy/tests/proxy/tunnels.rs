@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
-use crate::stage::{Stage, routes, spec};
+use crate::stage::{Stage, denying, routes, spec};
 
 type Socket = tokio_tungstenite::WebSocketStream<tokio::net::TcpStream>;
 
@@ -95,4 +95,23 @@ async fn a_websocket_of_a_leaving_instance_or_route_is_drained_to_the_deadline_a
         assert!(!matches!(end, Some(Ok(_))), "{end:?}");
         assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
     }
+}
+
+#[tokio::test]
+async fn a_websocket_ends_with_the_policy_that_comes_to_deny_it_and_others_go_on() {
+    let server = echo().await;
+    let stage = Stage::serving(&[server]);
+    stage.proxy.set_callers(denying(&["db"]));
+    let mut socket = open(&stage).await;
+    assert_eq!(says(&mut socket, "hello").await.as_deref(), Some("hello"));
+    stage.proxy.set_callers(denying(&["cache"]));
+    assert_eq!(says(&mut socket, "still here").await.as_deref(), Some("still here"));
+    stage.proxy.set_callers(denying(&["web"]));
+    let end = tokio::time::timeout(Duration::from_secs(10), socket.next()).await.expect("it was never ended");
+    assert!(!matches!(end, Some(Ok(_))), "{end:?}");
+    let request = "ws://example.com/chat".into_client_request().unwrap();
+    let stream = tokio::net::TcpStream::connect(stage.address).await.unwrap();
+    let refused = tokio_tungstenite::client_async(request, stream).await.unwrap_err().to_string();
+    assert!(refused.contains("403"), "{refused}");
+    assert_eq!(stage.proxy.metrics().denied[0].requests, 2);
 }
