@@ -4,7 +4,11 @@ mod node;
 mod project;
 
 use std::collections::BTreeSet;
-use std::process::Command;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use node::{Node, Output};
@@ -76,7 +80,7 @@ fn requests_reach_every_ready_instance_by_the_routes_of_their_host_and_path() {
 }
 
 #[test]
-fn no_request_fails_while_every_instance_is_restarted_and_the_daemon_is_replaced_after_it() {
+fn no_request_fails_while_every_instance_is_restarted() {
     let node = Node::with_busybox();
     let site = Project::new(&node, "site", SITE);
     site.up();
@@ -92,10 +96,155 @@ fn no_request_fails_while_every_instance_is_restarted_and_the_daemon_is_replaced
     }
     let report = load.join().unwrap();
     assert!(!report.contains("Non-2xx") && !report.contains("Socket errors"), "{report}");
+}
 
+/// One request after the other, each on a connection of its own, until it is told to stop; how many there were, and how
+/// each that failed did: curl's exit code, then the status.
+struct Asking {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<(usize, Vec<(i32, String)>)>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Asking {
+    fn begin(node: &Node) -> Self {
+        let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (stopped, count) = (stop.clone(), asked.clone());
+        // Made here: a node does not go from thread to thread, a command does.
+        let script = "while read -r _; do curl -sS -m 20 -o /dev/null -w '%{http_code} ' -H 'Host: site.example.com' \
+                      http://127.0.0.1/; echo $?; done";
+        let mut shell = node.inside("bash");
+        shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = shell.spawn().unwrap();
+        let thread = std::thread::spawn(move || {
+            let mut answers = BufReader::new(shell.stdout.take().unwrap()).lines();
+            let mut ask = shell.stdin.take().unwrap();
+            let mut failed = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                ask.write_all(b"\n").unwrap();
+                let answer = answers.next().unwrap().unwrap();
+                let (status, code) = answer.split_once(' ').unwrap();
+                if (status, code) != ("200", "0") {
+                    failed.push((code.parse().unwrap(), status.to_owned()));
+                }
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            drop(ask);
+            shell.wait().unwrap();
+            (count.load(Ordering::Relaxed), failed)
+        });
+        Self { stop, thread, asked }
+    }
+
+    /// Waits until some more have been answered.
+    fn goes_on(&self) {
+        let before = self.asked.load(Ordering::Relaxed);
+        wait_until("requests are answered", || self.asked.load(Ordering::Relaxed) >= before + 5);
+    }
+
+    fn end(self) -> (usize, Vec<(i32, String)>) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+#[test]
+fn no_new_connection_is_refused_while_daemons_are_killed_and_replaced() {
+    let node = Node::with_busybox();
+    let site = Project::new(&node, "site", SITE);
+    site.up();
+    let asking = Asking::begin(&node);
+    for _ in 0..3 {
+        asking.goes_on();
+        node::kill_and_wait(node.daemon_pid(), "KILL");
+        site.ok(&["ps"]);
+    }
+    asking.goes_on();
+    let (count, failed) = asking.end();
+    // A request that the killed daemon had begun has no answer (52, 56); nobody is refused (7), or told of a route or
+    // an instance that is not there yet.
+    assert!(failed.len() <= 3 && failed.iter().all(|(code, _)| [52, 56].contains(code)), "{failed:?} of {count}");
+
+    // One that is told to make room for another finishes what it has.
+    let asking = Asking::begin(&node);
+    for _ in 0..3 {
+        asking.goes_on();
+        node::kill_and_wait(node.daemon_pid(), "TERM");
+        site.ok(&["ps"]);
+    }
+    asking.goes_on();
+    let (count, failed) = asking.end();
+    assert!(failed.is_empty(), "{failed:?} of {count}");
+}
+
+#[test]
+fn who_asks_while_there_is_no_daemon_is_answered_by_the_next_one_also_about_names() {
+    let node = Node::with_busybox();
+    let site = Project::new(&node, "site", SITE);
+    site.up();
+    let gateway = site.node_status().subnet.replace(".0.0/16", ".0.1");
+    let own = dig(&node, &gateway, &["web.site"]);
+    node::kill_and_wait(node.daemon_pid(), "KILL");
+    let asked = |program: &str, args: &[&str]| {
+        let mut command = node.inside(program);
+        command.args(args).stdout(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let mut waiting = Vec::new();
+    let server = format!("@{gateway}");
+    for _ in 0..10 {
+        waiting.push(asked("curl", &["-sS", "-m", "20", "-H", "Host: site.example.com", "http://127.0.0.1/"]));
+        waiting.push(asked("dig", &[&server, "+short", "+time=20", "+tries=1", "web.site"]));
+        waiting.push(asked("dig", &[&server, "+short", "+tcp", "+time=20", "+tries=1", "web.site"]));
+    }
+    wait_until("they wait to be accepted", || {
+        let mut ss = node.inside("ss");
+        ss.args(["-Hltn", "sport = :80"]);
+        Output::of(ss).stdout.split_whitespace().nth(1).is_some_and(|waiting| waiting == "10")
+    });
+    site.ok(&["ps"]);
+    for child in waiting {
+        let said = child.wait_with_output().unwrap();
+        let said = String::from_utf8(said.stdout).unwrap();
+        assert!(["web-1\n", "web-2\n"].contains(&said.as_str()) || said.trim_end() == own[0], "{said:?}");
+    }
+}
+
+#[test]
+fn a_port_that_the_settings_name_no_more_and_those_of_a_stopped_node_are_refused() {
+    let node = Node::with_busybox();
+    let site = Project::new(&node, "site", SITE);
+    site.up();
+    let refused = |port: u16| {
+        let mut curl = node.inside("curl");
+        curl.args(["-sS", "-m", "2", "-o", "/dev/null", "-H", "Host: site.example.com"]);
+        curl.arg(format!("http://127.0.0.1:{port}/"));
+        Output::of(curl).code == 7
+    };
+    node.set("[proxy]\nhttp = [\"127.0.0.1:80\", \"127.0.0.1:8081\"]\n");
     node::kill_and_wait(node.daemon_pid(), "KILL");
     site.ok(&["ps"]);
-    wait_until("the routes are served by the next daemon", || status_of(&node, "site.example.com", "/") == "200");
+    wait_until("the new ones are served", || !refused(8081));
+    assert_eq!(site.node_status().proxy, ["127.0.0.1:80", "127.0.0.1:8081"], "in the place of [::]:80");
+    node.set("[proxy]\nhttp = [\"127.0.0.1:8081\"]\n");
+    node::kill_and_wait(node.daemon_pid(), "KILL");
+    assert!(!refused(80), "who asks waits, as nobody knows better yet");
+    site.ok(&["ps"]);
+    assert!(refused(80) && !refused(8081));
+
+    let launcher = node.launcher_pid();
+    node.ok(["node", "stop"]);
+    assert!(refused(8081), "nobody comes to serve it");
+    assert!(node::is_alive(launcher), "its containers go on");
+    site.ok(&["ps"]);
+    wait_until("it is served again", || status_at(&node, 8081) == "200");
+}
+
+fn status_at(node: &Node, port: u16) -> String {
+    let mut curl = node.inside("curl");
+    curl.args(["-sS", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Host: site.example.com"]);
+    curl.arg(format!("http://127.0.0.1:{port}/"));
+    Output::of(curl).stdout
 }
 
 #[test]

@@ -46,19 +46,6 @@ fn gateway(project: &Project<'_>) -> String {
     project.node_status().subnet.replace(".0.0/16", ".0.1")
 }
 
-/// A node whose network has its fast path: frames on its bridge do not pass IP's hooks. This is its own network, so
-/// nobody else's sysctl.
-fn node_with_fast_path() -> Node {
-    let node = Node::with_busybox();
-    for family in ["ip", "ip6", "arp"] {
-        let key = format!("net.bridge.bridge-nf-call-{family}tables");
-        let mut sysctl = node.inside("sysctl");
-        sysctl.args(["-q", "-e", "-w", &format!("{key}=0")]);
-        Output::of(sysctl);
-    }
-    node
-}
-
 #[test]
 fn a_denied_service_reaches_another_by_no_way_and_an_allowed_one_by_all() {
     let node = Node::with_busybox();
@@ -67,7 +54,7 @@ fn a_denied_service_reaches_another_by_no_way_and_an_allowed_one_by_all() {
 
 #[test]
 fn the_fast_path_denies_what_the_rules_deny_and_counts_who_speaks_to_whom() {
-    let node = node_with_fast_path();
+    let node = Node::with_fast_path();
     let shop = Project::new(&node, "shop", SHOP);
     every_way_is_closed_and_opened(&node, &shop);
     let pairs = node.ok(["metrics", "--pairs"]);
@@ -204,4 +191,179 @@ fn a_connection_that_exists_ends_with_the_rule_that_denies_it() {
     let at = heard();
     std::thread::park_timeout(std::time::Duration::from_secs(1));
     assert!(heard() <= at + 1, "it goes on");
+}
+
+/// `db` by its public route, too: plain and encrypted, and one that talks on and on.
+const PUBLIC: &str = r#"
+[service.web]
+image = "box"
+command = ["sleep", "1000"]
+stop_signal = "KILL"
+
+[service.db]
+image = "box"
+command = ["sh", "-c", '''
+mkdir -p /www && echo db > /www/index.html
+printf '#!/bin/sh\nprintf "HTTP/1.1 200 OK\\r\\n\\r\\n"\nwhile echo on; do usleep 50000; done\n' > /on && chmod +x /on
+while true; do nc -l -p 81 -e /on; done &
+exec httpd -f -p 80 -h /www''']
+stop_signal = "KILL"
+health = { type = "tcp", port = 80, interval = "100ms" }
+
+[service.db.http_routes.page]
+host = "db.example.com"
+
+[service.db.http_routes.on]
+host = "on.example.com"
+port = 81
+
+[service.db.tls]
+domain = "db.example.com"
+redirect = false
+"#;
+
+/// `curl ARGS` in an instance's network: what it printed, and the status.
+fn curl_of(node: &Node, pid: u32, args: &[&str]) -> String {
+    let mut curl = node.inside("nsenter");
+    curl.args(["-t", &pid.to_string(), "-n", "curl", "-sS", "-m", "5", "--noproxy", "*", "-w", "%{http_code}"]);
+    curl.args(args);
+    Output::of(curl).stdout
+}
+
+#[test]
+fn a_denied_service_does_not_reach_another_by_its_public_route_either() {
+    let node = Node::with_busybox();
+    let made = rcgen::generate_simple_self_signed(["db.example.com".to_owned()]).unwrap();
+    node.file("db.pem", made.cert.pem());
+    node.file("db.key", made.signing_key.serialize_pem());
+    let shop = Project::new(&node, "shop", PUBLIC);
+    let other = Project::new(&node, "other", STRANGER);
+    shop.up();
+    other.up();
+    node.ok(["cert", "install", "--cert", "db.pem", "--key", "db.key"]);
+    let (web, stranger) = (shop.pid("web-1"), other.pid("client-1"));
+    let gateway = gateway(&shop);
+    let gateway6 = {
+        // Its default way.
+        let mut route = node.inside("nsenter");
+        route.args(["-t", &web.to_string(), "-n", "ip", "-6", "route", "show", "default"]);
+        Output::of(route).succeeded().stdout.split_whitespace().nth(2).unwrap().to_owned()
+    };
+    let ways: Vec<Vec<String>> = [gateway.clone(), format!("[{gateway6}]")]
+        .iter()
+        .flat_map(|at| {
+            let to = |port: u16| format!("db.example.com:{port}:{at}");
+            let (plain, tls) = ("http://db.example.com/", "https://db.example.com/");
+            [
+                vec!["--resolve".to_owned(), to(80), plain.to_owned()],
+                vec!["--http2-prior-knowledge".to_owned(), "--resolve".to_owned(), to(80), plain.to_owned()],
+                vec!["-k".to_owned(), "--resolve".to_owned(), to(443), tls.to_owned()],
+                vec!["-k".to_owned(), "--http1.1".to_owned(), "--resolve".to_owned(), to(443), tls.to_owned()],
+            ]
+        })
+        .collect();
+    let on_every_way = |pid: u32, expected: &str| {
+        for way in &ways {
+            let args: Vec<&str> = way.iter().map(String::as_str).collect();
+            let got = curl_of(&node, pid, &args);
+            assert!(got.ends_with(expected), "{args:?} gave {got:?} where {expected:?} was due");
+        }
+    };
+    on_every_way(web, "db\n200");
+    on_every_way(stranger, "db\n200");
+
+    // It streams while it may, and no longer.
+    let mut on = node.inside("nsenter");
+    on.args([
+        "-t",
+        &web.to_string(),
+        "-n",
+        "curl",
+        "-sS",
+        "-N",
+        "-H",
+        "Host: on.example.com",
+        &format!("http://{gateway}/"),
+    ]);
+    let mut on = on.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let carried = || node.json(["metrics"])["backends"].as_array().unwrap().iter().any(|one| one["in_flight"] == 1);
+    wait_until("the stream is open", carried);
+    shop.ok(&["policy", "deny", "web", "db"]);
+    wait_until("the stream has ended", || on.try_wait().unwrap().is_some());
+
+    on_every_way(web, "does not let this container speak to this service.\n403");
+    on_every_way(stranger, "db\n200");
+    let mut curl = node.inside("curl");
+    curl.args(["-sS", "-m", "5", "-H", "Host: db.example.com", "http://127.0.0.1/"]);
+    assert_eq!(Output::of(curl).succeeded().stdout, "db\n", "the host is no container");
+    let pairs = node.ok(["metrics", "--pairs"]);
+    let row = pairs.lines().find(|line| line.starts_with("shop/web")).unwrap_or_else(|| panic!("{pairs}"));
+    assert!(row.split_whitespace().last().unwrap().parse::<u64>().unwrap() >= 8, "{pairs}");
+
+    // The next daemon's first answer is a refusal, too.
+    node::kill_and_wait(node.daemon_pid(), "KILL");
+    let asking = std::thread::scope(|scope| {
+        let next = scope.spawn(|| shop.ok(&["ps"]));
+        let mut answers = Vec::new();
+        while !next.is_finished() || answers.is_empty() {
+            let args = ["-o", "/dev/null", "-H", "Host: db.example.com", &format!("http://{gateway}/")];
+            answers.push(curl_of(&node, web, &args));
+        }
+        answers
+    });
+    assert!(asking.iter().all(|status| status == "403"), "{asking:?}");
+
+    shop.ok(&["policy", "rm", "web", "db"]);
+    on_every_way(web, "db\n200");
+
+    // By default closed: neither another app's service nor a container of no app comes by the route.
+    shop.write(&format!("{PUBLIC}\n[policy]\ndefault = \"deny\"\nallow = [\"web -> db\"]\n"));
+    shop.up();
+    on_every_way(web, "db\n200");
+    on_every_way(stranger, "403");
+    let ask = format!("printf 'GET / HTTP/1.0\\r\\nHost: db.example.com\\r\\n\\r\\n' | nc -w 2 {gateway} 80");
+    let run = node.coppice(["run", "--rm", "box", "sh", "-c", &ask]);
+    assert!(run.stdout.contains("403 Forbidden"), "{}", run.stdout);
+}
+
+/// One on the host's network beside one that is not.
+const AGENT: &str = r#"
+[service.agent]
+image = "box"
+command = ["sleep", "1000"]
+network = "host"
+stop_signal = "KILL"
+
+[service.db]
+image = "box"
+command = ["sh", "-c", "mkdir -p /www && echo db > /www/index.html && exec httpd -f -p 80 -h /www"]
+stop_signal = "KILL"
+health = { type = "tcp", port = 80, interval = "100ms" }
+"#;
+
+#[test]
+fn what_policy_cannot_hold_on_the_hosts_network_is_refused_and_where_it_cannot_be_the_node_says_so() {
+    let node = Node::with_busybox();
+    let watch = Project::new(&node, "watch", AGENT);
+    for policy in ["deny = [\"agent -> db\"]", "deny = [\"db -> agent\"]", "default = \"deny\""] {
+        watch.write(&format!("{AGENT}\n[policy]\n{policy}\n"));
+        let refused = watch.coppice(&["up"]);
+        refused.ended_with(2).complained("agent is on the host's network").complained("network = \"bridge\"");
+        assert!(watch.try_status().is_none(), "nothing of it is there");
+    }
+    watch.write(AGENT);
+    watch.up();
+    for (from, to) in [("agent", "db"), ("db", "agent"), ("watch", "db")] {
+        let refused = watch.coppice(&["policy", "deny", from, to]);
+        refused.ended_with(2).complained("watch/agent is on the host's network");
+    }
+    assert_eq!(watch.ok(&["policy", "list"]).lines().count(), 1, "nothing is recorded");
+
+    // Another app's default is its own: it is told what that does not keep out, and the way to say that it may.
+    let shop = Project::new(&node, "shop", &format!("{STRANGER}\n[policy]\ndefault = \"deny\"\n"));
+    shop.up();
+    let words = || shop.node_status().words.join("\n");
+    assert!(words().contains("watch/agent is on the host's network"), "{}", words());
+    shop.ok(&["policy", "allow", "watch/agent", "shop"]);
+    assert!(!words().contains("watch/agent"), "{}", words());
 }

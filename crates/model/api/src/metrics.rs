@@ -50,7 +50,7 @@ pub struct PairMetrics {
     pub connections: u64,
 }
 
-/// Of one pair of services that is denied now.
+/// Of one pair of services that is denied, now or since the proxy runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DeniedMetrics {
     /// `shop/web`; `None`: containers of no app.
@@ -58,6 +58,9 @@ pub struct DeniedMetrics {
     pub to: String,
     /// Packets dropped since it is denied.
     pub packets: u64,
+    /// Requests refused, or ended, by the proxy since it runs: those that came by a public route.
+    #[serde(default)]
+    pub requests: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -81,9 +84,6 @@ pub struct ContainerMetrics {
     /// While it runs, where the machine's cgroups count it.
     pub cpu_usec: Option<u64>,
     pub memory_bytes: Option<u64>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
     /// While it runs, where the machine counts it.
     pub storage: Option<StorageMetrics>,
 }
@@ -99,6 +99,9 @@ pub struct StorageMetrics {
     pub write_bytes: u64,
     pub writes: u64,
     pub write_usec: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProxyMetrics {
     /// Open client connections.
     pub connections: u64,
@@ -113,6 +116,9 @@ pub struct ProxyMetrics {
     pub unrouted: u64,
     /// Lines of the access log that nobody took in time.
     pub log_lines_dropped: u64,
+    /// Spans that were not brought to the collector; `None`: none are collected.
+    #[serde(default)]
+    pub spans_dropped: Option<u64>,
 }
 
 /// Encryption between services.
@@ -235,7 +241,10 @@ pub struct Bucket {
 pub struct DnsMetrics {
     pub udp_queries: u64,
     pub tcp_queries: u64,
-    /// Answers with records of our own names.
+    /// Questions answered by the kernel, in the server's place; none of them is in `udp_queries`.
+    #[serde(default)]
+    pub kernel_queries: u64,
+    /// Answers with records of our own names, the kernel's too.
     pub answered: u64,
     /// Answers that a name of ours has nothing of the type.
     pub no_data: u64,

@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tower::ServiceExt;
 
 use crate::peer::{Allowed, group_id};
-use crate::{routes, scrape};
+use crate::{routes, scrape, telemetry};
 
 /// Connections served at a time; more wait. A CLI needs one, a follower holds one.
 const CONNECTIONS_MAX: usize = 4096;
@@ -42,6 +42,9 @@ pub async fn serve(node: Arc<Node>) -> Result<(), ServeError> {
     let allowed = Allowed { owner: rustix::process::geteuid(), group };
     if let Some(address) = node.settings().metrics.listen {
         tokio::spawn(scrape::serve(node.clone(), address));
+    }
+    if let Some(settings) = node.settings().telemetry.clone() {
+        tokio::spawn(telemetry::run(node.clone(), settings));
     }
     let router = routes::router(node.clone());
     let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
@@ -132,6 +135,7 @@ pub async fn stop_on_signal(node: Arc<Node>) {
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
     }
+    node.finish_requests().await;
     if let Err(error) = node.stop(false).await {
         tracing::warn!(%error, "stopping");
     }

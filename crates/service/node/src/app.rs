@@ -134,6 +134,9 @@ impl App {
             supervisor.tell(Event::Reconfigure(tree));
         }
         app.apply_stops(&wanted, true);
+        // Whatever it has: who waits for the first word of all apps waits for this one's, too.
+        let telling = app.clone();
+        tokio::spawn(async move { telling.refresh_network().await });
         Ok(app)
     }
 

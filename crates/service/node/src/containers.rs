@@ -123,6 +123,7 @@ impl Containers {
 
     pub(crate) fn replace_launcher(&self, launcher: Launcher) {
         *self.launcher.write().expect("no panic holds this lock") = launcher;
+        self.traffic.sockets_changed().notify_one();
     }
 
     /// `v1`, `v2` or `hybrid`.

@@ -1,15 +1,18 @@
 //! The node's L7 proxy: started with the first route (an idle node has no port open), told of every change. The ports of
-//! HTTPS are added with the first service that has `tls.domain`.
+//! HTTPS are added with the first service that has `tls.domain`. No route is served before the policy is known: a returning
+//! daemon lets nobody in whom the one before it kept out.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use coppice_api::ErrorKind;
 use coppice_base::Name;
-use coppice_proxy::{Backend, Endpoint, Listener, Proxy, Route, Routes};
+use coppice_proxy::{Backend, Callers, Endpoint, Listener, Proxy, Route, Routes, SpanSink};
 use coppice_spec::{AppSpec, Protocol, RouteSpec, ServiceSpec, TlsSpec};
+use tokio::sync::Notify;
 
 use crate::certificates::NodeCertificates;
 use crate::settings::ProxySettings;
@@ -17,18 +20,36 @@ use crate::traffic::Present;
 
 /// Where requests go when nothing else tells an instance's port.
 const PORT: u16 = 80;
+/// Between two looks at what is left of a proxy that ends.
+const LOOK: Duration = Duration::from_millis(10);
 
 pub(crate) struct Ingress {
     settings: ProxySettings,
     node: String,
     certificates: Arc<NodeCertificates>,
-    running: Mutex<Option<Running>>,
+    sockets_changed: Arc<Notify>,
+    /// `None`: none are collected.
+    spans: Option<SpanSink>,
+    state: Mutex<State>,
 }
 
-struct Running {
-    proxy: Arc<Proxy>,
-    /// The ports of HTTPS are open.
-    tls: bool,
+#[derive(Default)]
+struct State {
+    running: Option<Arc<Proxy>>,
+    /// `None` before the policy is known.
+    callers: Option<Callers>,
+    http: Port,
+    https: Port,
+    /// Its sockets are those of an earlier daemon, in which clients wait: nobody is let in before all routes are known.
+    waits: bool,
+}
+
+/// The sockets of one setting.
+#[derive(Default)]
+struct Port {
+    sockets: Vec<TcpListener>,
+    /// The proxy accepts from them.
+    open: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,58 +77,163 @@ impl IngressError {
 }
 
 impl Ingress {
-    pub(crate) fn new(settings: ProxySettings, node: String, certificates: Arc<NodeCertificates>) -> Self {
-        Self { settings, node, certificates, running: Mutex::default() }
+    /// `sockets_changed` hears of every socket that is bound.
+    pub(crate) fn new(
+        settings: ProxySettings,
+        node: String,
+        certificates: Arc<NodeCertificates>,
+        sockets_changed: Arc<Notify>,
+    ) -> Self {
+        Self { settings, node, certificates, sockets_changed, spans: None, state: Mutex::default() }
     }
 
-    /// Binds the ports, those of HTTPS too with `tls`, as far as they are not bound yet.
-    pub(crate) fn listen(&self, tls: bool) -> Result<(), IngressError> {
-        self.proxy(tls).map(drop)
+    /// Has the proxy, once it runs, tell of its requests.
+    pub(crate) fn collect_spans(&mut self, sink: SpanSink) {
+        self.spans = Some(sink);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic holds this lock")
     }
 
     fn running(&self) -> Option<Arc<Proxy>> {
-        self.running.lock().expect("no panic holds this lock").as_ref().map(|running| running.proxy.clone())
+        self.state().running.clone()
     }
 
-    fn proxy(&self, tls: bool) -> Result<Arc<Proxy>, IngressError> {
-        let mut running = self.running.lock().expect("no panic holds this lock");
-        if running.is_none() {
-            let listeners = bind(&self.settings.http, "http")?.into_iter().map(Listener::plain).collect();
-            let config = coppice_proxy::Config {
-                threads: self.settings.threads,
-                trusted: self.settings.trusted.clone(),
-                tls: Some(self.certificates.clone()),
-                challenges: Some(self.certificates.clone()),
-                ..coppice_proxy::Config::new(listeners, self.node.clone())
-            };
-            let proxy = Arc::new(Proxy::start(config)?);
-            tracing::info!(addresses = ?proxy.addresses(), "the proxy listens");
-            *running = Some(Running { proxy, tls: false });
+    /// Sockets of an earlier daemon's proxy, as far as they are where this one is to listen; the others are closed. Nobody
+    /// is let in before [`resumed`](Self::resumed). False when there are none.
+    pub(crate) fn take_up(&self, http: Vec<OwnedFd>, https: Vec<OwnedFd>) -> bool {
+        let fit = |fds: Vec<OwnedFd>, addresses: &[SocketAddr]| -> Vec<TcpListener> {
+            let sockets = fds.into_iter().map(TcpListener::from);
+            sockets.filter(|one| one.local_addr().is_ok_and(|address| addresses.contains(&address))).collect()
+        };
+        let mut state = self.state();
+        state.http.sockets = fit(http, &self.settings.http);
+        state.https.sockets = fit(https, &self.settings.https);
+        state.waits = !state.http.sockets.is_empty() || !state.https.sockets.is_empty();
+        state.waits
+    }
+
+    /// All routes are known: with the next [`update`](Self::update), who waits is let in.
+    pub(crate) fn resumed(&self) {
+        self.state().waits = false;
+    }
+
+    /// The sockets for HTTP and those for HTTPS, once more.
+    pub(crate) fn sockets(&self) -> std::io::Result<[Vec<OwnedFd>; 2]> {
+        let state = self.state();
+        let again = |port: &Port| port.sockets.iter().map(|socket| Ok(socket.try_clone()?.into())).collect();
+        let both: [std::io::Result<_>; 2] = [again(&state.http), again(&state.https)];
+        let [http, https] = both;
+        Ok([http?, https?])
+    }
+
+    /// Judges requests by this from now on. True when it is the first word of the policy.
+    pub(crate) fn judge(&self, callers: Callers) -> bool {
+        let mut state = self.state();
+        if state.callers.as_ref() == Some(&callers) {
+            return false;
         }
-        let running = running.as_mut().expect("it was started above");
-        if tls && !running.tls {
-            // All of them first: on an error none is open.
-            for socket in bind(&self.settings.https, "https")? {
-                running.proxy.listen(Listener::tls(socket))?;
+        if let Some(proxy) = &state.running {
+            proxy.set_callers(callers.clone());
+        }
+        state.callers.replace(callers).is_none()
+    }
+
+    /// Binds the ports, those of HTTPS too with `tls`, as far as they are not bound yet, and lets clients in.
+    pub(crate) fn listen(&self, tls: bool) -> Result<(), IngressError> {
+        let mut state = self.state();
+        self.bind(&mut state, tls)?;
+        if state.waits {
+            return Ok(());
+        }
+        self.started(&mut state)?;
+        Self::open(&mut state)
+    }
+
+    /// All of them, or none.
+    fn bind(&self, state: &mut State, tls: bool) -> Result<(), IngressError> {
+        let http = missing(&state.http.sockets, &self.settings.http, "http")?;
+        let https = if tls { missing(&state.https.sockets, &self.settings.https, "https")? } else { Vec::new() };
+        for (port, bound) in [(&mut state.http, http), (&mut state.https, https)] {
+            if !bound.is_empty() {
+                port.sockets.extend(bound);
+                self.sockets_changed.notify_one();
             }
-            running.tls = true;
-            tracing::info!(addresses = ?running.proxy.addresses(), "the proxy listens for HTTPS too");
         }
-        Ok(running.proxy.clone())
+        Ok(())
+    }
+
+    /// The proxy, at work on whatever it is given.
+    fn started(&self, state: &mut State) -> Result<Arc<Proxy>, IngressError> {
+        if let Some(proxy) = &state.running {
+            return Ok(proxy.clone());
+        }
+        let config = coppice_proxy::Config {
+            threads: self.settings.threads,
+            trusted: self.settings.trusted.clone(),
+            callers: state.callers.clone().unwrap_or_default(),
+            spans: self.spans.clone(),
+            tls: Some(self.certificates.clone()),
+            challenges: Some(self.certificates.clone()),
+            ..coppice_proxy::Config::new(Vec::new(), self.node.clone())
+        };
+        let proxy = Arc::new(Proxy::start(config)?);
+        state.running = Some(proxy.clone());
+        Ok(proxy)
+    }
+
+    /// Has a proxy that runs accept from all sockets there are.
+    fn open(state: &mut State) -> Result<(), IngressError> {
+        let Some(proxy) = &state.running else { return Ok(()) };
+        for (port, listener) in
+            [(&mut state.http, Listener::plain as fn(TcpListener) -> Listener), (&mut state.https, Listener::tls)]
+        {
+            if port.open || port.sockets.is_empty() {
+                continue;
+            }
+            for socket in &port.sockets {
+                proxy.listen(listener(socket.try_clone().map_err(coppice_proxy::StartError::Listener)?))?;
+            }
+            port.open = true;
+            tracing::info!(addresses = ?proxy.addresses(), "the proxy listens");
+        }
+        Ok(())
     }
 
     pub(crate) fn update(&self, apps: &BTreeMap<Name, Present>) -> Result<(), IngressError> {
         let tls = apps.values().any(|present| has_tls(present.spec()));
-        if self.running().is_none() && !tls && !apps.values().any(|present| has_routes(present.spec())) {
+        let mut state = self.state();
+        if state.callers.is_none() || state.waits {
+            return Ok(());
+        }
+        let is_idle = state.running.is_none() && state.http.sockets.is_empty();
+        if is_idle && !tls && !apps.values().any(|present| has_routes(present.spec())) {
             return Ok(());
         }
         let routes = routes(apps);
         self.certificates.set_hosts(routes.routes.iter().flat_map(|route| route.spec.hosts.iter().cloned()).collect());
-        let proxy = self.proxy(tls).or_else(|error| {
+        // Before it accepts: who waited for it finds its routes.
+        self.started(&mut state)?.update(&routes)?;
+        self.bind(&mut state, tls).or_else(|error| {
             tracing::warn!(%error, "HTTPS is not served");
-            self.proxy(false)
-        });
-        Ok(proxy?.update(&routes)?)
+            self.bind(&mut state, false)
+        })?;
+        Self::open(&mut state)
+    }
+
+    /// Lets nobody in any more, and resolves when all requests that are under way have their answers, or after `patience`.
+    pub(crate) async fn finish(&self, patience: Duration) {
+        let Some(proxy) = self.running() else { return };
+        proxy.close();
+        let last = async {
+            while proxy.connections() > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        if tokio::time::timeout(patience, last).await.is_err() {
+            tracing::info!(connections = proxy.connections(), "the daemon ends before them");
+        }
     }
 
     /// `None` while it does not run.
@@ -128,11 +254,17 @@ impl Ingress {
     }
 }
 
-fn bind(addresses: &[SocketAddr], setting: &'static str) -> Result<Vec<TcpListener>, IngressError> {
+/// Binds those of `addresses` that none of `sockets` is at.
+fn missing(
+    sockets: &[TcpListener],
+    addresses: &[SocketAddr],
+    setting: &'static str,
+) -> Result<Vec<TcpListener>, IngressError> {
+    let is_there = |address: &SocketAddr| sockets.iter().any(|one| one.local_addr().is_ok_and(|at| at == *address));
     let bind = |address: &SocketAddr| {
         TcpListener::bind(address).map_err(|source| IngressError::Listen { address: *address, setting, source })
     };
-    addresses.iter().map(bind).collect()
+    addresses.iter().filter(|address| !is_there(address)).map(bind).collect()
 }
 
 /// The `tls` of services that have names to show a certificate for.

@@ -4,7 +4,7 @@
 //! container (they are set to die with their parent); [`Launcher::lost`] tells the node, which starts a new one.
 
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,7 +17,7 @@ use coppice_container::{ContainerConfig, ProcessConfig};
 use coppice_launcher::protocol::{
     Call, ContainerStatus, Event, FRAME_MAX, LaunchError, Message, PROTOCOL, Reply, Request,
 };
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
@@ -63,6 +63,8 @@ pub(crate) struct LauncherIdentity {
     pub since: Timestamp,
     /// Why it is not of this daemon's version.
     pub word: Option<String>,
+    /// It can hold sockets.
+    pub keeps: bool,
 }
 
 /// A connection to the launcher. Cheap to clone.
@@ -159,11 +161,11 @@ impl Launcher {
             lost,
         });
         tokio::spawn(read_loop(read, Arc::downgrade(&shared), events));
-        let hello = shared.call(Request::Hello { protocol: PROTOCOL, events: true }, None);
+        let hello = shared.call(Request::Hello { protocol: PROTOCOL, events: true }, Vec::new());
         let silent = |_| LauncherError::Silent { log: command.log.clone() };
         match tokio::time::timeout(START_LIMIT, hello).await.map_err(silent)?? {
-            Reply::Hello { pid, version, since, .. } => {
-                Ok(Self { shared, identity: Arc::new(LauncherIdentity { pid, version, since, word: None }) })
+            Reply::Hello { pid, version, since, keeps, .. } => {
+                Ok(Self { shared, identity: Arc::new(LauncherIdentity { pid, version, since, word: None, keeps }) })
             }
             _ => Err(LauncherError::OutOfTurn),
         }
@@ -195,37 +197,61 @@ impl Launcher {
     }
 
     async fn started(&self, request: Request, fd: Option<OwnedFd>) -> Result<Started, LauncherError> {
-        match self.shared.call(request, fd).await? {
+        match self.shared.call(request, fd.into_iter().collect()).await? {
             Reply::Started { pid, at, words } => Ok(Started { pid, at, words }),
             _ => Err(LauncherError::OutOfTurn),
         }
     }
 
     pub(crate) async fn signal(&self, id: &ContainerId, signal: i32, all: bool) -> Result<(), LauncherError> {
-        self.done(Request::Signal { id: id.clone(), exec: None, signal, all }, None).await
+        self.done(Request::Signal { id: id.clone(), exec: None, signal, all }, Vec::new()).await
     }
 
     pub(crate) async fn attach(&self, id: &ContainerId, fd: OwnedFd) -> Result<(), LauncherError> {
-        self.done(Request::Attach { id: id.clone() }, Some(fd)).await
+        self.done(Request::Attach { id: id.clone() }, vec![fd]).await
     }
 
     pub(crate) async fn list(&self) -> Result<Vec<ContainerStatus>, LauncherError> {
-        match self.shared.call(Request::List, None).await? {
+        match self.shared.call(Request::List, Vec::new()).await? {
             Reply::Containers { containers } => Ok(containers),
             _ => Err(LauncherError::OutOfTurn),
         }
     }
 
     pub(crate) async fn forget(&self, id: &ContainerId) -> Result<(), LauncherError> {
-        self.done(Request::Forget { id: id.clone() }, None).await
+        self.done(Request::Forget { id: id.clone() }, Vec::new()).await
     }
 
     pub(crate) async fn shutdown(&self, kill: bool) -> Result<(), LauncherError> {
-        self.done(Request::Shutdown { kill }, None).await
+        self.done(Request::Shutdown { kill }, Vec::new()).await
     }
 
-    async fn done(&self, request: Request, fd: Option<OwnedFd>) -> Result<(), LauncherError> {
-        match self.shared.call(request, fd).await? {
+    /// Has these held under `name` for the next daemon, in the place of those it had. A launcher that cannot does nothing.
+    pub(crate) async fn keep(&self, name: &str, fds: Vec<OwnedFd>) -> Result<(), LauncherError> {
+        if !self.identity.keeps {
+            return Ok(());
+        }
+        let count = u32::try_from(fds.len()).unwrap_or(u32::MAX);
+        self.done(Request::Keep { name: name.to_owned(), fds: count }, fds).await
+    }
+
+    /// What is held under `name`; nothing by a launcher that cannot.
+    pub(crate) async fn kept(&self, name: &str) -> Result<Vec<OwnedFd>, LauncherError> {
+        let mut fds = Vec::new();
+        if self.identity.keeps {
+            let (ours, theirs) = coppice_linux::stream_pair().map_err(io::Error::other)?;
+            self.done(Request::Kept { name: name.to_owned() }, vec![theirs]).await?;
+            // They came before the answer, or nothing does.
+            match coppice_linux::receive(&ours, &mut [0; 1], &mut fds, RecvFlags::DONTWAIT) {
+                Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
+                Err(error) => return Err(io::Error::from(error).into()),
+            }
+        }
+        Ok(fds)
+    }
+
+    async fn done(&self, request: Request, fds: Vec<OwnedFd>) -> Result<(), LauncherError> {
+        match self.shared.call(request, fds).await? {
             Reply::Done => Ok(()),
             _ => Err(LauncherError::OutOfTurn),
         }
@@ -233,12 +259,12 @@ impl Launcher {
 }
 
 impl Shared {
-    async fn call(&self, request: Request, fd: Option<OwnedFd>) -> Result<Reply, LauncherError> {
+    async fn call(&self, request: Request, fds: Vec<OwnedFd>) -> Result<Reply, LauncherError> {
         let seq = self.seq.fetch_add(1, Ordering::Relaxed);
         let frame = frame(&Call { seq, request });
         let (answer, answered) = oneshot::channel();
         self.waiting.lock().expect("no panic holds this lock").insert(seq, answer);
-        if let Err(error) = self.send(&frame, fd.as_ref().map(AsFd::as_fd)).await {
+        if let Err(error) = self.send(&frame, fds.iter().map(AsFd::as_fd).collect()).await {
             self.waiting.lock().expect("no panic holds this lock").remove(&seq);
             return Err(if *self.lost.borrow() { LauncherError::Lost } else { error.into() });
         }
@@ -247,7 +273,7 @@ impl Shared {
             self.waiting.lock().expect("no panic holds this lock").remove(&seq);
             return Err(LauncherError::Lost);
         }
-        drop(fd);
+        drop(fds);
         match answered.await {
             Ok(Reply::Error { error }) => Err(error.into()),
             Ok(reply) => Ok(reply),
@@ -255,13 +281,14 @@ impl Shared {
         }
     }
 
-    async fn send(&self, mut frame: &[u8], mut fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    async fn send(&self, mut frame: &[u8], mut fds: Vec<BorrowedFd<'_>>) -> io::Result<()> {
         let _one_at_a_time = self.writing.lock().await;
         let socket = self.stream.as_ref();
         while !frame.is_empty() {
-            let sent = socket.async_io(Interest::WRITABLE, || send_some(socket, frame, fd)).await?;
+            let some = || Ok(coppice_linux::send(socket, frame, &fds, SendFlags::DONTWAIT)?);
+            let sent = socket.async_io(Interest::WRITABLE, some).await?;
             frame = &frame[sent..];
-            fd = None; // went with the first byte
+            fds.clear(); // went with the first byte
         }
         Ok(())
     }
@@ -289,23 +316,6 @@ async fn connect(socket: &Path, command: &LauncherCommand) -> Result<UnixStream,
             Err(_) => return Err(LauncherError::Silent { log: command.log.clone() }),
         }
     }
-}
-
-fn send_some(socket: &UnixStream, bytes: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<usize> {
-    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let fds;
-    if let Some(fd) = fd {
-        fds = [fd];
-        ancillary.push(SendAncillaryMessage::ScmRights(&fds));
-    }
-    let sent = rustix::net::sendmsg(
-        socket,
-        &[IoSlice::new(bytes)],
-        &mut ancillary,
-        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
-    )?;
-    Ok(sent)
 }
 
 fn frame(call: &Call) -> Vec<u8> {

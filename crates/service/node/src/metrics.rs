@@ -3,33 +3,37 @@
 //! Whoever writes it as text, or works out rates and percentiles, does so from this. It refuses to keep anything: counts
 //! are those of the proxy and the name server as long as these run, and begin again with a new daemon.
 
+use std::collections::BTreeMap;
+
 use coppice_api::{
     BackendMetrics, BreakerState, Bucket, CertificateMetrics, ContainerMetrics, DeniedMetrics, DnsMetrics, HealthState,
     Histogram, Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
 };
 use coppice_base::Timestamp;
+use coppice_network::Identity;
 use coppice_peer::{PeerSnapshot, ServiceSnapshot};
-use coppice_proxy::{BUCKETS, BackendSnapshot, HistogramSnapshot, MetricsSnapshot, RouteSnapshot};
+use coppice_proxy::{BUCKETS, BackendSnapshot, DeniedSnapshot, HistogramSnapshot, MetricsSnapshot, RouteSnapshot};
 
 use crate::adhoc::AdHoc;
 use crate::agent::Agent;
 use crate::container::{Container, Owner};
 use crate::containers::Containers;
+use crate::storage::Counts;
 
 /// Everything, now. Blocking: reads the cgroup of each container that runs.
 pub(crate) fn read(containers: &Containers, agent: &Agent, adhoc: &AdHoc, started_at: Timestamp) -> Metrics {
-use crate::storage::Counts;
     let restarts = |container: &Container| match &container.owner {
         Owner::AdHoc => adhoc.restarts(container),
         Owner::App { app, instance, .. } => agent.get(app.as_str()).map_or(0, |app| app.restarts(instance)),
     };
+    let storage = containers.storage.read();
     let mut each: Vec<ContainerMetrics> =
         containers.table.all().iter().map(|one| container(containers, one, restarts(one), &storage)).collect();
     each.sort_by(|a, b| a.name.cmp(&b.name));
-    let storage = containers.storage.read();
     let (traffic, names) = containers.traffic.metrics();
+    let counted = containers.network.counted().unwrap_or_default();
     let of_proxy = traffic.as_ref().map(proxy);
-    let MetricsSnapshot { routes, mut backends, .. } = traffic.unwrap_or_default();
+    let MetricsSnapshot { routes, mut backends, denied: requests, .. } = traffic.unwrap_or_default();
     backends.sort_by(|a, b| (&a.app, &a.service, &a.instance).cmp(&(&b.app, &b.service, &b.instance)));
     Metrics {
         at: containers.clock.now(),
@@ -40,10 +44,10 @@ use crate::storage::Counts;
         proxy: of_proxy,
         routes: routes.into_iter().map(route).collect(),
         backends: backends.into_iter().map(backend).collect(),
-        dns: names.map(dns),
+        dns: names.map(|names| dns(names, counted.names.iter().sum())),
         peer_tls: containers.traffic.peers().metrics().map(peer_tls),
-        denied: denied(containers),
-        pairs: pairs(containers),
+        denied: denied(containers, requests),
+        pairs: pairs(containers, counted.pairs),
         certificates: certificates(containers),
     }
 }
@@ -60,7 +64,7 @@ pub(crate) fn certificates(containers: &Containers) -> Vec<CertificateMetrics> {
 }
 
 /// Nothing without the fast path.
-fn pairs(containers: &Containers) -> Vec<PairMetrics> {
+fn pairs(containers: &Containers, counted: Vec<coppice_bpf::PairTraffic>) -> Vec<PairMetrics> {
     let text = |peer: coppice_bpf::Peer| match peer {
         coppice_bpf::Peer::Beyond => Some("outside".to_owned()),
         coppice_bpf::Peer::Container(coppice_network::Identity::OTHER) => Some("other".to_owned()),
@@ -69,7 +73,6 @@ fn pairs(containers: &Containers) -> Vec<PairMetrics> {
             containers.policies.member(identity).map(|(app, workload)| format!("{app}/{workload}"))
         }
     };
-    let counted = containers.network.counted().unwrap_or_default().pairs;
     let mut pairs: Vec<PairMetrics> = counted
         .into_iter()
         .filter_map(|pair| {
@@ -86,19 +89,29 @@ fn pairs(containers: &Containers) -> Vec<PairMetrics> {
     pairs
 }
 
-/// Nothing while the rules cannot be read.
-fn denied(containers: &Containers) -> Vec<DeniedMetrics> {
+/// What bridge and proxy have refused. Of the bridge nothing while its rules cannot be read.
+fn denied(containers: &Containers, requests: Vec<DeniedSnapshot>) -> Vec<DeniedMetrics> {
     let drops = containers.network.drops().unwrap_or_else(|error| {
         tracing::warn!(%error, "what the policy dropped is not known");
         Vec::new()
     });
     let text = |identity| containers.policies.member(identity).map(|(app, workload)| format!("{app}/{workload}"));
-    let mut denied: Vec<DeniedMetrics> = drops
-        .into_iter()
-        .filter_map(|((from, to), packets)| Some(DeniedMetrics { from: text(from), to: text(to)?, packets }))
-        .collect();
-    denied.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
-    denied
+    let mut pairs: BTreeMap<(Option<String>, String), (u64, u64)> = BTreeMap::new();
+    for ((from, to), packets) in drops {
+        if let Some(to) = text(to) {
+            pairs.entry((text(from), to)).or_default().0 += packets;
+        }
+    }
+    for one in requests {
+        let from = Identity(one.from.0);
+        if from != Identity::OTHER && text(from).is_none() {
+            continue;
+        }
+        let to = format!("{}/{}", one.app, one.service);
+        pairs.entry((text(from), to)).or_default().1 += one.requests;
+    }
+    let of = |((from, to), (packets, requests))| DeniedMetrics { from, to, packets, requests };
+    pairs.into_iter().map(of).collect()
 }
 
 fn container(containers: &Containers, container: &Container, restarts: u32, storage: &Counts) -> ContainerMetrics {
@@ -119,6 +132,7 @@ fn container(containers: &Containers, container: &Container, restarts: u32, stor
         restarts,
         cpu_usec: usage.as_ref().and_then(|usage| usage.cpu_usec),
         memory_bytes: usage.as_ref().and_then(|usage| usage.memory_bytes),
+        storage: cgroup.zip(usage).and_then(|(cgroup, usage)| storage.of(&cgroup, &usage)),
     }
 }
 
@@ -132,7 +146,7 @@ fn proxy(snapshot: &MetricsSnapshot) -> ProxyMetrics {
         bad_requests: snapshot.bad_requests,
         unrouted: snapshot.unrouted,
         log_lines_dropped: snapshot.log_lines_dropped,
-        storage: cgroup.zip(usage).and_then(|(cgroup, usage)| storage.of(&cgroup, &usage)),
+        spans_dropped: snapshot.spans_dropped,
     }
 }
 
@@ -190,11 +204,13 @@ fn micros(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-fn dns(counts: coppice_dns::Metrics) -> DnsMetrics {
+/// What the name server has counted, and how many answers the kernel gave in its place.
+fn dns(counts: coppice_dns::Metrics, by_kernel: u64) -> DnsMetrics {
     DnsMetrics {
         udp_queries: counts.udp_queries,
         tcp_queries: counts.tcp_queries,
-        answered: counts.answered,
+        kernel_queries: by_kernel,
+        answered: counts.answered + by_kernel,
         no_data: counts.no_data,
         no_name: counts.no_name,
         refused: counts.refused,

@@ -1,14 +1,15 @@
-//! Who may speak to whom, as the bridge is told: instances by their addresses, services by numbers.
+//! Who may speak to whom, as bridge and proxy are told: instances by their addresses, services by numbers.
 //!
 //! What holds is decided by the state ([`State::may_speak`]); here it is put into numbers, for the containers there are.
 //! An instance is known before its first process is, and what the bridge was told outlives the daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use coppice_base::Name;
 use coppice_network::{Identity, Policy};
+use coppice_proxy::{Caller, Callers};
 use coppice_spec::PolicySpec;
 use coppice_state::State;
 
@@ -63,6 +64,19 @@ impl Policies {
             members: members.iter().map(|(address, member)| (*address, identity(member))).collect(),
             denied: decided.denied.clone(),
         })
+    }
+
+    /// What `policy` denies, by name: for requests that come by a public route.
+    fn denied(&self, policy: &Policy) -> BTreeMap<Caller, BTreeSet<Member>> {
+        let decided = self.decided.lock().expect("no panic holds this lock");
+        let members: BTreeMap<Identity, &Member> =
+            decided.identities.iter().map(|(of, identity)| (*identity, of)).collect();
+        let mut denied: BTreeMap<Caller, BTreeSet<Member>> = BTreeMap::new();
+        for (from, to) in &policy.denied {
+            let to = members.get(to).map(|member| (*member).clone());
+            denied.entry(Caller(from.0)).or_default().extend(to);
+        }
+        denied
     }
 
     /// Which service a number means.
@@ -120,13 +134,34 @@ impl Containers {
         self.policies.policy(&members.collect())
     }
 
-    /// Has the bridge enforce it.
+    /// The same for the proxy, whose own connections the bridge lets through. Nobody where nothing is denied.
+    fn callers(&self, policy: &Policy) -> Callers {
+        let denied = self.policies.denied(policy);
+        let Some(bridge) = self.network.on_bridge().filter(|_| !denied.is_empty()) else { return Callers::default() };
+        let networks = [Some(self.network.subnet()), self.network.subnet6().map(|subnet| subnet.to_string())];
+        let hosts = [Some(IpAddr::V4(bridge.gateway)), bridge.gateway6.map(IpAddr::V6)];
+        let both = |address: Ipv4Addr| {
+            [Some(IpAddr::V4(address)), self.network.address6(address).map(IpAddr::V6)].into_iter().flatten()
+        };
+        let members = policy.members.iter();
+        let members = members.flat_map(|(address, of)| both(*address).map(|address| (address, Caller(of.0))));
+        Callers {
+            networks: networks.into_iter().flatten().filter_map(|subnet| subnet.parse().ok()).collect(),
+            hosts: hosts.into_iter().flatten().collect(),
+            members: members.collect(),
+            denied,
+        }
+    }
+
+    /// Has the bridge enforce it, and the proxy.
     pub(crate) fn enforce(&self) -> Result<(), NodeError> {
         let Some(policy) = self.policy() else { return Ok(()) };
         self.traffic.peers().enforce(policy.clone(), self.network.subnet6());
+        self.traffic.judge(self.callers(&policy));
         // Where nothing is denied, rules need not know who is who.
         let rules = if policy.denied.is_empty() { Policy::default() } else { policy.clone() };
         self.network.enforce(rules)?;
+        self.network.classify(self.classes())?;
         self.tell_fast_path(policy);
         Ok(())
     }
@@ -161,7 +196,6 @@ mod tests {
         Arc::new(state)
     }
 
-        self.network.classify(self.classes())?;
     #[test]
     fn a_node_without_rules_denies_nothing() {
         let policies = Policies::default();
@@ -182,7 +216,11 @@ mod tests {
         assert!(policy.denies(address(2), address(4)) && policy.denies(address(4), address(2)));
         assert!(!policy.denies(address(2), address(3)), "a service speaks to itself");
         assert!(policy.denies(address(9), address(4)), "a container of no app");
-        assert_eq!(policies.member(policy.identity(address(4))), Some(db));
+        assert_eq!(policies.member(policy.identity(address(4))), Some(db.clone()));
+        let caller = |last| Caller(policy.identity(address(last)).0);
+        let denied = policies.denied(&policy);
+        assert_eq!(denied[&caller(2)], BTreeSet::from([db.clone()]));
+        assert_eq!(denied[&Caller::OTHER], BTreeSet::from([(name("shop"), name("web")), db]));
     }
 
     #[test]

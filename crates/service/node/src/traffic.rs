@@ -1,23 +1,30 @@
 //! How traffic finds instances: the proxy's routes and the name server's zone, kept equal to what runs.
 //!
 //! Each app tells what it has ([`Present`]); whenever that differs from before, routes and names are made anew, whole,
-//! and handed over. Nothing here is stored: a returning daemon's apps tell again.
+//! and handed over. Nothing here is stored: a returning daemon's apps tell again, and those who wait in an earlier one's
+//! sockets are let in when all have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coppice_base::{Clock, Name};
+use coppice_proxy::Callers;
+use coppice_proxy::SpanSource;
 use coppice_spec::{AcmeChallenge, AppSpec, TlsSpec};
+use tokio::sync::Notify;
 
 use crate::certificates::NodeCertificates;
 use crate::error::NodeError;
 use crate::ingress::{self, Ingress, IngressError};
-use crate::names::NameServer;
+use crate::names::{KernelNames, NameServer};
 use crate::peer::NodePeers;
 use crate::root::Root;
 use crate::settings::Settings;
+use crate::telemetry;
+use crate::sockets::Sockets;
 
 /// What an app has, as far as traffic is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +64,31 @@ pub(crate) struct Traffic {
     ingress: Ingress,
     peers: NodePeers,
     names: Mutex<Option<NameServer>>,
+    /// Until all apps have told what they have, where clients wait in an earlier daemon's sockets.
+    resuming: Mutex<Option<Resuming>>,
+    /// An earlier daemon's sockets for names, until they are used.
+    name_sockets: Mutex<Vec<OwnedFd>>,
+    sockets_changed: Arc<Notify>,
+    /// What the proxy tells of its requests, until somebody takes it.
+    spans: Mutex<Option<SpanSource>>,
+    /// Nobody is to hold them any more.
+    pub(crate) sockets_given_up: tokio::sync::Mutex<bool>,
+}
+
+/// What is waited for before anybody is answered.
+struct Resuming {
+    /// Apps that have not told.
+    awaited: BTreeSet<Name>,
+    /// Where names are to be answered.
+    names_at: Option<NamesAt>,
+}
+
+/// The bridge's own addresses, and bits of its subnet.
+#[derive(Clone, Copy)]
+struct NamesAt {
+    gateway: Ipv4Addr,
+    prefix: u8,
+    gateway6: Option<Ipv6Addr>,
 }
 
 impl Traffic {
@@ -64,8 +96,93 @@ impl Traffic {
         let peers = NodePeers::new(root, settings.peer.clone(), clock.clone());
         let certificates = Arc::new(NodeCertificates::new(root, settings.certificates.clone(), clock));
         // The root's key tells this node's proxy from others.
-        let ingress = Ingress::new(settings.proxy.clone(), root.key(), certificates.clone());
-        Self { apps: Mutex::default(), certificates, ingress, peers, names: Mutex::default() }
+        let sockets_changed = Arc::new(Notify::new());
+        let mut ingress =
+            Ingress::new(settings.proxy.clone(), root.key(), certificates.clone(), sockets_changed.clone());
+        let spans = settings.telemetry.as_ref().map(|telemetry| {
+            let (sink, source) = telemetry::queue(telemetry);
+            ingress.collect_spans(sink);
+            source
+        });
+        Self {
+            apps: Mutex::default(),
+            certificates,
+            ingress,
+            peers,
+            names: Mutex::default(),
+            resuming: Mutex::default(),
+            name_sockets: Mutex::default(),
+            sockets_changed,
+            spans: Mutex::new(spans),
+            sockets_given_up: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// See [`Node::take_spans`](crate::Node::take_spans).
+    pub(crate) fn take_spans(&self) -> Option<SpanSource> {
+        self.spans.lock().expect("no panic holds this lock").take()
+    }
+
+    /// Goes on with an earlier daemon's sockets, as far as they fit; who waits in them is let in when each of `apps` has
+    /// told what it has. False when there is nothing to go on with.
+    pub(crate) fn take_up(&self, sockets: Sockets, apps: BTreeSet<Name>) -> bool {
+        let resumes = self.ingress.take_up(sockets.http, sockets.https) || !sockets.names.is_empty();
+        *self.name_sockets.lock().expect("no panic holds this lock") = sockets.names;
+        if resumes {
+            let resuming = Resuming { awaited: apps, names_at: None };
+            *self.resuming.lock().expect("no panic holds this lock") = Some(resuming);
+        }
+        resumes
+    }
+
+    /// Whoever has not told by now is not waited for any longer.
+    pub(crate) fn resume_anyway(&self) {
+        if let Some(resuming) = self.resuming.lock().expect("no panic holds this lock").as_mut() {
+            tracing::warn!(apps = ?resuming.awaited, "they have not told what they have: requests are let in without them");
+            resuming.awaited.clear();
+        } else {
+            return;
+        }
+        self.tell();
+    }
+
+    /// Whether `apps` are not yet all. When they are, clients are let in: names at once, requests with the next update.
+    fn is_resuming(&self, apps: &BTreeMap<Name, Present>) -> bool {
+        let mut resuming = self.resuming.lock().expect("no panic holds this lock");
+        let Some(waiting) = resuming.as_mut() else { return false };
+        waiting.awaited.retain(|app| !apps.contains_key(app));
+        if !waiting.awaited.is_empty() {
+            return true;
+        }
+        let names_at = resuming.take().and_then(|resuming| resuming.names_at);
+        self.ingress.resumed();
+        if let Some(at) = names_at {
+            self.start_names(at, apps);
+        }
+        false
+    }
+
+    /// The sockets there are, for whoever holds them while there is no daemon.
+    pub(crate) fn sockets(&self) -> std::io::Result<Sockets> {
+        let [http, https] = self.ingress.sockets()?;
+        let names = match self.names.lock().expect("no panic holds this lock").as_ref() {
+            Some(server) => server.sockets()?,
+            None => {
+                let taken_up = self.name_sockets.lock().expect("no panic holds this lock");
+                taken_up.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?
+            }
+        };
+        Ok(Sockets { http, https, names })
+    }
+
+    /// As [`Ingress::finish`].
+    pub(crate) async fn finish(&self, patience: Duration) {
+        self.ingress.finish(patience).await;
+    }
+
+    /// Hears of changes of [`sockets`](Self::sockets).
+    pub(crate) fn sockets_changed(&self) -> &Notify {
+        &self.sockets_changed
     }
 
     /// What `of` makes of each app, in one list.
@@ -89,6 +206,13 @@ impl Traffic {
         self.publish(&self.apps.lock().expect("no panic holds this lock"));
     }
 
+    /// Requests are judged by this from now on. The first time, that is what routes have waited for.
+    pub(crate) fn judge(&self, callers: Callers) {
+        if self.ingress.judge(callers) {
+            self.tell();
+        }
+    }
+
     /// Whether `app` has told what it has.
     pub(crate) fn has(&self, app: &Name) -> bool {
         self.apps.lock().expect("no panic holds this lock").contains_key(app)
@@ -103,6 +227,9 @@ impl Traffic {
     /// `app` is no more.
     pub(crate) fn remove(&self, app: &Name) {
         let mut apps = self.apps.lock().expect("no panic holds this lock");
+        if let Some(resuming) = self.resuming.lock().expect("no panic holds this lock").as_mut() {
+            resuming.awaited.remove(app);
+        }
         if apps.remove(app).is_some() {
             self.publish(&apps);
         }
@@ -111,6 +238,9 @@ impl Traffic {
     }
 
     fn publish(&self, apps: &BTreeMap<Name, Present>) {
+        if self.is_resuming(apps) {
+            return;
+        }
         if let Err(error) = self.ingress.update(apps) {
             tracing::warn!(%error, "the routes of before are served");
         }
@@ -190,19 +320,44 @@ impl Traffic {
     pub(crate) fn serve_names(&self, gateway: Ipv4Addr, prefix: u8, gateway6: Option<Ipv6Addr>) {
         // In this order everywhere: apps, then names.
         let apps = self.apps.lock().expect("no panic holds this lock");
+        let at = NamesAt { gateway, prefix, gateway6 };
+        if let Some(resuming) = self.resuming.lock().expect("no panic holds this lock").as_mut() {
+            resuming.names_at = Some(at);
+            return;
+        }
+        self.start_names(at, &apps);
+    }
+
+    fn start_names(&self, at: NamesAt, apps: &BTreeMap<Name, Present>) {
         let mut names = self.names.lock().expect("no panic holds this lock");
         if names.is_some() {
             return;
         }
-        match NameServer::start(gateway, prefix, gateway6, &apps) {
-            Ok(server) => *names = Some(server),
+        let sockets = std::mem::take(&mut *self.name_sockets.lock().expect("no panic holds this lock"));
+        match NameServer::start(at.gateway, at.prefix, at.gateway6, apps, sockets) {
+            Ok(server) => {
+                *names = Some(server);
+                self.sockets_changed.notify_one();
+            }
             Err(error) => tracing::warn!(%error, "names are in hosts files only"),
         }
     }
 
     /// Whether names are answered at the bridge's address.
     pub(crate) fn has_names(&self) -> bool {
-        self.names.lock().expect("no panic holds this lock").is_some()
+        let resuming = self.resuming.lock().expect("no panic holds this lock");
+        resuming.as_ref().is_some_and(|resuming| resuming.names_at.is_some())
+            || self.names.lock().expect("no panic holds this lock").is_some()
+    }
+
+    /// What the kernel is to answer in the name server's place: nothing where there is none. `None` while a returning daemon
+    /// does not know all names yet: the kernel goes on with what it was told before.
+    pub(crate) fn kernel_names(&self) -> Option<Arc<KernelNames>> {
+        if self.resuming.lock().expect("no panic holds this lock").is_some() {
+            return None;
+        }
+        let names = self.names.lock().expect("no panic holds this lock");
+        Some(names.as_ref().map(NameServer::kernel).unwrap_or_default())
     }
 
     /// What proxy and name server have counted, where they run.

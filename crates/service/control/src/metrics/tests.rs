@@ -101,7 +101,7 @@ fn histogram() -> Histogram {
 }
 
 /// Something of everything that is written.
-fn full() -> Metrics {
+pub(crate) fn full() -> Metrics {
     let container = ContainerMetrics {
         name: "shop.web-1".to_owned(),
         app: Some("shop".to_owned()),
@@ -137,7 +137,7 @@ fn full() -> Metrics {
         started_at: Timestamp(1_500),
         apps: 1,
         containers: vec![adhoc, container],
-        proxy: Some(ProxyMetrics { connections: 3, unrouted: 7, ..ProxyMetrics::default() }),
+        proxy: Some(ProxyMetrics { connections: 3, unrouted: 7, spans_dropped: Some(9), ..ProxyMetrics::default() }),
         routes: vec![RouteMetrics {
             app: name("shop"),
             service: name("web"),
@@ -168,7 +168,7 @@ fn full() -> Metrics {
             breaker: BreakerState::HalfOpen,
             duration: histogram(),
         }],
-        dns: Some(DnsMetrics { udp_queries: 11, tcp_queries: 2, cache_hits: 5, ..DnsMetrics::default() }),
+        dns: Some(DnsMetrics { udp_queries: 11, tcp_queries: 2, kernel_queries: 3, ..DnsMetrics::default() }),
         peer_tls: Some(PeerTlsMetrics {
             services: vec![PeerServiceMetrics {
                 app: name("shop"),
@@ -187,8 +187,8 @@ fn full() -> Metrics {
             overloaded: 0,
         }),
         denied: vec![
-            DeniedMetrics { from: None, to: "shop/db".to_owned(), packets: 2 },
-            DeniedMetrics { from: Some("blog/web".to_owned()), to: "shop/db".to_owned(), packets: 12 },
+            DeniedMetrics { from: None, to: "shop/db".to_owned(), packets: 2, requests: 0 },
+            DeniedMetrics { from: Some("blog/web".to_owned()), to: "shop/db".to_owned(), packets: 12, requests: 4 },
         ],
         pairs: vec![PairMetrics {
             from: "shop/web".to_owned(),
@@ -212,6 +212,7 @@ fn the_text_is_what_a_strict_reader_takes_and_says_what_was_counted() {
     let families = parse(&text(&full())).unwrap();
     let denied = [("from", "blog/web"), ("to", "shop/db")];
     assert_eq!(value(&families, "coppice_policy_dropped_packets_total", &denied), Some(12.0));
+    assert_eq!(value(&families, "coppice_policy_refused_requests_total", &denied), Some(4.0));
     let pair = [("from", "shop/web"), ("to", "shop/db")];
     assert_eq!(value(&families, "coppice_pair_bytes_total", &pair), Some(4000.0));
     let ends = value(&families, "coppice_certificate_expiry_timestamp_seconds", &[("domain", "shop.example.com")]);
@@ -240,6 +241,7 @@ fn the_text_is_what_a_strict_reader_takes_and_says_what_was_counted() {
     assert_eq!(at("coppice_backend_breaker_state", &breaker("open")), Some(0.0));
     assert_eq!(at("coppice_proxy_unrouted_requests_total", &[]), Some(7.0));
     assert_eq!(at("coppice_dns_queries_total", &[("transport", "tcp")]), Some(2.0));
+    assert_eq!(at("coppice_dns_queries_total", &[("transport", "kernel")]), Some(3.0));
     let db = [("app", "shop"), ("service", "db")];
     assert_eq!(at("coppice_peer_refused_total", &db), Some(3.0));
     assert_eq!(at("coppice_peer_certificate_age_seconds", &db), Some(3.0));

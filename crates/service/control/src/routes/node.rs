@@ -24,6 +24,7 @@ pub(super) async fn status(State(node): State<Arc<Node>>) -> Json<NodeStatus> {
 }
 
 pub(super) async fn stop(State(node): State<Arc<Node>>, Json(request): Json<StopNodeRequest>) -> Answer<StatusCode> {
+    node.give_up_sockets().await;
     node.stop(request.containers).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -6,6 +6,7 @@ use coppice_state::Body;
 
 use super::Node;
 use crate::error::NodeError;
+use crate::host_network;
 
 impl Node {
     /// The rules given by hand, then those of the manifests.
@@ -44,6 +45,11 @@ impl Node {
     /// Returns when the rule is in the log and in force on this node.
     pub async fn set_policy_rule(&self, uid: u32, request: PolicyRuleRequest) -> Result<(), NodeError> {
         let PolicyRuleRequest { from, to, verdict } = request;
+        if verdict == Verdict::Deny
+            && let Some(why) = host_network::refused_rule(&self.log.read(), &from, &to)
+        {
+            return Err(NodeError::Invalid(why));
+        }
         self.change_policy(uid, Body::SetPolicyRule { from, to, verdict }).await
     }
 
