@@ -89,7 +89,8 @@ impl Containers {
         let guarded = self.traffic.peers().guarded();
         services.retain(|service| !guarded.contains(&IpAddr::V4(service.address)));
         let classes = self.classes();
-        self.network.tell_fast_path(Work { policy, services, classes, endpoints: endpoints.collect() });
+        let names = self.traffic.kernel_names();
+        self.network.tell_fast_path(Work { policy, services, classes, endpoints: endpoints.collect(), names });
     }
 
     /// Of containers that run or are about to.

@@ -1,6 +1,6 @@
 //! The network's fast path: BPF programs on the bridge, where the kernel takes them. They do before the rules of nftables
-//! what these do, faster, and count who speaks to whom. The rules stay in force behind them, so nothing depends on this:
-//! where a call fails, the programs are taken off.
+//! what these do, faster, answer questions for names in the name server's place, and count who speaks to whom. Rules and
+//! server stay behind them, so nothing depends on this: where a call fails, the programs are taken off.
 //!
 //! It refuses bridges whose frames pass IP's hooks (`br_netfilter`): rules redirect packets there before the bridge's own
 //! device has seen them, and the programs would see answers to what nobody asked.
@@ -14,6 +14,7 @@ use coppice_bpf::{BpfError, BridgeInfo, Dataplane, Endpoint, Metrics, Settings};
 use coppice_network::{LinkName, Policy, TrafficClasses, VirtualService};
 
 use crate::doctor::FastPathState;
+use crate::names::KernelNames;
 
 /// What the programs work by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub(crate) struct Work {
     pub(crate) classes: TrafficClasses,
     /// Containers that run, and the host's ends of their links.
     pub(crate) endpoints: BTreeMap<Ipv4Addr, LinkName>,
+    /// Answered in the name server's place; `None`: those of before.
+    pub(crate) names: Option<Arc<KernelNames>>,
 }
 
 pub(crate) struct FastPath {
@@ -106,7 +109,7 @@ impl FastPath {
     }
 
     fn load(&self, bridge: &BridgeInfo) {
-        let loaded = Dataplane::load(bridge, &self.folder, Settings { names: false, ..Settings::default() });
+        let loaded = Dataplane::load(bridge, &self.folder, Settings::default());
         let mut state = self.state();
         let State::Loading(wanted) = &mut *state else { return self.remove_of(&bridge.name) };
         let wanted = std::mem::take(&mut **wanted);
@@ -177,8 +180,14 @@ impl Running {
         if differs(|a, b| a.policy != b.policy) {
             self.dataplane.set_policy(&wanted.policy)?;
         }
+        if differs(|a, b| a.classes != b.classes) {
+            self.dataplane.set_classes(&wanted.classes)?;
+        }
         if differs(|a, b| a.services != b.services) {
             self.dataplane.set_services(&wanted.services)?;
+        }
+        if let Some(names) = wanted.names.as_ref().filter(|_| differs(|a, b| a.names != b.names)) {
+            self.dataplane.set_names(&names.answers, &names.views)?;
         }
         self.wanted = Some(wanted);
         Ok(())
@@ -186,9 +195,6 @@ impl Running {
 }
 
 /// What the programs work by is not what holds: without them it does.
-        if differs(|a, b| a.classes != b.classes) {
-            self.dataplane.set_classes(&wanted.classes)?;
-        }
 fn give_up(state: State, error: &BpfError) {
     tracing::warn!(%error, "the network's fast path is taken off: its rules do its work");
     if let State::Running(running) = state
