@@ -120,6 +120,11 @@ impl Node {
         PathBuf::from(format!("/proc/{}/root{}", self.holder.id(), path.display()))
     }
 
+    /// The node's network, as a file to enter it by.
+    pub fn network(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/ns/net", self.holder.id()))
+    }
+
     // ── commands ────────────────────────────────────────────────────────────────────────────────────────────
 
     /// Any program in the node's namespaces, in [`dir`](Self::dir).

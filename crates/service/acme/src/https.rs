@@ -51,6 +51,8 @@ pub enum HttpsError {
 pub struct Https {
     tls: TlsConnector,
     within: Duration,
+    /// To others than this machine, too.
+    plain: bool,
 }
 
 impl Https {
@@ -71,12 +73,18 @@ impl Https {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { tls: TlsConnector::from(Arc::new(tls)), within })
+        Ok(Self { tls: TlsConnector::from(Arc::new(tls)), within, plain: false })
+    }
+
+    /// Speaks plain HTTP to any address that says so: for what is sent where the operator said, in the operator's own
+    /// network.
+    pub fn with_plain(self) -> Self {
+        Self { plain: true, ..self }
     }
 
     /// Sends `request`, whose URI is absolute, and collects the answer.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, HttpsError> {
-        let target = Target::of(request.uri())?;
+        let target = Target::of(request.uri(), self.plain)?;
         let host = target.host.clone();
         match tokio::time::timeout(self.within, self.exchange(request, target)).await {
             Ok(answer) => answer,
@@ -140,12 +148,13 @@ struct Target {
 }
 
 impl Target {
-    fn of(uri: &Uri) -> Result<Self, HttpsError> {
+    fn of(uri: &Uri, plain: bool) -> Result<Self, HttpsError> {
         let wrong = |why| HttpsError::Address { url: uri.to_string(), why };
         let host = uri.host().ok_or_else(|| wrong("it has no host"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let secure = match uri.scheme_str() {
             Some("https") => true,
+            Some("http") if plain => false,
             Some("http") if host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback()) => false,
             Some("http") => return Err(wrong("plain HTTP is for addresses of this machine alone")),
             _ => return Err(wrong("it has no scheme we speak")),
@@ -226,12 +235,13 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_goes_to_this_machine_alone() {
-        assert!(Target::of(&Uri::from_static("http://127.0.0.1:8055/dir")).is_ok());
-        assert!(Target::of(&Uri::from_static("http://[::1]/dir")).is_ok());
+    fn plain_http_goes_to_this_machine_alone_unless_it_is_allowed() {
+        assert!(Target::of(&Uri::from_static("http://10.0.0.1:4318/v1"), true).is_ok_and(|target| !target.secure));
+        assert!(Target::of(&Uri::from_static("http://127.0.0.1:8055/dir"), false).is_ok());
+        assert!(Target::of(&Uri::from_static("http://[::1]/dir"), false).is_ok());
         for url in ["http://example.org/dir", "http://localhost.example/dir", "http://10.0.0.1/dir", "/dir"] {
-            assert!(Target::of(&url.parse().expect("uri")).is_err(), "{url}");
+            assert!(Target::of(&url.parse().expect("uri"), false).is_err(), "{url}");
         }
-        assert_eq!(Target::of(&Uri::from_static("https://example.org/dir")).expect("secure").port, 443);
+        assert_eq!(Target::of(&Uri::from_static("https://example.org/dir"), false).expect("secure").port, 443);
     }
 }

@@ -12,6 +12,7 @@ mod query;
 mod routes;
 mod scrape;
 mod serve;
+mod telemetry;
 
 pub use openapi::document;
 pub use serve::{ServeError, serve, stop_on_signal};

@@ -1,12 +1,12 @@
-//! The node's metrics in Prometheus' text format, version 0.0.4.
+//! The node's metrics by name: what a Prometheus reads and what is exported by OTLP is made of the same list.
 //!
-//! Each name is written once, with its HELP and TYPE, followed by all its samples; the order is that of this file and of the
-//! API's lists, so two equal states make equal texts. A name without samples is left out: a proxy that does not run has
-//! no counts, rather than counts of nothing. Names and labels are in docs/metrics.md; a test compares.
+//! Each name is there once, with all its samples; the order is that of this file and of the API's lists, so two equal states
+//! make equal lists. A name without samples is left out: a proxy that does not run has no counts, rather than counts of
+//! nothing. Names and labels are in docs/metrics.md; a test compares.
 //!
-//! Written by hand: the format is lines, and a registry (as the usual crates have) would be a second place for every count.
+//! Without a registry (as the usual crates have), which would be a second place for every count.
 
-use std::fmt::Write;
+mod prometheus;
 
 use coppice_api::{
     BackendMetrics, BreakerState, ContainerMetrics, ContainerState, DeniedMetrics, DnsMetrics, HealthState, Histogram,
@@ -14,38 +14,61 @@ use coppice_api::{
 };
 use coppice_base::Timestamp;
 
-/// What Prometheus is told that it gets.
-pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) use prometheus::CONTENT_TYPE;
 
-/// Writes everything in `metrics`.
-pub(crate) fn text(metrics: &Metrics) -> String {
-    let mut text = Text(String::new());
-    node(&mut text, metrics);
-    containers(&mut text, &metrics.containers);
-    if let Some(proxy) = &metrics.proxy {
-        of_proxy(&mut text, proxy);
-    }
-    routes(&mut text, &metrics.routes);
-    backends(&mut text, &metrics.backends);
-    if let Some(names) = &metrics.dns {
-        dns(&mut text, names);
-    }
-    if let Some(peers) = &metrics.peer_tls {
-        peer_tls(&mut text, peers, metrics.at);
-    }
-    denied(&mut text, &metrics.denied);
-    pairs(&mut text, &metrics.pairs);
-    let ends =
-        metrics.certificates.iter().map(|one| (label("domain", &one.domain), Value::Seconds(one.not_after.0 * 1000)));
-    text.gauge("coppice_certificate_expiry_timestamp_seconds", "When a certificate ends, in seconds since 1970.", ends);
-    text.0
+/// One name, and all there is of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Family {
+    pub(crate) name: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) samples: Samples,
 }
 
-fn node(text: &mut Text, metrics: &Metrics) {
-    text.gauge("coppice_build_info", "The version that runs; always 1.", [(label("version", &metrics.version), 1u32)]);
+#[derive(Clone, Debug)]
+pub(crate) enum Samples {
+    Counter(Vec<(Labels, Value)>),
+    Gauge(Vec<(Labels, Value)>),
+    Histogram(Vec<(Labels, Histogram)>),
+}
+
+/// Writes everything in `metrics` for a Prometheus.
+pub(crate) fn text(metrics: &Metrics) -> String {
+    prometheus::write(&families(metrics))
+}
+
+/// Everything in `metrics`, each name once.
+pub(crate) fn families(metrics: &Metrics) -> Vec<Family> {
+    let mut found = Families(Vec::new());
+    node(&mut found, metrics);
+    containers(&mut found, &metrics.containers);
+    if let Some(proxy) = &metrics.proxy {
+        of_proxy(&mut found, proxy);
+    }
+    routes(&mut found, &metrics.routes);
+    backends(&mut found, &metrics.backends);
+    if let Some(names) = &metrics.dns {
+        dns(&mut found, names);
+    }
+    if let Some(peers) = &metrics.peer_tls {
+        peer_tls(&mut found, peers, metrics.at);
+    }
+    denied(&mut found, &metrics.denied);
+    pairs(&mut found, &metrics.pairs);
+    let ends =
+        metrics.certificates.iter().map(|one| (label("domain", &one.domain), Value::Seconds(one.not_after.0 * 1000)));
+    found.gauge(
+        "coppice_certificate_expiry_timestamp_seconds",
+        "When a certificate ends, in seconds since 1970.",
+        ends,
+    );
+    found.0
+}
+
+fn node(found: &mut Families, metrics: &Metrics) {
+    found.gauge("coppice_build_info", "The version that runs; always 1.", [(label("version", &metrics.version), 1u32)]);
     let started = [(Labels::new(), Value::Seconds(metrics.started_at.0 * 1000))];
-    text.gauge("coppice_start_time_seconds", "When the daemon started, in seconds since 1970.", started);
-    text.gauge("coppice_apps", "Apps on this node.", [(Labels::new(), metrics.apps)]);
+    found.gauge("coppice_start_time_seconds", "When the daemon started, in seconds since 1970.", started);
+    found.gauge("coppice_apps", "Apps on this node.", [(Labels::new(), metrics.apps)]);
     let states = [
         ("created", ContainerState::Created),
         ("running", ContainerState::Running),
@@ -54,33 +77,33 @@ fn node(text: &mut Text, metrics: &Metrics) {
     ];
     let count = |state| metrics.containers.iter().filter(|one| one.state == state).count() as u64;
     let samples = states.map(|(word, state)| (label("state", word), count(state)));
-    text.gauge("coppice_containers", "Containers of this node by state.", samples);
+    found.gauge("coppice_containers", "Containers of this node by state.", samples);
 }
 
-fn containers(text: &mut Text, all: &[ContainerMetrics]) {
+fn containers(found: &mut Families, all: &[ContainerMetrics]) {
     let labels = |one: &ContainerMetrics| {
         let app = one.app.iter().flat_map(|app| label("app", app));
         let service = one.workload.iter().flat_map(|workload| label("service", workload));
         app.chain(service).chain(label("container", &one.name)).collect::<Labels>()
     };
     let cpu = all.iter().filter_map(|one| Some((labels(one), Value::Seconds(one.cpu_usec?))));
-    text.counter("coppice_container_cpu_seconds_total", "CPU time that a running container has used.", cpu);
+    found.counter("coppice_container_cpu_seconds_total", "CPU time that a running container has used.", cpu);
     let memory = all.iter().filter_map(|one| Some((labels(one), one.memory_bytes?)));
-    text.gauge("coppice_container_memory_bytes", "Memory that a running container uses, caches included.", memory);
-    storage(text, all, labels);
+    found.gauge("coppice_container_memory_bytes", "Memory that a running container uses, caches included.", memory);
+    storage(found, all, labels);
     let restarts = all.iter().map(|one| (labels(one), one.restarts));
-    text.counter("coppice_container_restarts_total", "Restarts of a container that nobody asked for.", restarts);
+    found.counter("coppice_container_restarts_total", "Restarts of a container that nobody asked for.", restarts);
     let states =
         [("starting", HealthState::Starting), ("healthy", HealthState::Healthy), ("unhealthy", HealthState::Unhealthy)];
     let health = all
         .iter()
         .filter(|one| one.health != HealthState::None)
         .flat_map(|one| states.map(|(word, state)| (and(labels(one), "state", word), u64::from(one.health == state))));
-    text.gauge("coppice_container_health", "1 for the state that a container's health check finds it in.", health);
+    found.gauge("coppice_container_health", "1 for the state that a container's health check finds it in.", health);
 }
 
 /// Requests to disks, by what they ask for.
-fn storage(text: &mut Text, all: &[ContainerMetrics], labels: impl Fn(&ContainerMetrics) -> Labels) {
+fn storage(found: &mut Families, all: &[ContainerMetrics], labels: impl Fn(&ContainerMetrics) -> Labels) {
     let each = |of: fn(&StorageMetrics) -> [Option<u64>; 2]| {
         let samples = all.iter().filter_map(|one| Some((one, of(one.storage.as_ref()?))));
         let samples = samples.flat_map(|(one, counts)| {
@@ -90,20 +113,24 @@ fn storage(text: &mut Text, all: &[ContainerMetrics], labels: impl Fn(&Container
         samples.collect::<Vec<_>>()
     };
     let bytes = each(|of| [Some(of.read_bytes), Some(of.write_bytes)]);
-    text.counter(
+    found.counter(
         "coppice_container_storage_bytes_total",
         "Bytes that a running container moved from and to disks.",
         bytes,
     );
     let operations = each(|of| [Some(of.reads), Some(of.writes)]);
-    text.counter("coppice_container_storage_operations_total", "Requests to disks of a running container.", operations);
+    found.counter(
+        "coppice_container_storage_operations_total",
+        "Requests to disks of a running container.",
+        operations,
+    );
     let seconds = each(|of| [of.read_usec, of.write_usec]);
     let seconds = seconds.into_iter().map(|(labels, usec)| (labels, Value::Seconds(usec)));
-    text.counter("coppice_container_storage_seconds_total", "Time those requests took, waiting included.", seconds);
+    found.counter("coppice_container_storage_seconds_total", "Time those requests took, waiting included.", seconds);
 }
 
-fn of_proxy(text: &mut Text, proxy: &ProxyMetrics) {
-    text.gauge("coppice_proxy_connections", "Open client connections.", [(Labels::new(), proxy.connections)]);
+fn of_proxy(found: &mut Families, proxy: &ProxyMetrics) {
+    found.gauge("coppice_proxy_connections", "Open client connections.", [(Labels::new(), proxy.connections)]);
     let counts = [
         ("coppice_proxy_connections_accepted_total", "Client connections taken.", proxy.accepted),
         ("coppice_proxy_connections_refused_total", "Client connections closed at once: too many.", proxy.refused),
@@ -118,11 +145,13 @@ fn of_proxy(text: &mut Text, proxy: &ProxyMetrics) {
         ),
     ];
     for (name, help, count) in counts {
-        text.counter(name, help, [(Labels::new(), count)]);
+        found.counter(name, help, [(Labels::new(), count)]);
     }
+    let spans = proxy.spans_dropped.map(|count| (Labels::new(), count));
+    found.counter("coppice_proxy_spans_dropped_total", "Spans that were not brought to the collector.", spans);
 }
 
-fn routes(text: &mut Text, all: &[RouteMetrics]) {
+fn routes(found: &mut Families, all: &[RouteMetrics]) {
     type Count = fn(&RouteMetrics) -> u64;
     let labels = |one: &RouteMetrics| -> Labels {
         [("app", &one.app), ("service", &one.service), ("route", &one.route)]
@@ -134,9 +163,9 @@ fn routes(text: &mut Text, all: &[RouteMetrics]) {
         let class = (1..).zip(one.classes).map(move |(digit, count)| (format!("{digit}xx"), count));
         class.map(move |(class, count)| (and(labels(one), "class", &class), count))
     });
-    text.counter("coppice_route_requests_total", "Requests answered, by class of the status.", requests);
+    found.counter("coppice_route_requests_total", "Requests answered, by class of the status.", requests);
     let durations = all.iter().map(|one| (labels(one), &one.duration));
-    text.histogram(
+    found.histogram(
         "coppice_route_request_duration_seconds",
         "From a request's head to the end of its answer.",
         durations,
@@ -152,11 +181,11 @@ fn routes(text: &mut Text, all: &[RouteMetrics]) {
         ("coppice_route_requests_unavailable_total", "Answers 503: no instance could answer.", |one| one.unavailable),
     ];
     for (name, help, count) in counts {
-        text.counter(name, help, all.iter().map(|one| (labels(one), count(one))));
+        found.counter(name, help, all.iter().map(|one| (labels(one), count(one))));
     }
 }
 
-fn backends(text: &mut Text, all: &[BackendMetrics]) {
+fn backends(found: &mut Families, all: &[BackendMetrics]) {
     type Look = fn(&BackendMetrics) -> u64;
     let labels = |one: &BackendMetrics| -> Labels {
         [("app", one.app.as_str()), ("service", one.service.as_str()), ("backend", &one.instance)]
@@ -170,7 +199,7 @@ fn backends(text: &mut Text, all: &[BackendMetrics]) {
         ("coppice_backend_connects_total", "New connections to an instance.", |one| one.connects),
     ];
     for (name, help, count) in counts {
-        text.counter(name, help, all.iter().map(|one| (labels(one), count(one))));
+        found.counter(name, help, all.iter().map(|one| (labels(one), count(one))));
     }
     let gauges: [(&str, &str, Look); 4] = [
         ("coppice_backend_requests_in_flight", "Requests at an instance now.", |one| one.in_flight.into()),
@@ -179,25 +208,30 @@ fn backends(text: &mut Text, all: &[BackendMetrics]) {
         ("coppice_backend_ejected", "1 when an instance is left out for its failures.", |one| one.ejected.into()),
     ];
     for (name, help, look) in gauges {
-        text.gauge(name, help, all.iter().map(|one| (labels(one), look(one))));
+        found.gauge(name, help, all.iter().map(|one| (labels(one), look(one))));
     }
     let states =
         [("closed", BreakerState::Closed), ("open", BreakerState::Open), ("half_open", BreakerState::HalfOpen)];
     let breaker = all
         .iter()
         .flat_map(|one| states.map(|(word, state)| (and(labels(one), "state", word), u64::from(one.breaker == state))));
-    text.gauge("coppice_backend_breaker_state", "1 for the state of an instance's circuit breaker.", breaker);
+    found.gauge("coppice_backend_breaker_state", "1 for the state of an instance's circuit breaker.", breaker);
     let durations = all.iter().map(|one| (labels(one), &one.duration));
-    text.histogram(
+    found.histogram(
         "coppice_backend_request_duration_seconds",
         "From sending a request to an instance to the end of its answer.",
         durations,
     );
 }
 
-fn dns(text: &mut Text, dns: &DnsMetrics) {
-    let queries = [(label("transport", "udp"), dns.udp_queries), (label("transport", "tcp"), dns.tcp_queries)];
-    text.counter("coppice_dns_queries_total", "Messages that came, by transport.", queries);
+fn dns(found: &mut Families, dns: &DnsMetrics) {
+    let queries = [("udp", dns.udp_queries), ("tcp", dns.tcp_queries), ("kernel", dns.kernel_queries)]
+        .map(|(transport, count)| (label("transport", transport), count));
+    found.counter(
+        "coppice_dns_queries_total",
+        "Messages that came, by transport, or were answered in the kernel.",
+        queries,
+    );
     let counts = [
         ("coppice_dns_answered_total", "Answers with records of our own names.", dns.answered),
         ("coppice_dns_no_data_total", "Answers that a name of ours has nothing of the type.", dns.no_data),
@@ -215,7 +249,7 @@ fn dns(text: &mut Text, dns: &DnsMetrics) {
         ("coppice_dns_upstream_queries_total", "Questions sent to other servers, each try.", dns.upstream_queries),
     ];
     for (name, help, count) in counts {
-        text.counter(name, help, [(Labels::new(), count)]);
+        found.counter(name, help, [(Labels::new(), count)]);
     }
     let failures = [
         (label("reason", "timeout"), dns.upstream_timeouts),
@@ -223,17 +257,17 @@ fn dns(text: &mut Text, dns: &DnsMetrics) {
         (label("reason", "failed"), dns.upstream_failed),
     ];
     let help = "Tries without an answer in time, with one that is none, and with a failure.";
-    text.counter("coppice_dns_upstream_failures_total", help, failures);
+    found.counter("coppice_dns_upstream_failures_total", help, failures);
     let connections = [(Labels::new(), dns.tcp_connections)];
-    text.counter("coppice_dns_tcp_connections_total", "TCP connections taken.", connections);
+    found.counter("coppice_dns_tcp_connections_total", "TCP connections taken.", connections);
     let refused = [(Labels::new(), dns.tcp_refused)];
-    text.counter("coppice_dns_tcp_connections_refused_total", "TCP connections closed at once: too many.", refused);
+    found.counter("coppice_dns_tcp_connections_refused_total", "TCP connections closed at once: too many.", refused);
     let entries = [(Labels::new(), dns.cache_entries)];
-    text.gauge("coppice_dns_cache_entries", "Answers of other servers kept now.", entries);
-    text.gauge("coppice_dns_cache_bytes", "Bytes that kept answers take.", [(Labels::new(), dns.cache_bytes)]);
+    found.gauge("coppice_dns_cache_entries", "Answers of other servers kept now.", entries);
+    found.gauge("coppice_dns_cache_bytes", "Bytes that kept answers take.", [(Labels::new(), dns.cache_bytes)]);
 }
 
-fn peer_tls(text: &mut Text, peers: &PeerTlsMetrics, now: Timestamp) {
+fn peer_tls(found: &mut Families, peers: &PeerTlsMetrics, now: Timestamp) {
     type Look = fn(&PeerServiceMetrics) -> u64;
     let labels = |one: &PeerServiceMetrics| -> Labels {
         [("app", &one.app), ("service", &one.service)]
@@ -243,7 +277,7 @@ fn peer_tls(text: &mut Text, peers: &PeerTlsMetrics, now: Timestamp) {
     };
     let all = &peers.services;
     let open = all.iter().map(|one| (labels(one), one.connections));
-    text.gauge("coppice_peer_connections", "Encrypted connections to a service now.", open);
+    found.gauge("coppice_peer_connections", "Encrypted connections to a service now.", open);
     let counts: [(&str, &str, Look); 6] = [
         ("coppice_peer_handshakes_total", "Callers of the app that showed who they are.", |one| one.handshakes),
         ("coppice_peer_handshake_failures_total", "Handshakes that failed.", |one| one.handshake_failures),
@@ -255,26 +289,28 @@ fn peer_tls(text: &mut Text, peers: &PeerTlsMetrics, now: Timestamp) {
         }),
     ];
     for (name, help, look) in counts {
-        text.counter(name, help, all.iter().map(|one| (labels(one), look(one))));
+        found.counter(name, help, all.iter().map(|one| (labels(one), look(one))));
     }
     let seconds = |span: std::time::Duration| Value::Seconds(u64::try_from(span.as_micros()).unwrap_or(u64::MAX));
     let age = all.iter().filter_map(|one| Some((labels(one), seconds(now.since(one.certificate_made_at?)))));
-    text.gauge("coppice_peer_certificate_age_seconds", "Since a service's certificate was made.", age);
+    found.gauge("coppice_peer_certificate_age_seconds", "Since a service's certificate was made.", age);
     let left = all.iter().filter_map(|one| Some((labels(one), seconds(one.certificate_ends_at?.since(now)))));
-    text.gauge("coppice_peer_certificate_left_seconds", "Until a service's certificate ends.", left);
+    found.gauge("coppice_peer_certificate_left_seconds", "Until a service's certificate ends.", left);
     let strays = [(Labels::new(), peers.strays)];
-    text.counter("coppice_peer_strays_total", "Connections for no service, not redirected, or without TLS.", strays);
+    found.counter("coppice_peer_strays_total", "Connections for no service, not redirected, or without TLS.", strays);
     let overloaded = [(Labels::new(), peers.overloaded)];
-    text.counter("coppice_peer_overloaded_total", "Connections closed at once: too many.", overloaded);
+    found.counter("coppice_peer_overloaded_total", "Connections closed at once: too many.", overloaded);
 }
 
-fn denied(text: &mut Text, all: &[DeniedMetrics]) {
+fn denied(found: &mut Families, all: &[DeniedMetrics]) {
     let labels = |one: &DeniedMetrics| and(label("from", one.from.as_deref().unwrap_or("")), "to", &one.to);
     let packets = all.iter().map(|one| (labels(one), one.packets));
-    text.counter("coppice_policy_dropped_packets_total", "Packets between services that the policy denies.", packets);
+    found.counter("coppice_policy_dropped_packets_total", "Packets between services that the policy denies.", packets);
+    let requests = all.iter().map(|one| (labels(one), one.requests));
+    found.counter("coppice_policy_refused_requests_total", "Requests by a public route that it denies.", requests);
 }
 
-fn pairs(text: &mut Text, all: &[PairMetrics]) {
+fn pairs(found: &mut Families, all: &[PairMetrics]) {
     type Look = fn(&PairMetrics) -> u64;
     let counts: [(&str, &str, Look); 3] = [
         ("coppice_pair_packets_total", "Packets from one service to another.", |one| one.packets),
@@ -282,12 +318,12 @@ fn pairs(text: &mut Text, all: &[PairMetrics]) {
         ("coppice_pair_connections_total", "Connections that one service began to another.", |one| one.connections),
     ];
     for (name, help, look) in counts {
-        text.counter(name, help, all.iter().map(|one| (and(label("from", &one.from), "to", &one.to), look(one))));
+        found.counter(name, help, all.iter().map(|one| (and(label("from", &one.from), "to", &one.to), look(one))));
     }
 }
 
 /// Names and values.
-type Labels = Vec<(&'static str, String)>;
+pub(crate) type Labels = Vec<(&'static str, String)>;
 
 fn label(name: &'static str, value: &str) -> Labels {
     vec![(name, value.to_owned())]
@@ -298,7 +334,8 @@ fn and(mut labels: Labels, name: &'static str, value: &str) -> Labels {
     labels
 }
 
-enum Value {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
     Whole(u64),
     /// Microseconds, written as seconds.
     Seconds(u64),
@@ -331,68 +368,52 @@ fn seconds(micros: u64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// The text as far as it is written. Writing to a String cannot fail.
-struct Text(String);
+/// What was found so far. A name without samples is left out.
+struct Families(Vec<Family>);
 
-impl Text {
-    fn counter<V: Into<Value>>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels, V)>) {
-        self.family(name, "counter", help, samples);
-    }
-
-    fn gauge<V: Into<Value>>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = (Labels, V)>) {
-        self.family(name, "gauge", help, samples);
-    }
-
-    fn family<V: Into<Value>>(
+impl Families {
+    fn counter<V: Into<Value>>(
         &mut self,
-        name: &str,
-        kind: &str,
-        help: &str,
+        name: &'static str,
+        help: &'static str,
         samples: impl IntoIterator<Item = (Labels, V)>,
     ) {
-        let mut samples = samples.into_iter().peekable();
-        if samples.peek().is_some() {
-            self.head(name, kind, help);
-        }
-        for (labels, value) in samples {
-            self.sample(name, &labels, &value.into());
-        }
+        self.add(name, help, Samples::Counter(valued(samples)));
     }
 
-    fn histogram<'a>(&mut self, name: &str, help: &str, all: impl IntoIterator<Item = (Labels, &'a Histogram)>) {
-        let mut all = all.into_iter().peekable();
-        if all.peek().is_some() {
-            self.head(name, "histogram", help);
-        }
-        for (labels, histogram) in all {
-            let (buckets, sum, count) = (format!("{name}_bucket"), format!("{name}_sum"), format!("{name}_count"));
-            for bucket in &histogram.buckets {
-                let labels = and(labels.clone(), "le", &seconds(bucket.le_us));
-                self.sample(&buckets, &labels, &bucket.count.into());
-            }
-            self.sample(&buckets, &and(labels.clone(), "le", "+Inf"), &histogram.count.into());
-            self.sample(&sum, &labels, &Value::Seconds(histogram.sum_us));
-            self.sample(&count, &labels, &histogram.count.into());
-        }
+    fn gauge<V: Into<Value>>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        samples: impl IntoIterator<Item = (Labels, V)>,
+    ) {
+        self.add(name, help, Samples::Gauge(valued(samples)));
     }
 
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    fn histogram<'a>(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        all: impl IntoIterator<Item = (Labels, &'a Histogram)>,
+    ) {
+        let all = all.into_iter().map(|(labels, histogram)| (labels, histogram.clone()));
+        self.add(name, help, Samples::Histogram(all.collect()));
     }
 
-    fn sample(&mut self, name: &str, labels: &Labels, value: &Value) {
-        self.0.push_str(name);
-        for (at, (key, text)) in labels.iter().enumerate() {
-            let open = if at == 0 { '{' } else { ',' };
-            let escaped = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            let _ = write!(self.0, "{open}{key}=\"{escaped}\"");
+    fn add(&mut self, name: &'static str, help: &'static str, samples: Samples) {
+        let is_empty = match &samples {
+            Samples::Counter(samples) | Samples::Gauge(samples) => samples.is_empty(),
+            Samples::Histogram(samples) => samples.is_empty(),
+        };
+        if !is_empty {
+            self.0.push(Family { name, help, samples });
         }
-        if !labels.is_empty() {
-            self.0.push('}');
-        }
-        let _ = writeln!(self.0, " {value}");
     }
 }
 
+fn valued<V: Into<Value>>(samples: impl IntoIterator<Item = (Labels, V)>) -> Vec<(Labels, Value)> {
+    samples.into_iter().map(|(labels, value)| (labels, value.into())).collect()
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

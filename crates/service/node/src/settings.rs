@@ -8,6 +8,8 @@ use coppice_base::Bytes;
 use coppice_spec::Cidr;
 use serde::Deserialize;
 
+use crate::telemetry::TelemetrySettings;
+
 /// What an operator can set for one node. Unknown keys are refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -21,6 +23,7 @@ pub struct Settings {
     pub certificates: CertificateSettings,
     pub peer: PeerSettings,
     pub metrics: MetricsSettings,
+    pub telemetry: Option<TelemetrySettings>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
