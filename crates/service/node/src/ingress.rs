@@ -227,12 +227,13 @@ impl Ingress {
         let Some(proxy) = self.running() else { return };
         proxy.close();
         let last = async {
-            while proxy.connections() > 0 {
+            while !proxy.has_ended() {
                 tokio::time::sleep(LOOK).await;
             }
         };
         if tokio::time::timeout(patience, last).await.is_err() {
-            tracing::info!(connections = proxy.connections(), "the daemon ends before them");
+            let connections = proxy.metrics().connections;
+            tracing::info!(connections, "the daemon ends before they do");
         }
     }
 

@@ -64,5 +64,5 @@ pub use node::{Node, NodeOptions, OpenError};
 pub use peer::PeerTlsError;
 pub use root::{Root, RootError};
 pub use settings::{Settings, SettingsError};
-pub use telemetry::TelemetrySettings;
 pub use signal::{UnknownSignal, parse_signal};
+pub use telemetry::TelemetrySettings;

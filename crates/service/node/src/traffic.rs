@@ -23,8 +23,8 @@ use crate::names::{KernelNames, NameServer};
 use crate::peer::NodePeers;
 use crate::root::Root;
 use crate::settings::Settings;
-use crate::telemetry;
 use crate::sockets::Sockets;
+use crate::telemetry;
 
 /// What an app has, as far as traffic is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -247,17 +247,17 @@ impl Proxy {
         self.wake();
     }
 
-    /// Open connections of clients.
-    pub fn connections(&self) -> usize {
-        self.shared.connections()
+    /// After [`Proxy::close`]: the last connection has gone, and none was accepted since.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
     }
 
-    /// [Closes](Proxy::close), and waits until the last has gone, at most
-    /// for `deadline`; then cuts. Blocks the thread. Returns how many connections were cut.
+    /// [Closes](Proxy::close), and waits until the last connection has gone, at most for `deadline`; then cuts. Blocks the
+    /// thread. Returns how many connections were cut.
     pub fn drain(mut self, deadline: Duration) -> usize {
         self.close();
         let by = Instant::now() + deadline;
-        while Instant::now() < by && self.threads.iter().any(|thread| !thread.is_finished()) {
+        while Instant::now() < by && !self.has_ended() {
             std::thread::park_timeout(Duration::from_millis(20));
         }
         let left = self.shared.connections();

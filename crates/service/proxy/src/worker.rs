@@ -262,18 +262,26 @@ impl Worker {
             let least = (0..self.shared.open.len()).min_by_key(|at| self.shared.open[*at].load(Ordering::Relaxed));
             let least = least.unwrap_or(self.index);
             let other = self.shared.open[least].load(Ordering::Relaxed);
-            if own >= other + SLACK {
-                self.shared.open[least].fetch_add(1, Ordering::Relaxed);
-                let given = stream
-                    .into_std()
-                    .map(|stream| self.shared.hand[least].send(Handed::Connection { stream, address, kind }));
-                if !matches!(given, Ok(Ok(()))) {
-                    self.shared.open[least].fetch_sub(1, Ordering::Relaxed);
-                }
-                continue;
+            // One that ends takes nothing more.
+            let gives = own >= other + SLACK && !self.closing();
+            let stream = if gives { self.give(least, stream, address, kind) } else { Some(stream) };
+            if let Some(stream) = stream {
+                self.shared.open[self.index].fetch_add(1, Ordering::Relaxed);
+                self.serve(stream, address, kind);
             }
-            self.shared.open[self.index].fetch_add(1, Ordering::Relaxed);
-            self.serve(stream, address, kind);
+        }
+    }
+
+    /// Hands a connection to another worker; gives it back when that one has ended.
+    fn give(&self, to: usize, stream: TcpStream, address: SocketAddr, kind: Kind) -> Option<TcpStream> {
+        let stream = stream.into_std().ok()?;
+        self.shared.open[to].fetch_add(1, Ordering::Relaxed);
+        let given = self.shared.hand[to].send(Handed::Connection { stream, address, kind });
+        let Err(refused) = given else { return None };
+        self.shared.open[to].fetch_sub(1, Ordering::Relaxed);
+        match refused.0 {
+            Handed::Connection { stream, .. } => TcpStream::from_std(stream).ok(),
+            Handed::Listener(..) => None,
         }
     }
 
