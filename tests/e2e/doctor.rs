@@ -8,7 +8,7 @@ use coppice_api::{DoctorReport, DoctorState, DoctorStep, NetworkStatus, ServiceN
 use node::{Node, Output};
 use project::{Project, wait_until};
 
-/// `web` asks; `db` answers; `shy` listens on loopback alone and `late` never becomes ready; `site` has a route.
+/// `web` asks; `db` answers; `shy` listens on loopback alone and `late` never becomes ready.
 const SHOP: &str = r#"
 [service.web]
 image = "box"
@@ -35,6 +35,21 @@ image = "box"
 command = ["sh", "-c", "exec httpd -f -p 80 -h /"]
 stop_signal = "KILL"
 health = { type = "exec", command = ["false"], interval = "100ms", start_period = "1h" }
+"#;
+
+/// Takes callers of its app only.
+const VAULT: &str = r#"
+[service.vault]
+image = "box"
+command = ["sh", "-c", "exec httpd -f -p 80 -h /"]
+stop_signal = "KILL"
+health = { type = "tcp", port = 80, interval = "100ms" }
+tls = { peer = "require" }
+
+[service.user]
+image = "box"
+command = ["sleep", "1000"]
+stop_signal = "KILL"
 "#;
 
 /// What the doctor says; it must end with 1 when something is broken, and with 0 else.
@@ -168,6 +183,15 @@ fn what_an_app_has_wrong_is_named() {
     says(&broken(&node, &["other/client", "db"], "unknown-name"), "ask for db.shop");
     well(&node, &["other/client", "db.shop"]);
 
+    let vault = Project::new(&node, "vault", VAULT);
+    vault.up();
+    says(&broken(&node, &["other/client", "vault.vault"], "peer-tls-required"), "its own app only");
+    let inside = well(&node, &["vault/user", "vault"]);
+    assert!(
+        inside.steps.iter().any(|step| step.step == "tls.peer" && step.found.starts_with("encrypted")),
+        "{inside:#?}"
+    );
+
     shop.ok(&["pause", "shop/db-1"]);
     says(&broken(&node, &["web", "db"], "paused"), "coppice unpause shop/db-1");
     shop.ok(&["unpause", "shop/db-1"]);
@@ -188,7 +212,9 @@ fn what_an_app_has_wrong_is_named() {
 
 #[test]
 fn what_somebody_did_to_the_machine_is_named() {
-    let node = Node::with_busybox();
+    // BPF programs would bring packets past what other programs' rules see.
+    let node = Node::with_settings("[network]\nbpf = false\n");
+    node.busybox_image();
     let shop = shop(&node);
     let bridge = shop.node_status().bridge;
     well(&node, &["web", "db"]);

@@ -82,6 +82,7 @@ impl Node {
             closed,
             forwards: is_on("/proc/sys/net/ipv4/ip_forward"),
             forwards6: network.subnet6().map(|_| is_on("/proc/sys/net/ipv6/conf/all/forwarding")),
+            strict_sources: strict_sources(),
             fast_path: network.fast_path_state(),
             names: self.containers.traffic.has_names(),
         })
@@ -250,4 +251,16 @@ impl Node {
         let is_guarded = address.map_or(!guarded.is_empty(), |address| guarded.contains(&address));
         Some(PeerFacts { mode, is_of_app: from.is_some_and(|(app, _)| *app == to.0), is_guarded })
     }
+}
+
+/// Whether a link checks sources strictly: the larger of its own setting and that of all links counts. The bridge is not
+/// meant: what comes from it is answered by it.
+fn strict_sources() -> bool {
+    const LINKS: &str = "/proc/sys/net/ipv4/conf";
+    let of = |link: &str| std::fs::read_to_string(format!("{LINKS}/{link}/rp_filter")).unwrap_or_default();
+    let links = std::fs::read_dir(LINKS).into_iter().flatten().flatten();
+    let names = links.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut up = names.filter(|name| !name.starts_with("cp") && !matches!(name.as_str(), "all" | "default" | "lo"));
+    let all = of("all");
+    up.any(|link| [all.trim(), of(&link).trim()].into_iter().max() == Some("1"))
 }

@@ -313,7 +313,16 @@ fn listed(texts: impl Iterator<Item = String>) -> String {
 fn of_name(steps: &mut Steps, resolution: &Resolution, to: Option<&Target>) {
     let Resolution { name, by, answers, error, expected, known_as } = resolution;
     if answers.is_empty() {
-        let why = error.clone().unwrap_or_else(|| "there is no such name".to_owned());
+        if let Some(why) = error {
+            let advice = match to {
+                Some(Target::Name { .. } | Target::Route(_)) => {
+                    "does it resolve on this machine itself? The name server asks those of this machine's /etc/resolv.conf"
+                }
+                _ => "see the name server in `coppice status --network`, and whether the container may send to it",
+            };
+            let found = format!("{name} does not resolve ({by}): {why}");
+            return steps.broken("name", "name-unanswered", found, advice);
+        }
         let advice = match (known_as, to) {
             (Some(known_as), _) => format!("ask for {known_as}, its name from here"),
             (None, Some(Target::Name { known, .. })) if !known.is_empty() => {
@@ -321,7 +330,12 @@ fn of_name(steps: &mut Steps, resolution: &Resolution, to: Option<&Target>) {
             }
             _ => "`coppice status --network` lists the names of services".to_owned(),
         };
-        return steps.broken("name", "unknown-name", format!("{name} does not resolve ({by}): {why}"), advice);
+        return steps.broken(
+            "name",
+            "unknown-name",
+            format!("{name} does not resolve ({by}): there is no such name"),
+            advice,
+        );
     }
     let said = listed(answers.iter().map(ToString::to_string));
     if !expected.is_empty() && !answers.iter().any(|answer| expected.contains(answer)) {
@@ -479,6 +493,14 @@ fn of_silence(steps: &mut Steps, probe: &Probe, facts: &Facts) {
             advice,
         );
     }
+    if facts.policy.as_ref().is_some_and(|policy| !policy.is_allowed) {
+        return steps.broken(
+            "connection",
+            "dropped-by-node",
+            format!("{what}: the BPF programs on the bridge drop it, as the policy says"),
+            "see the policy above",
+        );
+    }
     if probe.legacy_rules {
         return steps.broken(
             "connection",
@@ -488,7 +510,10 @@ fn of_silence(steps: &mut Steps, probe: &Probe, facts: &Facts) {
         );
     }
     let beyond = matches!(facts.to, Some(Target::Address(_) | Target::Name { .. }));
-    let advice = if beyond {
+    let advice = if beyond && facts.bridge.as_ref().is_some_and(|bridge| bridge.strict_sources) {
+        "answers that come in by another link than questions go out by are dropped here (net.ipv4.conf.*.rp_filter is 1): \
+         is it reached with 2? If not, and this machine itself does not reach it either, the fault is beyond"
+    } else if beyond {
         "is it reached from this machine itself (`curl`, `ping`)? If not, the fault is beyond it"
     } else {
         "no rule on this machine drops it, so it is lost in the container: its own firewall, or a program that hangs"

@@ -35,6 +35,8 @@ pub(crate) struct BridgeFacts {
     pub(crate) forwards: bool,
     /// `net.ipv6.conf.all.forwarding`; `None`: containers have no IPv6.
     pub(crate) forwards6: Option<bool>,
+    /// A link of this machine takes packets only by the way that answers to them would go (`rp_filter` is 1).
+    pub(crate) strict_sources: bool,
     pub(crate) fast_path: FastPathState,
     /// The node's name server runs.
     pub(crate) names: bool,

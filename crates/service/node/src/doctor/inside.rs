@@ -24,6 +24,8 @@ pub(crate) const MOMENT: Duration = Duration::from_millis(300);
 const CLOSING: Duration = Duration::from_millis(500);
 /// The port of DNS.
 const DNS: u16 = 53;
+/// Bytes of a hosts file or resolv.conf that are read.
+const FILE_MAX: u64 = 1 << 20;
 /// As libc's resolver has it.
 const SERVERS_MAX: usize = 3;
 
@@ -77,7 +79,12 @@ pub(crate) fn connect(to: SocketAddr, patience: Duration, guarded: bool) -> Outc
 /// Finds a name's addresses as a libc resolver would with these two files: hosts first, then the name servers, with the
 /// search domains. Within the network that asks.
 pub(crate) fn resolve(name: &str, hosts: &Path, resolv_conf: &Path) -> Resolution {
-    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    // The container may write these files, too.
+    let read = |path: &Path| {
+        let mut text = Vec::new();
+        let _ = std::fs::File::open(path).and_then(|file| file.take(FILE_MAX).read_to_end(&mut text));
+        String::from_utf8_lossy(&text).into_owned()
+    };
     let found = Resolution { name: name.to_owned(), ..Resolution::default() };
     let answers = of_hosts(&read(hosts), name);
     if !answers.is_empty() {
@@ -86,6 +93,7 @@ pub(crate) fn resolve(name: &str, hosts: &Path, resolv_conf: &Path) -> Resolutio
     let (servers, domains) = of_resolv_conf(&read(resolv_conf));
     let mut found =
         Resolution { by: "no name server".to_owned(), error: Some("its resolv.conf has none".into()), ..found };
+    let mut first = None;
     for server in servers {
         found.by = format!("name server {server}");
         found.error = None;
@@ -98,10 +106,11 @@ pub(crate) fn resolve(name: &str, hosts: &Path, resolv_conf: &Path) -> Resolutio
         }
         // One that answered that there is no such name is believed.
         if found.error.is_none() {
-            break;
+            return found;
         }
+        first.get_or_insert(found.clone());
     }
-    found
+    first.unwrap_or(found)
 }
 
 fn of_hosts(text: &str, name: &str) -> Vec<IpAddr> {

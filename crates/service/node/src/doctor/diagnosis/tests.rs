@@ -37,6 +37,7 @@ fn well() -> Facts {
             closed: Vec::new(),
             forwards: true,
             forwards6: Some(true),
+            strict_sources: false,
             fast_path: FastPathState::InForce,
             names: true,
         }),
@@ -115,6 +116,14 @@ fn silent(dropped: Option<(&str, &str, Option<u64>)>) -> Facts {
             rule,
         });
     })
+}
+
+fn beyond(strict: bool) -> Facts {
+    let mut facts = silent(None);
+    facts.to = Some(Target::Address(ip("192.0.2.1")));
+    facts.resolution = None;
+    facts.bridge.as_mut().unwrap().strict_sources = strict;
+    facts
 }
 
 fn guarded(mode: PeerTls, is_of_app: bool, is_guarded: bool, outcome: Outcome) -> Facts {
@@ -206,11 +215,19 @@ fn each_thing_that_breaks_is_named_with_what_to_do() {
             "unknown-name",
             "ask for db.shop",
         ),
+        (
+            "not asked",
+            name(|r| (r.answers, r.error) = (vec![], Some("it does not answer".into()))),
+            "name-unanswered",
+            "name server",
+        ),
         ("elsewhere", name(|r| r.answers = vec![ip("1.2.3.4")]), "name-elsewhere", "and not to 10.88.128.1"),
         ("not balanced", to(|s| s.balanced.clear()), "not-balanced", "leads nowhere"),
         ("refused", tried(|p| p.outcome = Outcome::Refused), "refused", "10.88.128.1:80"),
         ("lost", silent(None), "no-answer", "in the container"),
         ("no way", tried(|p| p.outcome = expected), "no-answer", "No route to host"),
+        ("beyond", beyond(false), "no-answer", "the fault is beyond it"),
+        ("beyond, strictly", beyond(true), "no-answer", "rp_filter"),
         ("by ours", silent(Some(("coppice-x", "between", Some(4)))), "dropped-by-node", "rule 4 of chain between"),
         (
             "by others",
@@ -244,11 +261,15 @@ fn each_thing_that_breaks_is_named_with_what_to_do() {
 fn a_denied_pair_is_told_by_its_rule_before_the_connection_that_fails_for_it() {
     let policy =
         PolicyFacts { is_allowed: false, by: "the rule a -> b".into(), remedy: "coppice policy rm a b".into() };
-    let facts = Facts { policy: Some(policy), ..silent(Some(("coppice-x", "between", Some(4)))) };
-    let broken: Vec<DoctorStep> =
-        diagnose(&facts).into_iter().filter(|step| step.state == DoctorState::Broken).collect();
-    let problems: Vec<_> = broken.iter().filter_map(|step| step.problem.as_deref()).collect();
-    assert_eq!(problems, ["policy-denied", "dropped-by-node"]);
+    // By a rule that the kernel tells of, and by a BPF program of which it does not.
+    let by_rule = Facts { policy: Some(policy.clone()), ..silent(Some(("coppice-x", "between", Some(4)))) };
+    let by_program = Facts { policy: Some(policy), ..silent(None) };
+    let mut broken = Vec::new();
+    for facts in [by_rule, by_program] {
+        broken = diagnose(&facts).into_iter().filter(|step| step.state == DoctorState::Broken).collect();
+        let problems: Vec<_> = broken.iter().filter_map(|step: &DoctorStep| step.problem.as_deref()).collect();
+        assert_eq!(problems, ["policy-denied", "dropped-by-node"]);
+    }
     assert!(
         broken[0].found.contains("a -> b") && broken[0].advice.as_deref().unwrap().contains("coppice policy rm a b")
     );
