@@ -241,7 +241,7 @@ fn a_collector_that_hangs_or_is_not_there_costs_no_request_and_is_told_of_once()
     // Back again, it gets what waited: nothing was lost meanwhile.
     *collector.mood.lock().unwrap() = Mood::Well;
     wait_until("all spans came", || collector.see(|got| got.spans.len()) == 10);
-    assert!(log(&node).contains("takes it again"));
+    wait_until("the log says so", || log(&node).contains("takes it again"));
     let dropped = "coppice_proxy_spans_dropped_total 0";
     assert!(node.ok(["metrics", "--prometheus"]).contains(dropped));
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Nothing waits for a collector: where there is none, or a slow one, the queue fills and spans are dropped and counted
-//! (`coppice_proxy_spans_dropped_total`). The log says once that it cannot be reached, and once that it is again.
+//! (`coppice_proxy_spans_dropped_total`). The log says once that it does not take what is sent, and once that it does again.
 
 mod export;
 mod message;
@@ -60,7 +60,7 @@ pub(crate) async fn run(node: Arc<Node>, settings: TelemetrySettings) {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let teller = Teller { key: node.root().key(), host: host.trim().to_owned(), version: env!("CARGO_PKG_VERSION") };
     tracing::info!(endpoint = %settings.endpoint, "telemetry is exported");
-    let collector = Collector { https, settings, is_lost: AtomicBool::new(false) };
+    let collector = Collector { https, settings, lost: Lost::default() };
     let spans = node.take_spans();
     tokio::select! {
         () = metrics(&node, &teller, &collector) => {}
@@ -77,7 +77,8 @@ async fn metrics(node: &Arc<Node>, teller: &Teller, collector: &Collector) {
         let node = node.clone();
         // Cgroups are read on a thread that may wait.
         let Ok(metrics) = tokio::task::spawn_blocking(move || node.metrics()).await else { continue };
-        collector.tell(&collector.send("/v1/metrics", teller.metrics(&metrics).encode_to_vec()).await);
+        // The next one says it all.
+        let _ = collector.send(Kind::Metrics, teller.metrics(&metrics).encode_to_vec()).await;
     }
 }
 
@@ -108,9 +109,7 @@ async fn deliver(batch: &[Span], teller: &Teller, collector: &Collector) -> bool
     let body = Bytes::from(teller.traces(batch).encode_to_vec());
     let mut pause = PAUSE_FIRST;
     for _ in 0..TRIES {
-        let sent = collector.send("/v1/traces", body.clone()).await;
-        collector.tell(&sent);
-        match sent {
+        match collector.send(Kind::Traces, body.clone()).await {
             Ok(()) => return true,
             Err(ExportError::Refused(_)) => return false,
             Err(ExportError::Unsent(_) | ExportError::Busy(_)) => {}
@@ -123,20 +122,76 @@ async fn deliver(batch: &[Span], teller: &Teller, collector: &Collector) -> bool
     false
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Metrics,
+    Traces,
+}
+
+impl Kind {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Metrics => "/v1/metrics",
+            Self::Traces => "/v1/traces",
+        }
+    }
+}
+
+/// What a collector does not take now. Both are one thing to say, unless it takes one of them.
+#[derive(Default)]
+struct Lost([AtomicBool; 2]);
+
+/// What is new about that.
+#[derive(Debug, PartialEq, Eq)]
+enum News {
+    Lost,
+    Found,
+    None,
+}
+
+impl Lost {
+    fn hear(&self, kind: Kind, taken: bool) -> News {
+        let (own, other) = match kind {
+            Kind::Metrics => (&self.0[0], &self.0[1]),
+            Kind::Traces => (&self.0[1], &self.0[0]),
+        };
+        let was_lost = own.swap(!taken, Ordering::Relaxed);
+        match (was_lost, taken) {
+            _ if other.load(Ordering::Relaxed) => News::None,
+            (false, false) => News::Lost,
+            (true, true) => News::Found,
+            _ => News::None,
+        }
+    }
+}
+
 struct Collector {
     https: Https,
     settings: TelemetrySettings,
-    /// The log was told that it is not reached.
-    is_lost: AtomicBool,
+    lost: Lost,
 }
 
 impl Collector {
-    async fn send(&self, path: &str, body: impl Into<Bytes>) -> Result<(), ExportError> {
-        let mut request = Request::post(self.address(path)).header(header::CONTENT_TYPE, "application/x-protobuf");
+    /// The log hears of what has changed.
+    async fn send(&self, kind: Kind, body: impl Into<Bytes>) -> Result<(), ExportError> {
+        let sent = self.post(kind, body.into()).await;
+        let endpoint = self.address(kind);
+        match (self.lost.hear(kind, sent.is_ok()), &sent) {
+            (News::Lost, Err(error)) => {
+                tracing::warn!(%endpoint, %error, "the collector of telemetry does not take it: spans wait, then are dropped and counted; this is said once, until it does")
+            }
+            (News::Found, _) => tracing::info!(%endpoint, "the collector of telemetry takes it again"),
+            _ => {}
+        }
+        sent
+    }
+
+    async fn post(&self, kind: Kind, body: Bytes) -> Result<(), ExportError> {
+        let mut request = Request::post(self.address(kind)).header(header::CONTENT_TYPE, "application/x-protobuf");
         for (name, value) in &self.settings.headers {
             request = request.header(name, value);
         }
-        let request = request.body(Full::new(body.into())).expect("settings hold a URL and headers that are some");
+        let request = request.body(Full::new(body)).expect("settings hold a URL and headers that are some");
         let status = self.https.send(request).await?.status();
         match status {
             _ if status.is_success() => Ok(()),
@@ -149,22 +204,25 @@ impl Collector {
         }
     }
 
-    fn address(&self, path: &str) -> Uri {
-        let text = format!("{}{path}", self.settings.endpoint.to_string().trim_end_matches('/'));
+    fn address(&self, kind: Kind) -> Uri {
+        let text = format!("{}{}", self.settings.endpoint.to_string().trim_end_matches('/'), kind.path());
         text.parse().expect("a path after a URL without a query is a URL")
     }
+}
 
-    /// Says in the log what has changed.
-    fn tell(&self, sent: &Result<(), ExportError>) {
-        let endpoint = &self.settings.endpoint;
-        match sent {
-            Ok(()) if self.is_lost.swap(false, Ordering::Relaxed) => {
-                tracing::info!(%endpoint, "the collector of telemetry takes it again");
-            }
-            Err(error) if !self.is_lost.swap(true, Ordering::Relaxed) => {
-                tracing::warn!(%endpoint, %error, "the collector of telemetry does not take it: spans wait, then are dropped and counted; this is said once, until it does");
-            }
-            _ => {}
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collector_that_takes_nothing_is_told_of_once_and_one_that_takes_half_of_it_is_too() {
+        let lost = Lost::default();
+        let (metrics, traces) = (Kind::Metrics, Kind::Traces);
+        let heard = |of: &[(Kind, bool)]| of.iter().map(|(kind, taken)| lost.hear(*kind, *taken)).collect::<Vec<_>>();
+        assert_eq!(heard(&[(metrics, true), (traces, true)]), [News::None, News::None]);
+        assert_eq!(heard(&[(metrics, false), (traces, false), (metrics, false)]), [News::Lost, News::None, News::None]);
+        assert_eq!(heard(&[(metrics, true), (traces, true), (traces, true)]), [News::None, News::Found, News::None]);
+        let half = [(traces, false), (metrics, true), (traces, false), (metrics, true), (traces, true)];
+        assert_eq!(heard(&half), [News::Lost, News::None, News::None, News::None, News::Found]);
     }
 }

@@ -139,7 +139,7 @@ pub(crate) fn plan(worker: &Worker, peer: &Rc<Peer>, request: &Request<'_>) -> P
             Plan::Forward(request) => request.trace,
             Plan::Answer(..) => trace(worker, &known).0,
         };
-        Begun::of(request, &known, client, trace)
+        Begun::of(request, &known, client, peer.tls, trace)
     });
     Planned { plan, request_id, started, record, span: span.flatten() }
 }

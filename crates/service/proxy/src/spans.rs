@@ -37,6 +37,8 @@ pub struct Span {
     pub path: String,
     pub host: String,
     pub client: IpAddr,
+    /// It came over TLS.
+    pub secure: bool,
     /// `1.1` or `2`.
     pub version: &'static str,
     /// 0: the client went away before there was any.
@@ -114,6 +116,7 @@ pub(crate) struct Begun {
     path: String,
     host: String,
     client: IpAddr,
+    secure: bool,
     version: &'static str,
 }
 
@@ -123,6 +126,7 @@ impl Begun {
         request: &Request<'_>,
         known: &Known<'_>,
         client: IpAddr,
+        secure: bool,
         trace: [u8; TRACEPARENT],
     ) -> Option<Box<Self>> {
         if !identity::is_sampled(&trace) {
@@ -141,6 +145,7 @@ impl Begun {
             path: text(path),
             host: text(host.unwrap_or_default()),
             client,
+            secure,
             version: if request.is_http2 { "2" } else { "1.1" },
         }))
     }
@@ -159,6 +164,7 @@ impl Begun {
             path: self.path,
             host: self.host,
             client: self.client,
+            secure: self.secure,
             version: self.version,
             status: outcome.status,
             route: outcome.route.map(|route| (route.app.clone(), route.service.clone(), route.spec.name.clone())),

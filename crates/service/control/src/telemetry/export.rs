@@ -126,6 +126,7 @@ fn metric(family: Family, start_time: u64, time: u64) -> Metric {
 fn message(span: &Span) -> SpanMessage {
     let mut attributes = vec![
         KeyValue::text("http.request.method", &span.method),
+        KeyValue::text("url.scheme", if span.secure { "https" } else { "http" }),
         KeyValue::text("url.path", &span.path),
         KeyValue::text("server.address", &span.host),
         KeyValue::text("client.address", span.client.to_string()),

@@ -36,7 +36,7 @@ fn a_span_goes_on_with_the_callers_trace_and_is_the_parent_of_the_instances() {
     assert_eq!((span.status, span.sent, span.instance.as_deref(), span.version), (200, 5, Some("web-0"), "1.1"));
     let route = span.route.unwrap();
     assert_eq!((route.0.as_str(), route.1.as_str(), route.2.as_str()), ("shop", "web", "default"));
-    assert!(span.started_at_ns > 1_600_000_000_000_000_000 && !span.aborted);
+    assert!(span.started_at_ns > 1_600_000_000_000_000_000 && !span.aborted && !span.secure);
 }
 
 #[test]

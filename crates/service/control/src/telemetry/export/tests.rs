@@ -102,6 +102,7 @@ fn a_span_has_its_trace_its_parent_and_the_words_of_the_conventions() {
         path: "/cart".into(),
         host: "shop.example".into(),
         client: "192.0.2.7".parse().unwrap(),
+        secure: true,
         version: "2",
         status: 503,
         route: Some((name("shop"), name("web"), name("site"))),
@@ -126,6 +127,7 @@ fn a_span_has_its_trace_its_parent_and_the_words_of_the_conventions() {
     let words = texts(&first.attributes);
     for (key, value) in [
         ("http.request.method", "GET"),
+        ("url.scheme", "https"),
         ("url.path", "/cart"),
         ("server.address", "shop.example"),
         ("client.address", "192.0.2.7"),
