@@ -79,7 +79,8 @@ impl Containers {
         if !self.network.has_bridge() {
             return;
         }
-        let endpoints = self.table.all().into_iter().filter(|container| container.phase().is_running());
+        // One that only starts has no link yet.
+        let endpoints = self.table.all().into_iter().filter(|container| container.phase().pid().is_some());
         let endpoints = endpoints.filter_map(|container| {
             let home = container.read(|record| record.home.clone())?;
             Some((home.address, LinkName::new(home.link).ok()?))
