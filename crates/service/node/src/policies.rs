@@ -24,6 +24,8 @@ pub(crate) type Member = (Name, Name);
 #[derive(Default)]
 pub(crate) struct Policies {
     decided: Mutex<Decided>,
+    /// Held from the decision to the last who is told it: none overtakes a newer one.
+    enforcing: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -155,6 +157,7 @@ impl Containers {
 
     /// Has the bridge enforce it, and the proxy.
     pub(crate) fn enforce(&self) -> Result<(), NodeError> {
+        let _one_at_a_time = self.policies.enforcing.lock().expect("no panic holds this lock");
         let Some(policy) = self.policy() else { return Ok(()) };
         self.traffic.peers().enforce(policy.clone(), self.network.subnet6());
         self.traffic.judge(self.callers(&policy));

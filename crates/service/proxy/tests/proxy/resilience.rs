@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use coppice_base::DurationText;
@@ -248,4 +249,46 @@ fn a_socket_that_is_added_later_is_accepted_from_as_the_first_is_and_closed_with
     assert!(matches!(refused, Err(coppice_proxy::StartError::NoTls)), "{refused:?}");
     assert_eq!(stage.proxy.drain(Duration::from_secs(10)), 0);
     assert!(std::net::TcpStream::connect(address).is_err(), "somebody listens");
+}
+
+#[test]
+fn nobody_is_lost_between_proxies_that_follow_each_other_on_one_socket() {
+    let server = Server::saying("ok");
+    let held = crate::stage::socket();
+    let address = held.local_addr().unwrap();
+    let (answered, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (answered, over) = (&answered, &over);
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        let mut client = crate::stage::connect(address);
+                        client.write_all(b"GET / HTTP/1.1\r\nhost: example.com\r\nconnection: close\r\n\r\n").unwrap();
+                        let answer = read_to_end(&mut client);
+                        assert!(answer.ends_with("ok"), "{answer:?} after {}", answered.load(Ordering::Relaxed));
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..6 {
+            let before = answered.load(Ordering::Relaxed);
+            // Routes first: who waits is not told that there are none.
+            let stage = Stage::without_sockets();
+            stage.route(spec(), &[server.address]);
+            stage.proxy.listen(coppice_proxy::Listener::plain(held.try_clone().unwrap())).unwrap();
+            wait_until("requests are answered", || {
+                answered.load(Ordering::Relaxed) > before + 40 || clients.iter().any(|client| client.is_finished())
+            });
+            stage.proxy.close();
+            wait_until("it has ended", || stage.proxy.has_ended());
+        }
+        over.store(true, Ordering::Relaxed);
+        // Those that have connected since are answered, too.
+        let last = Stage::without_sockets();
+        last.route(spec(), &[server.address]);
+        last.proxy.listen(coppice_proxy::Listener::plain(held.try_clone().unwrap())).unwrap();
+        clients.into_iter().for_each(|client| client.join().unwrap());
+    });
 }

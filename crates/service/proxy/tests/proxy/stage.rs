@@ -40,6 +40,14 @@ impl Stage {
         Self { proxy, address }
     }
 
+    /// A proxy that listens nowhere yet.
+    pub(crate) fn without_sockets() -> Self {
+        let mut config = Config::new(Vec::new(), "test-node");
+        config.threads = 2;
+        let address = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self { proxy: Proxy::start(config).unwrap(), address }
+    }
+
     /// Routes everything of `example.com` to `servers`, all ready.
     pub(crate) fn serving(servers: &[SocketAddr]) -> Self {
         let stage = Self::start();
