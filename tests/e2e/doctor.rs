@@ -211,6 +211,22 @@ fn what_an_app_has_wrong_is_named() {
 }
 
 #[test]
+fn the_same_is_said_where_bpf_programs_carry_the_packets() {
+    let node = Node::with_fast_path();
+    let shop = shop(&node);
+    wait_until("the fast path is in force", || {
+        well(&node, &["web", "db"]).steps.iter().any(|step| step.found.contains("balanced by BPF programs"))
+    });
+    shop.ok(&["policy", "deny", "web", "db"]);
+    let report = doctor(&node, &["web", "db"]);
+    let problems: Vec<&str> = report.steps.iter().filter_map(|step| step.problem.as_deref()).collect();
+    assert_eq!(problems, ["policy-denied", "dropped-by-node"], "{report:#?}");
+    shop.ok(&["policy", "rm", "web", "db"]);
+    well(&node, &["web", "db"]);
+    broken(&node, &["web", "shy"], "loopback-only");
+}
+
+#[test]
 fn what_somebody_did_to_the_machine_is_named() {
     // BPF programs would bring packets past what other programs' rules see.
     let node = Node::with_settings("[network]\nbpf = false\n");
