@@ -248,8 +248,9 @@ fn class(node: &Node, app: &Project<'_>, instance: &str) -> Vec<String> {
 #[test]
 fn what_a_service_sends_beyond_the_machine_waits_in_the_class_its_manifest_says() {
     for settings in ["", "[network]\nbpf = false\n"] {
-        let node = Node::with_settings(settings);
-        node.busybox_image();
+        let node = Node::with_fast_path();
+        node.set(settings);
+        kill_and_wait(node.daemon_pid(), "KILL");
         let mut watch = node.inside("bash");
         watch.args(["-c", WATCH]);
         Output::of(watch).succeeded();
@@ -261,5 +262,81 @@ fn what_a_service_sends_beyond_the_machine_waits_in_the_class_its_manifest_says(
             }
             kill_and_wait(node.daemon_pid(), "KILL");
         }
+    }
+}
+
+/// Asks from elsewhere whenever a line comes in, by TCP over both families, and says what was answered in one line.
+const ASKER: &str = r#"
+echo ready
+while read -r; do
+  for host in 192.0.2.1 '[2001:db8::1]'; do curl -sg --max-time 3 http://$host:8080/cgi-bin/who || echo nothing; done | xargs
+done
+"#;
+
+#[test]
+fn published_ports_are_led_into_instances_by_xdp_where_the_operator_says_so_and_by_rules_else() {
+    for (settings, by_xdp) in [("xdp = true\n", true), ("xdp = true\nbpf = false\n", false)] {
+        let node = Node::with_fast_path();
+        node.set(&format!("[network]\n{settings}"));
+        kill_and_wait(node.daemon_pid(), "KILL"); // it had begun without
+        let mut elsewhere = node.inside("bash");
+        elsewhere.args(["-c", ELSEWHERE, "bash", ASKER]);
+        let mut elsewhere = Asker::start(elsewhere);
+        let site = Project::new(&node, "site", SITE);
+        site.up();
+        let both = "192.0.2.2 2001:db8::2";
+        let seen = |said: &str| said.replace("::ffff:", "").replace(['[', ']'], "");
+        assert_eq!(seen(&elsewhere.ask()), both, "{settings}");
+        let link = || ip(&node, "-details link show near");
+        if !by_xdp {
+            assert!(!link().contains("xdp"), "{}", link());
+            continue;
+        }
+        wait_for("the programs are there", || link().contains("xdp").then_some(()));
+        // Without the daemon, and without the rules that would do it else.
+        kill_and_wait(node.daemon_pid(), "KILL");
+        let mut nft = node.inside("nft");
+        nft.args(["flush", "ruleset"]);
+        Output::of(nft).succeeded();
+        assert_eq!(seen(&elsewhere.ask()), both, "by the programs alone");
+        // The next daemon goes on with them; the one after it does without, as it is told.
+        site.ok(&["status"]);
+        assert_eq!(seen(&elsewhere.ask()), both);
+        node.set("");
+        kill_and_wait(node.daemon_pid(), "KILL");
+        site.ok(&["status"]);
+        wait_for("the programs are gone", || (!link().contains("xdp")).then_some(()));
+        assert_eq!(seen(&elsewhere.ask()), both, "by the rules again");
+    }
+}
+
+/// A program that answers each line with one.
+struct Asker {
+    child: std::process::Child,
+    said: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
+}
+
+impl Asker {
+    fn start(mut command: std::process::Command) -> Self {
+        use std::io::BufRead;
+        let piped = std::process::Stdio::piped;
+        let mut child = command.stdin(piped()).stdout(piped()).spawn().unwrap();
+        let mut said = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(said.next().unwrap().unwrap(), "ready");
+        Self { child, said }
+    }
+
+    fn ask(&mut self) -> String {
+        use std::io::Write;
+        self.child.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+        self.said.next().unwrap().unwrap()
+    }
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        // It ends when nobody asks any more.
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
     }
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp};
 
 use crate::BpfError;
 use crate::dataplane::Hook;
@@ -22,12 +23,14 @@ const HANDLE: TcHandle = TcHandle::new(0, 1);
 pub(crate) struct Place {
     pub(crate) program: &'static str,
     pub(crate) way: TcAttachType,
+    /// Among ours on the same device: lower ones are first.
+    pub(crate) order: u16,
 }
 
 /// What leaves containers, and what enters them.
 pub(crate) const PLACES: [Place; 2] = [
-    Place { program: "from_containers", way: TcAttachType::Ingress },
-    Place { program: "to_containers", way: TcAttachType::Egress },
+    Place { program: "from_containers", way: TcAttachType::Ingress, order: 0 },
+    Place { program: "to_containers", way: TcAttachType::Egress, order: 0 },
 ];
 
 /// Attaches `program` to `link`; where one of an earlier process is, pinned at `pin`, it is exchanged. It stays when
@@ -63,7 +66,8 @@ fn attach_tcx(program: &mut SchedClassifier, place: Place, link: &str, pin: &Pat
         // The link it was on is gone: another bridge has its name.
         std::fs::remove_file(pin).map_err(|error| error.to_string())?;
     }
-    let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let order = if place.order == 0 { LinkOrder::first() } else { LinkOrder::last() };
+    let options = TcAttachOptions::TcxOrder(order);
     let id = program.attach_with_options(link, place.way, options).map_err(|error| chain(&error))?;
     let made = program.take_link(id).map_err(|error| chain(&error))?;
     FdLink::try_from(made).map_err(|error| chain(&error))?.pin(pin).map_err(|error| chain(&error))?;
@@ -82,12 +86,12 @@ fn pinned(pin: &Path) -> Result<Option<PinnedLink>, String> {
 fn attach_clsact(program: &mut SchedClassifier, place: Place, link: &str, pin: &Path) -> Result<(), String> {
     // There already is fine; any other failure shows with the filter.
     let _ = tc::qdisc_add_clsact(link);
-    let known = SchedClassifierLink::attached(link, place.way, PRIORITY, HANDLE, None);
+    let known = SchedClassifierLink::attached(link, place.way, PRIORITY + place.order, HANDLE, None);
     let known = known.map_err(|error| error.to_string())?;
     let id = match program.attach_to_link(known) {
         Ok(id) => id,
         Err(_) => {
-            let options = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+            let options = NlOptions { priority: PRIORITY + place.order, handle: HANDLE, classid: None };
             program
                 .attach_with_options(link, place.way, TcAttachOptions::Netlink(options))
                 .map_err(|error| chain(&error))?
@@ -99,6 +103,23 @@ fn attach_clsact(program: &mut SchedClassifier, place: Place, link: &str, pin: &
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error.to_string()),
         _ => Ok(()),
     }
+}
+
+/// Attaches `program` to `link` as one of XDP, in its generic form, which every device has; where an earlier process's is,
+/// pinned at `pin`, it is exchanged. It stays when this process ends.
+pub(crate) fn attach_xdp(program: &mut Xdp, link: &str, pin: &Path) -> Result<(), String> {
+    if let Some(old) = pinned(pin)? {
+        let old = XdpLink::try_from(FdLink::from(old)).map_err(|error| chain(&error))?;
+        if let Ok(id) = program.attach_to_link(old) {
+            drop(program.take_link(id).map_err(|error| chain(&error))?);
+            return Ok(());
+        }
+        std::fs::remove_file(pin).map_err(|error| error.to_string())?;
+    }
+    let id = program.attach(link, XdpMode::Skb).map_err(|error| chain(&error))?;
+    let made = program.take_link(id).map_err(|error| chain(&error))?;
+    FdLink::try_from(made).map_err(|error| chain(&error))?.pin(pin).map_err(|error| chain(&error))?;
+    Ok(())
 }
 
 /// Takes a program off, however it was put there. Not there is fine.

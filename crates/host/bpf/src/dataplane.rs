@@ -7,18 +7,22 @@ use std::path::{Path, PathBuf};
 use aya::maps::{HashMap, MapData};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader};
-use coppice_network::{LinkName, Policy, Subnet4, Subnet6, TrafficClass, TrafficClasses, VirtualService, Word};
+use coppice_network::{
+    Beyond, LinkName, Policy, Published, Subnet4, Subnet6, TrafficClass, TrafficClasses, VirtualService, Word,
+};
 use rustix::io::Errno;
 
 use crate::attachment::{self, PLACES};
 use crate::metrics::{Counters, Metrics};
 use crate::names::{Answer, Names, View};
+use crate::ports::{self, Ports};
 use crate::services::{Services, take};
 use crate::{BpfError, bpffs};
 
 const OBJECT: &[u8] = aya::include_bytes_aligned!("../objects/bridge.o");
 /// All that maps are made of. They are found again only by a process that has the same text.
-const MAPS: [&str; 2] = [include_str!("../programs/maps.h"), include_str!("../programs/packet.h")];
+const MAPS: [&str; 3] =
+    [include_str!("../programs/maps.h"), include_str!("../programs/packet.h"), include_str!("../programs/ports.h")];
 
 /// Most containers that a bridge's data plane has room for, as in `programs/maps.h`.
 const ENDPOINTS_MAX: usize = 4096;
@@ -45,13 +49,15 @@ pub struct Settings {
     pub metrics: bool,
     /// Answer questions for names in the kernel.
     pub names: bool,
+    /// Have published ports led into containers by the links that clients come by; see [`Dataplane::set_ports`].
+    pub ports: bool,
     /// How programs are attached; `None`: as the kernel can.
     pub hook: Option<Hook>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { policy: true, balance: true, metrics: true, names: true, hook: None }
+        Self { policy: true, balance: true, metrics: true, names: true, ports: false, hook: None }
     }
 }
 
@@ -80,6 +86,7 @@ pub struct Dataplane {
     maps_folder: PathBuf,
     bpf: Ebpf,
     classes: HashMap<MapData, [u8; 4], u32>,
+    ports: Option<Ports>,
     services: Services,
     endpoints: HashMap<MapData, [u8; 4], u32>,
     identities: HashMap<MapData, [u8; 4], u32>,
@@ -94,23 +101,18 @@ impl Dataplane {
     ///
     /// `folder` is the node's own, for nothing else: a BPF file system is mounted there.
     pub fn load(info: &BridgeInfo, folder: &Path, settings: Settings) -> Result<Self, BpfError> {
-        let name = info.name.as_str();
-        let index = link_index(name).map_err(|errno| BpfError::NoBridge { name: name.to_owned(), errno })?;
+        let shape = globals(info)?;
         bpffs::ensure(folder)?;
         let maps_folder = bpffs::layout_folder(folder, layout())?;
         let with = |on: bool| u32::from(on);
-        let subnets = subnets(info);
-        let globals = [
-            ("BRIDGE", index),
-            ("SERVICES_BIT", (1u32 << (31 - u32::from(info.subnet.prefix()))).to_be()),
-            ("GATEWAY", word(&info.subnet.gateway().octets())),
+        let parts = [
             ("WITH_POLICY", with(settings.policy)),
             ("WITH_BALANCE", with(settings.balance)),
             ("WITH_METRICS", with(settings.metrics)),
             ("WITH_NAMES", with(settings.names)),
         ];
         let mut loader = EbpfLoader::new();
-        for (name, value) in globals.iter().chain(&subnets) {
+        for (name, value) in shape.iter().chain(&parts) {
             loader.override_global(name, value, true);
         }
         loader.default_map_pin_directory(&maps_folder);
@@ -119,6 +121,7 @@ impl Dataplane {
             program(&mut bpf, place.program)?.load().map_err(BpfError::not_loaded(place.program))?;
         }
         Ok(Self {
+            ports: settings.ports.then(|| Ports::load(info, (folder, &maps_folder), settings.hook)).transpose()?,
             services: Services::open(&mut bpf)?,
             endpoints: take(&mut bpf, "endpoints")?,
             identities: take(&mut bpf, "identities")?,
@@ -149,6 +152,9 @@ impl Dataplane {
                      other programs' `tc` can remove."
                 )));
             }
+        }
+        if self.ports.is_none() {
+            ports::detach_all(&self.info.name, &self.folder)?;
         }
         bpffs::keep_only(&self.folder, &self.maps_folder)
             .map_err(|error| BpfError::Folder { path: self.folder.clone(), error })?;
@@ -207,6 +213,24 @@ impl Dataplane {
         replace(&mut self.classes, "classes", &wanted)
     }
 
+    /// Leads exactly these published ports into their containers, for clients that come by `beyond`'s uplinks to its
+    /// addresses; nothing where the [settings](Settings::ports) do not say so. To be called again when the machine's links
+    /// or addresses have changed. New connections only: those that exist stay with who has them.
+    ///
+    /// Rules of nftables, other programs' too, do not see these connections. What is unusual about one (fragments, IPv4
+    /// options, IPv6 extensions, a client whose answers would leave by another link) leaves it to the rules.
+    /// Says which links do without, once each.
+    pub fn set_ports(&mut self, published: &[Published], beyond: &Beyond) -> Result<Vec<Word>, BpfError> {
+        let Some(ports) = &mut self.ports else { return Ok(Vec::new()) };
+        ports.set(published)?;
+        ports.attach(&self.info.name, beyond)
+    }
+
+    /// The links that published ports are led into containers from.
+    pub fn uplinks(&self) -> Vec<LinkName> {
+        self.ports.iter().flat_map(Ports::uplinks).cloned().collect()
+    }
+
     /// What was counted since the maps were made, by earlier processes too.
     pub fn metrics(&self) -> Result<Metrics, BpfError> {
         self.counters.read()
@@ -222,6 +246,7 @@ impl Dataplane {
         for place in PLACES {
             attachment::detach(place, bridge.as_str(), &folder.join(place.program))?;
         }
+        ports::detach_all(bridge, folder)?;
         bpffs::remove(folder)
     }
 }
@@ -275,18 +300,23 @@ fn check_room(what: &'static str, count: usize, max: usize) -> Result<(), BpfErr
     if count > max { Err(BpfError::TooMany { what, count, max }) } else { Ok(()) }
 }
 
-/// What tells addresses of ours, as programs have it.
-pub(crate) fn subnets(info: &BridgeInfo) -> [(&'static str, u32); 5] {
+/// What programs know of the bridge.
+pub(crate) fn globals(info: &BridgeInfo) -> Result<[(&'static str, u32); 8], BpfError> {
+    let name = info.name.as_str();
+    let index = link_index(name).map_err(|errno| BpfError::NoBridge { name: name.to_owned(), errno })?;
     let mask = u32::MAX.checked_shl(32 - u32::from(info.subnet.prefix())).unwrap_or(0);
     let stem = info.subnet6.map(|subnet| subnet.network().octets());
     let [first, second] = stem.map(|stem| [word(&stem[..4]), word(&stem[4..8])]).unwrap_or_default();
-    [
+    Ok([
+        ("BRIDGE", index),
+        ("SERVICES_BIT", (1u32 << (31 - u32::from(info.subnet.prefix()))).to_be()),
+        ("GATEWAY", word(&info.subnet.gateway().octets())),
         ("SUBNET", word(&info.subnet.network().octets())),
         ("SUBNET_MASK", mask.to_be()),
         ("WITH_IPV6", u32::from(stem.is_some())),
         ("STEM_0", first),
         ("STEM_1", second),
-    ]
+    ])
 }
 
 fn word(bytes: &[u8]) -> u32 {

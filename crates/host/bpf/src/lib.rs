@@ -6,6 +6,7 @@
 //!   set_endpoints, set_services, set_policy,
 //!   set_names, set_classes                        what they work by; each call replaces all, and is cheap if little changed
 //!   attach                                          in force; where an earlier process's are, exchanged at once
+//!   set_ports                                       published ports led into containers, from the machine's links
 //!   metrics                                         what was counted
 //!   detach                                          as if it had never been
 //! ```
@@ -19,6 +20,10 @@
 //! had, [`BpfError`] says why and nothing else changes. Dropping a [`Dataplane`] leaves it in force, connections
 //! included: a node's daemon may die.
 //!
+//! Where [`Settings::ports`] says so, programs sit on the machine's links, too, and what comes to a published port goes into
+//! its container and back without the stack: XDP decides, and TC carries it out, since only there a checksum that is still
+//! to be made is told from one that is whole.
+//!
 //! [`StorageMeter`] has nothing to do with the bridge: it counts what control groups read from and write to disks.
 //!
 //! Call from a thread in the bridge's network namespace. It refuses: more than [`SERVICES_MAX`] services. It drops from
@@ -31,6 +36,7 @@ mod dataplane;
 mod error;
 mod metrics;
 mod names;
+mod ports;
 mod services;
 mod storage;
 

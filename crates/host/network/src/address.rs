@@ -12,7 +12,7 @@ use crate::error::NetworkError;
 const LINK_NAME_MAX: usize = 15;
 
 /// The name of a network link.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LinkName(String);
 

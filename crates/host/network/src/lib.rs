@@ -30,6 +30,7 @@
 mod address;
 mod assert;
 mod attach;
+mod beyond;
 mod bridge;
 mod class;
 mod conntrack;
@@ -54,6 +55,7 @@ mod trace;
 pub use address::{Address, Address6, LinkName, Subnet4, Subnet6, host_link};
 pub use assert::{Asserted, RulesWatch};
 pub use attach::{Attacher, Netns, configure_inside};
+pub use beyond::Beyond;
 pub use bridge::{Bridge, BridgeConfig, Wanted};
 pub use class::{TrafficClass, TrafficClasses};
 pub use error::NetworkError;

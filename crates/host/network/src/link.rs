@@ -58,6 +58,8 @@ const RT_TABLE_LOCAL: u8 = 255;
 const RTPROT_BOOT: u8 = 3;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RT_SCOPE_LINK: u8 = 253;
+/// Of linux/if_arp.h; loopback and tunnels have others.
+const ARPHRD_ETHER: u16 = 1;
 const RTN_UNICAST: u8 = 1;
 const RTN_LOCAL: u8 = 2;
 pub(crate) const AF_INET: u8 = 2;
@@ -196,6 +198,7 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) kind: String,
     pub(crate) mtu: u32,
+    pub(crate) is_ethernet: bool,
     mac: [u8; 6],
     state: u8,
     /// Somebody set it up, whether or not its other end is there.
@@ -214,7 +217,8 @@ impl Link {
     pub(crate) fn read(body: &[u8]) -> Option<Self> {
         let index = u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?);
         let flags = u32::from_ne_bytes(body.get(8..12)?.try_into().ok()?);
-        let mut link = Self { index, is_raised: flags & IFF_UP != 0, ..Self::default() };
+        let is_ethernet = body.get(2..4)? == ARPHRD_ETHER.to_ne_bytes();
+        let mut link = Self { index, is_ethernet, is_raised: flags & IFF_UP != 0, ..Self::default() };
         for (kind, value) in attributes(body.get(16..)?) {
             match kind {
                 IFLA_ADDRESS => link.mac = value.try_into().unwrap_or_default(),
@@ -291,6 +295,41 @@ pub(crate) fn ports_of(socket: &mut Socket, bridge: u32) -> Result<Vec<u32>, Err
         if master.is_some_and(|(_, index)| index == bridge.to_ne_bytes()) {
             found.extend(Link::read(body).map(|link| link.index));
         }
+    })?;
+    Ok(found)
+}
+
+/// Every link, with its name.
+pub(crate) fn all(socket: &mut Socket) -> Result<Vec<(Link, LinkName)>, Errno> {
+    let mut batch = Batch::new();
+    batch.message(RTM_GETLINK, DUMP, &link_header(0, 0, 0));
+    let mut found = Vec::new();
+    socket.ask(&mut batch, |Answer { body, .. }| {
+        let name = attributes(body.get(16..).unwrap_or_default()).find(|(kind, _)| *kind == IFLA_IFNAME);
+        let name = name.and_then(|(_, text)| std::str::from_utf8(text.strip_suffix(b"\0").unwrap_or(text)).ok());
+        found.extend(Link::read(body).zip(name.and_then(|name| LinkName::new(name).ok())));
+    })?;
+    Ok(found)
+}
+
+/// Every address of this machine, with its link.
+pub(crate) fn addresses(socket: &mut Socket) -> Result<Vec<(u32, IpAddr)>, Errno> {
+    let mut batch = Batch::new();
+    batch.message(RTM_GETADDR, DUMP, &address_header(0, 0, 0, 0));
+    let mut found = Vec::new();
+    socket.ask(&mut batch, |Answer { kind, body }| {
+        if kind != RTM_NEWADDR || body.len() < 8 {
+            return;
+        }
+        let index = u32::from_ne_bytes([body[4], body[5], body[6], body[7]]);
+        let value = |wanted| attributes(&body[8..]).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        // Of two ends that have an address each, the second kind is the other's.
+        let address = value(IFA_LOCAL).or_else(|| value(IFA_ADDRESS));
+        let address = address.and_then(|bytes| match *bytes {
+            [a, b, c, d] => Some(IpAddr::from([a, b, c, d])),
+            _ => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?)),
+        });
+        found.extend(address.map(|address| (index, address)));
     })?;
     Ok(found)
 }

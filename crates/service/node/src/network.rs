@@ -89,6 +89,8 @@ pub(crate) struct NodeNetwork {
     rules: Mutex<Rules>,
     /// Use BPF where the kernel has it.
     bpf: bool,
+    /// And have it lead published ports.
+    xdp: bool,
     fast_path: Arc<FastPath>,
 }
 
@@ -128,7 +130,8 @@ impl NodeNetwork {
         Self {
             rules: Mutex::new(rules),
             bpf: settings.bpf,
-            fast_path: FastPath::new(kept.with_file_name("bpf")),
+            xdp: settings.bpf && settings.xdp,
+            fast_path: FastPath::new(kept.with_file_name("bpf"), settings.xdp),
             key: key.to_owned(),
             clock,
             subnet: settings.subnet.clone(),
@@ -445,6 +448,7 @@ impl NodeNetwork {
         }
         routed.insert(owner.to_owned(), wanted);
         self.keep_routes(&routed);
+        self.lead(&routed);
         Ok(())
     }
 
@@ -465,6 +469,7 @@ impl NodeNetwork {
             None => return Ok(false),
         };
         self.follow_hooks();
+        self.lead_ports();
         Ok(restored)
     }
 

@@ -91,7 +91,14 @@ impl Containers {
         services.retain(|service| !guarded.contains(&IpAddr::V4(service.address)));
         let classes = self.classes();
         let names = self.traffic.kernel_names();
-        self.network.tell_fast_path(Work { policy, services, classes, endpoints: endpoints.collect(), names });
+        self.network.tell_fast_path(Work {
+            policy,
+            services,
+            classes,
+            endpoints: endpoints.collect(),
+            names,
+            ..Work::default()
+        });
     }
 
     /// Of containers that run or are about to.

@@ -61,11 +61,15 @@ pub struct NetworkSettings {
     /// Use BPF where the kernel has it: connections between services are balanced before its stack, and counted by pair.
     /// Without, nftables does the same. Requests to disks are counted with it too, else by control groups.
     pub bpf: bool,
+    /// Lead published ports of services into their instances by XDP, on the machine's Ethernet links, before its stack. Rules
+    /// of other programs (a firewall's) do not see these connections, and in its generic form XDP makes a link's large packets
+    /// be copied: for machines that do little else than answer at such ports. Needs `bpf`; without, nftables does the same.
+    pub xdp: bool,
 }
 
 impl Default for NetworkSettings {
     fn default() -> Self {
-        Self { subnet: None, bpf: true }
+        Self { subnet: None, bpf: true, xdp: false }
     }
 }
 

@@ -12,6 +12,8 @@ mod netspace;
 mod packets;
 #[path = "../../../network/tests/dataplane/policy.rs"]
 mod policy;
+#[path = "../../../network/tests/dataplane/ports.rs"]
+mod ports;
 #[path = "../../../network/tests/dataplane/services.rs"]
 mod services;
 
@@ -19,7 +21,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 
 use coppice_bpf::{BridgeInfo, Endpoint, Peer, Settings};
-use coppice_network::{Address, Drops, Identity, LinkName, Policy, TrafficClasses, VirtualService, host_link};
+use coppice_network::{
+    Address, Beyond, Drops, Identity, LinkName, Policy, Published, TrafficClasses, VirtualService, host_link,
+};
 use netspace::{Machine, Netspace};
 
 /// What the cases know of a data plane.
@@ -27,6 +31,7 @@ pub(crate) trait Dataplane {
     fn set_services(&mut self, machine: &mut Machine, services: &[VirtualService]);
     fn set_policy(&mut self, machine: &mut Machine, policy: &Policy);
     fn set_classes(&mut self, machine: &mut Machine, classes: &TrafficClasses);
+    fn set_ports(&mut self, machine: &mut Machine, ports: &[Published]);
     fn drops(&mut self, machine: &mut Machine) -> Drops;
 }
 
@@ -37,11 +42,13 @@ struct Programs {
     bridge: Option<LinkName>,
     /// Whether containers are endpoints: what is between them does not pass the stack.
     direct: bool,
+    /// Whether published ports are theirs, too.
+    ports: bool,
 }
 
 impl Programs {
     fn new(direct: bool) -> Self {
-        Self { plane: Arc::default(), folder: tempfile::tempdir().unwrap(), bridge: None, direct }
+        Self { plane: Arc::default(), folder: tempfile::tempdir().unwrap(), bridge: None, direct, ports: false }
     }
 
     fn with<T: Send + 'static>(
@@ -56,10 +63,11 @@ impl Programs {
         };
         self.bridge = Some(info.name.clone());
         let (place, folder, direct) = (self.plane.clone(), self.folder.path().join("bpf"), self.direct);
+        let settings = Settings { ports: self.ports, ..Settings::default() };
         machine.host.run(move || {
             let mut place = place.lock().unwrap();
             let plane = place.get_or_insert_with(|| {
-                let mut plane = coppice_bpf::Dataplane::load(&info, &folder, Settings::default()).unwrap();
+                let mut plane = coppice_bpf::Dataplane::load(&info, &folder, settings).unwrap();
                 plane.attach().unwrap();
                 plane
             });
@@ -99,6 +107,16 @@ impl Dataplane for Programs {
         machine.bridge.set_policy(policy).unwrap();
         let policy = policy.clone();
         self.with(machine, move |plane| plane.set_policy(&policy).unwrap());
+    }
+
+    fn set_ports(&mut self, machine: &mut Machine, ports: &[Published]) {
+        self.ports = true;
+        machine.bridge.set_published(ports).unwrap();
+        let (ports, bridge) = (ports.to_vec(), machine.bridge.index());
+        self.with(machine, move |plane| {
+            plane.set_ports(&ports, &Beyond::look(bridge).unwrap()).unwrap();
+            assert_eq!(plane.uplinks().len(), 1);
+        });
     }
 
     /// The rules are told nothing: they would do the same after the programs, and nothing would be shown.
@@ -195,6 +213,15 @@ hold! {
         ten_thousand_pairs_are_set_and_changed;
     classes:
         what_a_container_sends_beyond_the_machine_waits_in_its_class_and_says_so;
+    ports:
+        clients_from_outside_reach_published_ports_and_are_seen_by_their_own_addresses
+        a_port_of_one_address_goes_before_the_same_port_of_all
+        connections_stay_where_they_are_when_a_port_changes_and_datagrams_follow_it
+        large_bodies_and_datagrams_pass_a_port_both_ways
+        connections_are_spread_over_all_backends_of_a_port
+        one_socket_reaches_a_container_by_two_ports
+        what_is_not_published_is_not_reached_from_outside
+        a_published_port_is_no_way_around_a_denial;
     attacks:
         nothing_that_a_packet_says_of_itself_leads_around_a_denial
         nothing_for_all_reaches_another_container

@@ -5,5 +5,6 @@ mod machine;
 mod metrics;
 mod names;
 mod policy;
+mod ports;
 mod raw;
 mod refusals;

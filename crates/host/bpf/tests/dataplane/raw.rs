@@ -26,7 +26,7 @@ pub(crate) fn udp(from: IpAddr, to: IpAddr, ports: (u16, u16), body: &[u8]) -> V
     datagram
 }
 
-fn checksum(bytes: &[u8]) -> u16 {
+pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)));
     let sum: u32 = words.sum();
     let folded = (sum & 0xffff) + (sum >> 16);

@@ -10,11 +10,12 @@ mod classes;
 mod netspace;
 mod packets;
 mod policy;
+mod ports;
 mod services;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use coppice_network::{Address, Drops, Identity, Policy, TrafficClasses, VirtualService};
+use coppice_network::{Address, Drops, Identity, Policy, Published, TrafficClasses, VirtualService};
 use netspace::{Machine, Netspace};
 
 /// What does the work for a machine's bridge.
@@ -22,6 +23,7 @@ pub(crate) trait Dataplane {
     fn set_services(&mut self, machine: &mut Machine, services: &[VirtualService]);
     fn set_policy(&mut self, machine: &mut Machine, policy: &Policy);
     fn set_classes(&mut self, machine: &mut Machine, classes: &TrafficClasses);
+    fn set_ports(&mut self, machine: &mut Machine, ports: &[Published]);
     fn drops(&mut self, machine: &mut Machine) -> Drops;
 }
 
@@ -39,6 +41,10 @@ impl Dataplane for Rules {
 
     fn set_classes(&mut self, machine: &mut Machine, classes: &TrafficClasses) {
         machine.bridge.set_classes(classes).unwrap();
+    }
+
+    fn set_ports(&mut self, machine: &mut Machine, ports: &[Published]) {
+        machine.bridge.set_published(ports).unwrap();
     }
 
     fn drops(&mut self, machine: &mut Machine) -> Drops {
@@ -121,6 +127,15 @@ hold! {
         ten_thousand_pairs_are_set_and_changed;
     classes:
         what_a_container_sends_beyond_the_machine_waits_in_its_class_and_says_so;
+    ports:
+        clients_from_outside_reach_published_ports_and_are_seen_by_their_own_addresses
+        a_port_of_one_address_goes_before_the_same_port_of_all
+        connections_stay_where_they_are_when_a_port_changes_and_datagrams_follow_it
+        large_bodies_and_datagrams_pass_a_port_both_ways
+        connections_are_spread_over_all_backends_of_a_port
+        one_socket_reaches_a_container_by_two_ports
+        what_is_not_published_is_not_reached_from_outside
+        a_published_port_is_no_way_around_a_denial;
     attacks:
         nothing_that_a_packet_says_of_itself_leads_around_a_denial
         nothing_for_all_reaches_another_container

@@ -313,6 +313,7 @@ fn nft_lists_the_table_as_it_is_meant() {
         "fib daddr type local jump publish",
         "ct state established,related accept",
         "ct status dnat accept",
+        "iifname \"copt1\" oifname != \"copt1\" jump leaving",
         "ip saddr 10.88.0.0/16 oifname != \"copt1\" masquerade",
         "type nat hook prerouting priority dstnat; policy accept;",
         "type filter hook prerouting priority raw; policy accept;",
@@ -323,7 +324,7 @@ fn nft_lists_the_table_as_it_is_meant() {
         serde_json::from_str(&machine.host.program("nft -j list table inet coppice-t1")).unwrap();
     let count =
         |kind: &str| json["nftables"].as_array().unwrap().iter().filter(|item| item.get(kind).is_some()).count();
-    assert_eq!((count("chain"), count("map"), count("set")), (11, 7, 6));
+    assert_eq!((count("chain"), count("map"), count("set")), (12, 7, 8));
 }
 
 #[test]

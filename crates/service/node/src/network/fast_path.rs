@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use coppice_bpf::{BpfError, BridgeInfo, Dataplane, Endpoint, Metrics, Settings};
-use coppice_network::{LinkName, Policy, TrafficClasses, VirtualService};
+use coppice_network::{Beyond, LinkName, Policy, Published, TrafficClasses, VirtualService};
 
 use crate::doctor::FastPathState;
 use crate::names::KernelNames;
@@ -28,10 +28,20 @@ pub(crate) struct Work {
     pub(crate) endpoints: BTreeMap<Ipv4Addr, LinkName>,
     /// Answered in the name server's place; `None`: those of before.
     pub(crate) names: Option<Arc<KernelNames>>,
+    pub(crate) led: Led,
+}
+
+/// Published ports that are led into containers before the kernel's stack, and from where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Led {
+    pub(crate) published: Vec<Published>,
+    pub(crate) beyond: Beyond,
 }
 
 pub(crate) struct FastPath {
     folder: PathBuf,
+    /// Lead published ports, too.
+    ports: bool,
     state: Mutex<State>,
 }
 
@@ -53,8 +63,8 @@ struct Running {
 
 impl FastPath {
     /// `folder` is its own. Not `wanted`: what an earlier daemon attached is taken off with [`tell`](Self::tell).
-    pub(crate) fn new(folder: PathBuf) -> Arc<Self> {
-        Arc::new(Self { folder, state: Mutex::new(State::Idle) })
+    pub(crate) fn new(folder: PathBuf, ports: bool) -> Arc<Self> {
+        Arc::new(Self { folder, ports, state: Mutex::new(State::Idle) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -92,6 +102,23 @@ impl FastPath {
         }
     }
 
+    /// Has the programs lead these ports, if there are programs that work.
+    pub(crate) fn lead(&self, led: Led) {
+        let mut state = self.state();
+        match &mut *state {
+            State::Idle | State::Off => {}
+            State::Loading(next) => next.led = led,
+            State::Running(running) => {
+                let Some(wanted) = running.wanted.clone().filter(|wanted| wanted.led != led) else { return };
+                if let Err(error) = running.work_by(Work { led, ..wanted }) {
+                    let off = std::mem::replace(&mut *state, State::Off);
+                    drop(state);
+                    give_up(off, &error);
+                }
+            }
+        }
+    }
+
     /// It is not wanted, or cannot work here: takes it off, that of an earlier daemon too.
     pub(crate) fn refuse(&self, bridge: &LinkName) {
         let mut state = self.state();
@@ -109,7 +136,14 @@ impl FastPath {
     }
 
     fn load(&self, bridge: &BridgeInfo) {
-        let loaded = Dataplane::load(bridge, &self.folder, Settings::default());
+        let load = |ports| Dataplane::load(bridge, &self.folder, Settings { ports, ..Settings::default() });
+        let loaded = load(self.ports).or_else(|error| {
+            if !self.ports {
+                return Err(error);
+            }
+            tracing::info!(%error, "published ports are left to the network's rules");
+            load(false)
+        });
         let mut state = self.state();
         let State::Loading(wanted) = &mut *state else { return self.remove_of(&bridge.name) };
         let wanted = std::mem::take(&mut **wanted);
@@ -185,6 +219,11 @@ impl Running {
         }
         if differs(|a, b| a.services != b.services) {
             self.dataplane.set_services(&wanted.services)?;
+        }
+        if differs(|a, b| a.led != b.led) {
+            for word in self.dataplane.set_ports(&wanted.led.published, &wanted.led.beyond)? {
+                tracing::info!("{word}");
+            }
         }
         if let Some(names) = wanted.names.as_ref().filter(|_| differs(|a, b| a.names != b.names)) {
             self.dataplane.set_names(&names.answers, &names.views)?;

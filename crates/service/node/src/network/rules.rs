@@ -1,15 +1,17 @@
 //! What the bridge carries out beside published ports: policy and virtual addresses. Kept in a file, so that a daemon that
 //! returns goes on with them from its first moment, and nothing is open meanwhile that was closed.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use coppice_bpf::BridgeInfo;
-use coppice_network::{Drops, LinkName, Policy, TrafficClasses, VirtualService};
+use coppice_network::{Beyond, Drops, LinkName, Policy, Published, TrafficClasses, VirtualService};
 use coppice_state::ServiceAddress;
 use serde::{Deserialize, Serialize};
 
-use super::{NetworkError, NodeNetwork, Work, rules_file};
+use super::fast_path::Led;
+use super::{NetworkError, NodeNetwork, Routes, Work, rules_file};
 use crate::root::replace_file;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,15 +79,53 @@ impl NodeNetwork {
     }
 
     /// Has the fast path work by this, where there is one.
-    pub(crate) fn tell_fast_path(&self, wanted: Work) {
+    pub(crate) fn tell_fast_path(&self, mut wanted: Work) {
         let Some(joined) = self.bridge.get() else { return };
         let Ok(name) = LinkName::new(self.bridge_name()) else { return };
         if self.bpf && !self.is_hooked() {
             let bridge = BridgeInfo { name, subnet: joined.subnet, subnet6: joined.subnet6 };
+            // Locked until it is told: what is told last is what holds.
+            let routed = self.routed.lock().expect("no panic holds this lock");
+            wanted.led = self.led(&routed);
             self.fast_path.tell(&bridge, wanted);
         } else {
             self.fast_path.refuse(&name);
         }
+    }
+
+    /// Has the fast path lead the ports that are routed now, by the links and addresses that the machine has now.
+    pub(crate) fn lead_ports(&self) {
+        if self.xdp {
+            self.lead(&self.routed.lock().expect("no panic holds this lock"));
+        }
+    }
+
+    pub(super) fn lead(&self, routed: &BTreeMap<String, Routes>) {
+        if self.xdp {
+            self.fast_path.lead(self.led(routed));
+        }
+    }
+
+    /// Nothing where the links cannot be read: the rules lead what is published.
+    fn led(&self, routed: &BTreeMap<String, Routes>) -> Led {
+        if !self.xdp {
+            return Led::default();
+        }
+        let mut index = 0;
+        let looked = self.on_the_bridge(|bridge| {
+            index = bridge.index();
+            Ok(())
+        });
+        let beyond = match looked.and_then(|()| Ok(Beyond::look(index)?)) {
+            Ok(beyond) => beyond,
+            Err(error) => {
+                tracing::warn!(%error, "published ports are left to the network's rules");
+                return Led::default();
+            }
+        };
+        let ports = routed.values().flatten();
+        let published = ports.map(|(key, backends)| Published { key: *key, backends: backends.clone() }).collect();
+        Led { published, beyond }
     }
 
     pub(crate) fn has_bridge(&self) -> bool {
