@@ -135,3 +135,10 @@ fn a_program_that_knows_nothing_of_them_is_not_left_with_them() {
     assert!(rig.connect(false).kept("http").is_empty());
     wait_until_closed(address);
 }
+
+#[test]
+fn a_launcher_from_before_it_could_is_known_by_what_it_does_not_say() {
+    let text = r#"{"hello":{"protocol":1,"pid":7,"version":"0.1.0","since":0}}"#;
+    let said: Reply = serde_json::from_str(text).expect("an older launcher's words");
+    assert!(matches!(said, Reply::Hello { keeps: false, .. }), "{said:?}");
+}
