@@ -199,48 +199,40 @@ command = ["sleep", "1000"]
 stop_signal = "KILL"
 "#;
 
-/// Counts what leaves by a link that leads nowhere, by the kernel's priority and the mark in the header.
-const WATCH: &str = r#"
+/// A link that leads nowhere.
+const NOWHERE: &str = r#"
 ip link add near type veth peer name far && ip link set near up && ip link set far up
 ip address add 192.0.2.1/24 dev near && ip address add 2001:db8::1/64 dev near nodad
 for nobody in 192.0.2.2 2001:db8::2; do
   ip neighbour add $nobody lladdr 02:00:00:00:00:02 dev near nud permanent
 done
-nft -f - <<END
-table inet watch {
-  chain out {
-    type filter hook postrouting priority 300;
-    oifname near ip daddr 192.0.2.2 meta priority 0:6 ip dscp 4 counter comment "high"
-    oifname near ip6 daddr 2001:db8::2 meta priority 0:6 ip6 dscp 4 counter comment "high"
-    oifname near ip daddr 192.0.2.2 meta priority 0:2 ip dscp 2 counter comment "low"
-    oifname near ip6 daddr 2001:db8::2 meta priority 0:2 ip6 dscp 2 counter comment "low"
-    oifname near ip daddr 192.0.2.2 meta priority none ip dscp 0 counter comment "usual"
-    oifname near ip6 daddr 2001:db8::2 meta priority none ip6 dscp 0 counter comment "usual"
-  }
-}
-END
+nft add table inet watch
+nft add chain inet watch out '{ type filter hook postrouting priority 300; }'
 "#;
 
-/// Which counters have gone up, of IPv4 and IPv6, when an instance calls whom nobody is.
-fn class(node: &Node, app: &Project<'_>, instance: &str) -> Vec<String> {
-    let counts = || {
+/// The classes, of IPv4 and IPv6, of what leaves when an instance calls whom nobody is: by the kernel's priority and the
+/// mark in the header. Calls that are sent again later are of another port.
+fn class(node: &Node, app: &Project<'_>, instance: &str, port: u16) -> Vec<String> {
+    for (class, priority, code) in [("high", "0:6", 4), ("low", "0:2", 2), ("usual", "none", 0)] {
+        for family in ["ip", "ip6"] {
+            let rule = format!(
+                "add rule inet watch out oifname near tcp dport {port} meta priority {priority} {family} dscp {code} \
+                 counter comment \"{class} {port}\""
+            );
+            let mut nft = node.inside("nft");
+            nft.arg(rule);
+            Output::of(nft).succeeded();
+        }
+    }
+    let call = format!("for to in 192.0.2.2 2001:db8::2; do nc -w 1 $to {port} < /dev/null > /dev/null 2>&1 & done");
+    app.shell(instance, &call);
+    wait_for("both calls have left", || {
         let mut nft = node.inside("nft");
         nft.args(["list", "chain", "inet", "watch", "out"]);
         let list = Output::of(nft).succeeded().stdout;
-        let counts = list.lines().filter_map(|line| {
-            let (_, counted) = line.split_once("counter packets ")?;
-            let (packets, _) = counted.split_once(' ')?;
-            Some((packets.parse::<u64>().unwrap(), counted.split('"').nth(1)?.to_owned()))
-        });
-        counts.collect::<Vec<_>>()
-    };
-    let before = counts();
-    let call = "for to in 192.0.2.2 2001:db8::2; do nc -w 1 $to 9 < /dev/null > /dev/null 2>&1 & done";
-    app.shell(instance, call);
-    wait_for("both calls have left", || {
-        let after = counts();
-        let more = before.iter().zip(&after).filter(|(before, after)| after.0 > before.0);
-        let classes: Vec<String> = more.map(|(_, (_, class))| class.clone()).collect();
+        let counted = list.lines().filter(|line| !line.contains("packets 0 "));
+        let classes = counted.filter_map(|line| line.split('"').rev().nth(1)?.strip_suffix(&format!(" {port}")));
+        let classes: Vec<String> = classes.map(str::to_owned).collect();
         (classes.len() >= 2).then_some(classes)
     })
 }
@@ -252,13 +244,14 @@ fn what_a_service_sends_beyond_the_machine_waits_in_the_class_its_manifest_says(
         node.set(settings);
         kill_and_wait(node.daemon_pid(), "KILL");
         let mut watch = node.inside("bash");
-        watch.args(["-c", WATCH]);
+        watch.args(["-c", NOWHERE]);
         Output::of(watch).succeeded();
         let app = Project::new(&node, "train", CLASSES);
         app.up();
         for turn in 0..2 {
-            for (instance, is) in [("fast-1", "high"), ("slow-1", "low"), ("plain-1", "usual")] {
-                assert_eq!(class(&node, &app, instance), [is, is], "{settings:?}, turn {turn}: {instance}");
+            for (place, (instance, is)) in (0..).zip([("fast-1", "high"), ("slow-1", "low"), ("plain-1", "usual")]) {
+                let port = 1000 + 10 * turn + place;
+                assert_eq!(class(&node, &app, instance, port), [is, is], "{settings:?}, turn {turn}: {instance}");
             }
             kill_and_wait(node.daemon_pid(), "KILL");
         }
