@@ -17,6 +17,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "apache2-utils",
     "bind9-dnsutils",
     "buildah",
+    "btrfs-progs",
     "busybox-static",
     "ca-certificates",
     "clang-14",
@@ -52,6 +53,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "uidmap",
     "umoci",
     "wrk",
+    "xfsprogs",
     "xz-utils",
 ];
 

@@ -151,7 +151,7 @@ impl<'n> Project<'n> {
 
     /// The host's directory of one of the app's volumes.
     pub fn volume(&self, name: &str) -> PathBuf {
-        self.node.root().join("volumes").join(&self.app).join(name)
+        self.node.root().join("volumes").join(&self.app).join(name).join("head")
     }
 }
 

@@ -10,6 +10,7 @@
 // The one crate (with the launcher) where raw system calls are made; each block says why it is sound.
 #![allow(unsafe_code)]
 
+mod btrfs;
 mod capability;
 mod datagrams;
 mod error;
@@ -23,6 +24,9 @@ mod socket;
 mod terminal;
 mod tree;
 
+pub use btrfs::{
+    BTRFS_MAGIC, create_subvolume, destroy_subvolume, is_subvolume, set_subvolume_read_only, snapshot_subvolume,
+};
 pub use capability::{clear_ambient, drop_bounding, last_capability, set_capabilities};
 pub use datagrams::Datagrams;
 pub use error::{SyscallError, SyscallResult};

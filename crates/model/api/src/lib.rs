@@ -17,6 +17,7 @@ mod node;
 pub mod path;
 mod policy;
 pub mod stream;
+mod volume;
 
 pub use app::{
     AppStatus, AppSummary, ApplyReply, ApplyRequest, ChildStatus, HistoryEntry, PlanReply, PlanStep, StepAction,
@@ -45,3 +46,7 @@ pub use network::{
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};
 pub use policy::{PolicyRuleRequest, PolicyRuleSummary, PolicySource};
+pub use volume::{
+    SnapshotDetail, VolumeCloneRequest, VolumeDetail, VolumeKind, VolumeRollbackReply, VolumeRollbackRequest,
+    VolumeSnapshotRequest, VolumeSummary,
+};

@@ -106,3 +106,15 @@ pub const NETWORK: &str = "/v1/network";
 /// GET `?from=&to=` → [`DoctorReport`](crate::DoctorReport): why one does not reach another; without, how the node's
 /// network is.
 pub const NETWORK_DOCTOR: &str = "/v1/network/doctor";
+
+/// GET → list of [`VolumeSummary`](crate::VolumeSummary); DELETE `?volume=&snapshot=` → 204: a snapshot, or without one the
+/// volume and all its snapshots.
+pub const VOLUMES: &str = "/v1/volumes";
+/// GET `?volume=` → [`VolumeDetail`](crate::VolumeDetail).
+pub const VOLUME: &str = "/v1/volumes/one";
+/// POST [`VolumeSnapshotRequest`](crate::VolumeSnapshotRequest) → [`SnapshotDetail`](crate::SnapshotDetail).
+pub const VOLUME_SNAPSHOT: &str = "/v1/volumes/snapshot";
+/// POST [`VolumeRollbackRequest`](crate::VolumeRollbackRequest) → [`VolumeRollbackReply`](crate::VolumeRollbackReply).
+pub const VOLUME_ROLLBACK: &str = "/v1/volumes/rollback";
+/// POST [`VolumeCloneRequest`](crate::VolumeCloneRequest) → [`VolumeDetail`](crate::VolumeDetail) of the new one.
+pub const VOLUME_CLONE: &str = "/v1/volumes/clone";

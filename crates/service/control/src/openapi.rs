@@ -55,6 +55,13 @@ use utoipa::openapi::{Content, Paths, PathsBuilder, Ref, RefOr, Required, Respon
         api::DoctorReport,
         api::PolicyRuleRequest,
         api::PolicyRuleSummary,
+        api::SnapshotDetail,
+        api::VolumeCloneRequest,
+        api::VolumeDetail,
+        api::VolumeRollbackReply,
+        api::VolumeRollbackRequest,
+        api::VolumeSnapshotRequest,
+        api::VolumeSummary,
     ))
 )]
 struct Components;
@@ -187,6 +194,36 @@ fn operations() -> Vec<Operation> {
         Operation(path::POLICY, Get, "Who may speak to whom", None, Some("[PolicyRuleSummary]"), 200, &[]),
         Operation(path::POLICY, Post, "Allow or deny", Some("PolicyRuleRequest"), None, 204, &[]),
         Operation(path::POLICY, Delete, "Remove a rule", None, None, 204, &["from", "to"]),
+        Operation(path::VOLUMES, Get, "List volumes", None, Some("[VolumeSummary]"), 200, &[]),
+        Operation(path::VOLUMES, Delete, "Remove a volume or snapshot", None, None, 204, &["volume", "snapshot"]),
+        Operation(path::VOLUME, Get, "A volume and its snapshots", None, Some("VolumeDetail"), 200, &["volume"]),
+        Operation(
+            path::VOLUME_SNAPSHOT,
+            Post,
+            "Keep what a volume is now",
+            Some("VolumeSnapshotRequest"),
+            Some("SnapshotDetail"),
+            200,
+            &[],
+        ),
+        Operation(
+            path::VOLUME_ROLLBACK,
+            Post,
+            "Have a volume be what a snapshot is",
+            Some("VolumeRollbackRequest"),
+            Some("VolumeRollbackReply"),
+            200,
+            &[],
+        ),
+        Operation(
+            path::VOLUME_CLONE,
+            Post,
+            "Make a volume of a snapshot",
+            Some("VolumeCloneRequest"),
+            Some("VolumeDetail"),
+            200,
+            &[],
+        ),
     ]
 }
 

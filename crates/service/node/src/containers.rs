@@ -19,6 +19,7 @@ use std::time::Duration;
 use coppice_base::{Clock, ContainerId, SystemRandom, signal_text};
 use coppice_cgroup::{Cgroup, Hierarchy, Parent};
 use coppice_container::{Network, TerminalSize};
+use coppice_dataset::Store;
 use coppice_image::{Image, ImageStore};
 use coppice_launcher::protocol::{ContainerStatus, Exit, LaunchError};
 use coppice_spec::RunSpec;
@@ -78,6 +79,7 @@ pub(crate) struct Containers {
     pub(crate) table: Table,
     directories: Arc<Directories>,
     pub(crate) policies: Policies,
+    pub(crate) volumes: Store,
     pub(crate) storage: Arc<Storage>,
     /// Manifest digests that the kept releases of the apps name.
     pub(crate) release_images: Mutex<BTreeSet<String>>,
@@ -100,6 +102,7 @@ impl Containers {
             .map_err(|source| NodeError::disk("cannot make the directories of containers".to_owned(), source))?;
         let traffic = Traffic::new(&settings, &root, clock.clone());
         Ok(Self {
+            volumes: Store::open(&root.volumes())?,
             storage: Storage::new(root.run().join("storage"), settings.network.bpf),
             root,
             settings,
@@ -369,7 +372,7 @@ impl Containers {
             .map_err(|source| NodeError::disk(format!("cannot prepare container {}", record.name), source))?;
         let mut sources = Vec::new();
         for mount in prepare::volumes(&record.spec, &image.config) {
-            sources.push(volume::source(&self.root, record, image, &mount)?);
+            sources.push(volume::source(&self.root, &self.volumes, record, image, &mount)?);
         }
         let given = Given {
             id: record.id.clone(),
@@ -631,7 +634,7 @@ impl Containers {
         let _ = std::fs::remove_file(dir.join(RECORD));
         self.let_go(container, exit);
         // Anonymous volumes are in the container's own directory; without `volumes` they are kept aside.
-        let kept = (!volumes).then(|| volume::keep_anonymous(&self.root, &container.id)).transpose();
+        let kept = (!volumes).then(|| volume::keep_anonymous(&self.root, &self.volumes, &container.id)).transpose();
         if let Err(error) = kept {
             tracing::warn!(container = %container.name, %error, "cannot keep its anonymous volumes");
         }

@@ -65,6 +65,10 @@ pub enum NodeError {
     Disk { what: String, source: std::io::Error },
     #[error("the app's spec is not valid: {}", .0.join("; "))]
     Spec(Vec<String>),
+    #[error(transparent)]
+    Volume(Box<coppice_dataset::DatasetError>),
+    #[error("volume {volume} is used by {}: {why}; `coppice stop` it first", by.join(", "))]
+    VolumeInUse { volume: String, by: Vec<String>, why: &'static str },
     #[error("no app {0:?}: `coppice apps` lists those there are")]
     NoApp(String),
     #[error("app {app} has no workload or instance {target:?}; it has {}", known.join(", "))]
@@ -77,6 +81,22 @@ pub enum NodeError {
     Invalid(String),
     #[error(transparent)]
     Cgroup(Box<coppice_cgroup::CgroupError>),
+}
+
+impl From<coppice_dataset::DatasetError> for NodeError {
+    fn from(error: coppice_dataset::DatasetError) -> Self {
+        Self::Volume(Box::new(error))
+    }
+}
+
+fn volume_kind(error: &coppice_dataset::DatasetError) -> ErrorKind {
+    use coppice_dataset::DatasetError;
+    match error {
+        DatasetError::NoDataset(_) | DatasetError::NoSnapshot { .. } => ErrorKind::NotFound,
+        DatasetError::Exists(_) | DatasetError::SnapshotExists { .. } => ErrorKind::Conflict,
+        DatasetError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+        DatasetError::Io { .. } | DatasetError::Syscall { .. } => ErrorKind::Internal,
+    }
 }
 
 impl NodeError {
@@ -106,7 +126,9 @@ impl NodeError {
             | Self::RemoveRunning(_)
             | Self::OfApp { .. }
             | Self::ImageInUse { .. }
+            | Self::VolumeInUse { .. }
             | Self::Rejected(_) => ErrorKind::Conflict,
+            Self::Volume(error) => volume_kind(error),
             Self::Network(error) => error.kind(),
             Self::Ingress(error) => error.kind(),
             Self::Certificates(error) => error.kind(),

@@ -3,6 +3,7 @@
 mod certificates;
 mod network;
 mod policy;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -608,7 +609,7 @@ impl Node {
         self.agent.when_settled(name).await;
         if volumes && self.agent.get(name).is_none() {
             // Gone already, unless it cannot be: then this says why.
-            volume::remove_of_app(&self.root, name).map_err(cannot)?;
+            volume::remove_of_app(&self.containers.volumes, name)?;
         }
         self.containers.events.emit("app", "remove", name, About { app: Some(name), ..About::default() });
         Ok(())

@@ -44,7 +44,7 @@ pub(crate) async fn clear(containers: &Containers, app: &Name, left: Vec<Arc<Con
     }
     let dir = containers.root.app(app.as_str());
     if dir.join(VOLUMES_GO).exists()
-        && let Err(error) = volume::remove_of_app(&containers.root, app.as_str())
+        && let Err(error) = volume::remove_of_app(&containers.volumes, app.as_str())
     {
         tracing::warn!(%app, %error, "cannot remove its volumes");
     }

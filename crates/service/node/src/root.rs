@@ -8,7 +8,7 @@
 //! <root>/containers/<id>/   container.json, etc/, log/, scratch/ (writable layer)
 //! <root>/spare/      directories of the next containers, made in advance
 //! <root>/mount-points/   a layer below every image's, with what containers have mounts on
-//! <root>/volumes/<app>/<name>/   named volumes; `_node` is the "app" of ad-hoc containers
+//! <root>/volumes/<app>/<name>/   named volumes, as coppice-dataset keeps them; `_node` is the "app" of ad-hoc containers
 //! <root>/apps/<app>/supervise.json   the supervisor's memory, so that a returning daemon knows it
 //! <root>/certificates/   certificates with their sealed keys, accounts at authorities, orders under way
 //! <root>/certificates/authority/   sealed roots of apps that encrypt between their services
@@ -120,12 +120,6 @@ impl Root {
 
     pub fn volumes(&self) -> PathBuf {
         self.0.join("volumes")
-    }
-
-    /// A named volume's directory; `app` is `None` for ad-hoc containers.
-    pub fn volume(&self, app: Option<&str>, name: &str) -> PathBuf {
-        // No name starts with an underscore, so the node's own volumes cannot be an app's.
-        self.0.join("volumes").join(app.unwrap_or("_node")).join(name)
     }
 
     pub fn apps(&self) -> PathBuf {

@@ -9,7 +9,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use coppice_base::ContainerId;
+use coppice_base::{ContainerId, Name};
+use coppice_dataset::{DatasetError, DatasetName, Store};
 use coppice_image::Image;
 use coppice_spec::{MountSource, VolumeMount};
 
@@ -22,27 +23,42 @@ use crate::root::{Root, make};
 const ANONYMOUS: &str = "volumes";
 
 /// The host path of one mount of a container.
-pub(crate) fn source(root: &Root, record: &Record, image: &Image, mount: &VolumeMount) -> Result<PathBuf, NodeError> {
-    let path = match &mount.source {
+pub(crate) fn source(
+    root: &Root,
+    volumes: &Store,
+    record: &Record,
+    image: &Image,
+    mount: &VolumeMount,
+) -> Result<PathBuf, NodeError> {
+    match &mount.source {
         MountSource::Host(path) => {
             let path = PathBuf::from(path);
-            return if path.exists() { Ok(path) } else { Err(NodeError::NoBindSource(path)) };
+            if path.exists() { Ok(path) } else { Err(NodeError::NoBindSource(path)) }
         }
-        MountSource::Volume(name) => root.volume(record.owner.app().map(|app| app.as_str()), name.as_str()),
+        MountSource::Volume(volume) => {
+            let name = DatasetName { app: record.owner.app().cloned(), volume: volume.clone() };
+            if !volumes.has(&name) {
+                let filled = volumes.create(&name, |head| fill(head, &image.layers, &mount.target));
+                // Instances that share a volume start side by side: the first fills it.
+                if !matches!(filled, Err(DatasetError::Exists(_))) {
+                    return Ok(filled?);
+                }
+            }
+            Ok(volumes.ready(&name)?)
+        }
         MountSource::Anonymous => {
             let name: String = mount.target.trim_matches('/').replace('/', "-");
-            root.container(&record.id).join(ANONYMOUS).join(name)
+            let path = root.container(&record.id).join(ANONYMOUS).join(name);
+            prepare(&path, &image.layers, &mount.target)
+                .map_err(|source| NodeError::disk(format!("cannot make the volume for {}", mount.target), source))?;
+            Ok(path)
         }
-    };
-    prepare(&path, &image.layers, &mount.target)
-        .map_err(|source| NodeError::disk(format!("cannot make the volume for {}", mount.target), source))?;
-    Ok(path)
+    }
 }
 
 /// Makes the directory if it is missing, filled from the image. A crash half-way leaves no half-filled volume: it
 /// is filled aside and renamed.
 fn prepare(path: &Path, layers: &[PathBuf], target: &str) -> io::Result<()> {
-    // Instances that share a volume start side by side: the first fills it.
     static FILLING: Mutex<()> = Mutex::new(());
     let _filling = FILLING.lock().expect("no panic holds this lock");
     if path.exists() {
@@ -55,34 +71,47 @@ fn prepare(path: &Path, layers: &[PathBuf], target: &str) -> io::Result<()> {
         std::fs::remove_dir_all(&aside)?;
     }
     std::fs::DirBuilder::new().mode(0o755).create(&aside)?;
-    archive::copy_from_layers(layers, Path::new(target), &aside)?;
+    fill(&aside, layers, target)?;
     std::fs::rename(&aside, path)
+}
+
+fn fill(directory: &Path, layers: &[PathBuf], target: &str) -> io::Result<()> {
+    archive::copy_from_layers(layers, Path::new(target), directory)
 }
 
 /// Moves a container's anonymous volumes to the node's named ones, as `<container>-<path>`, so that a removal
 /// without `--volumes` loses nothing.
-pub(crate) fn keep_anonymous(root: &Root, id: &ContainerId) -> io::Result<()> {
+pub(crate) fn keep_anonymous(root: &Root, volumes: &Store, id: &ContainerId) -> Result<(), NodeError> {
     let from = root.container(id).join(ANONYMOUS);
     let entries = match std::fs::read_dir(&from) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
+        Err(error) => return Err(NodeError::disk(format!("cannot list {}", from.display()), error)),
     };
     for entry in entries.flatten() {
-        let name = format!("{}-{}", id.short(), entry.file_name().to_string_lossy());
-        let to = root.volume(None, &name);
-        make(to.parent().unwrap_or(Path::new("/")), 0o711).map_err(io::Error::other)?;
-        std::fs::rename(entry.path(), to)?;
+        let text = format!("{}-{}", id.short(), kept_name(&entry.file_name().to_string_lossy()));
+        let volume = Name::new(text).map_err(|error| NodeError::Invalid(error.to_string()))?;
+        volumes.adopt(&DatasetName { app: None, volume }, &entry.path())?;
     }
     Ok(())
 }
 
+/// A path as a part of a volume's name, as much of it as fits beside a short id.
+fn kept_name(path: &str) -> String {
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    path.to_lowercase().chars().map(|c| if fits(c) { c } else { '_' }).take(48).collect()
+}
+
 /// Removes an app's named volumes (`down --volumes`). Those on a host path of the user's are not ours to remove.
-pub(crate) fn remove_of_app(root: &Root, app: &str) -> io::Result<()> {
-    match std::fs::remove_dir_all(root.volumes().join(app)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+pub(crate) fn remove_of_app(volumes: &Store, app: &str) -> Result<(), NodeError> {
+    for name in volumes.list()?.into_iter().filter(|name| name.app.as_ref().is_some_and(|of| of.as_str() == app)) {
+        match volumes.destroy(&name) {
+            // Somebody else did.
+            Ok(()) | Err(DatasetError::NoDataset(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -24,28 +24,38 @@ pub(crate) enum Target {
 /// have to be named as `app/service`: stopping things must not depend on a file without mistakes.
 pub(crate) struct Place {
     app: Option<(String, Vec<String>)>,
+    volumes: Vec<String>,
 }
 
 impl Place {
     pub(crate) fn here() -> Self {
         let parsed =
             std::fs::read(MANIFEST).ok().and_then(|bytes| parse_bytes(&bytes, MANIFEST, &Context::from_host(".")).ok());
+        let volumes = parsed.iter().flat_map(|parsed| parsed.spec.volumes.keys()).map(ToString::to_string).collect();
         let app = parsed.map(|parsed| {
             let workloads = parsed.spec.workloads().map(|(name, _)| name.to_string()).collect();
             (parsed.spec.name.to_string(), workloads)
         });
-        Self { app }
+        Self { app, volumes }
     }
 
     #[cfg(test)]
     pub(crate) fn of(app: Option<(&str, &[&str])>) -> Self {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Self { app: app.map(|(app, workloads)| (app.to_owned(), names(workloads))) }
+        Self { app: app.map(|(app, workloads)| (app.to_owned(), names(workloads))), volumes: Vec::new() }
     }
 
     /// The app of this directory.
     pub(crate) fn app(&self) -> Option<&str> {
         self.app.as_ref().map(|(app, _)| app.as_str())
+    }
+
+    /// `APP/VOLUME`, or a volume of this directory's app; the node knows those of no app.
+    pub(crate) fn volume(&self, text: &str) -> String {
+        match &self.app {
+            Some((app, _)) if self.volumes.iter().any(|volume| volume == text) => format!("{app}/{text}"),
+            _ => text.to_owned(),
+        }
     }
 
     /// `APP/SERVICE`, a service of this directory, or a container.

@@ -20,6 +20,7 @@ mod node;
 mod policy;
 mod stream;
 mod target;
+mod volume;
 
 pub use connection::{Client, Download, Revival, Upload};
 pub use containers::{Attached, LogFilter};

@@ -8,6 +8,7 @@ pub(crate) mod metrics;
 mod network;
 mod node;
 mod policy;
+mod volume;
 
 use std::sync::Arc;
 
@@ -73,6 +74,11 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::NETWORK, get(network::status))
         .route(path::NETWORK_DOCTOR, get(network::doctor))
         .route(path::POLICY, get(policy::list).post(policy::set).delete(policy::remove))
+        .route(path::VOLUMES, get(volume::list).delete(volume::remove))
+        .route(path::VOLUME, get(volume::one))
+        .route(path::VOLUME_SNAPSHOT, post(volume::snapshot))
+        .route(path::VOLUME_ROLLBACK, post(volume::rollback))
+        .route(path::VOLUME_CLONE, post(volume::clone))
         .fallback(unknown)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn(refuse_browsers))

@@ -9,6 +9,7 @@ mod node;
 mod policy;
 mod run;
 pub(crate) mod values;
+mod volume;
 
 use std::ffi::OsString;
 use std::mem::ManuallyDrop;
@@ -33,6 +34,9 @@ pub(crate) use network::{DoctorArgs, NetVerb};
 pub(crate) use node::{CompletionsArgs, MetricsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb};
 pub(crate) use policy::{PolicyPairArgs, PolicyVerb};
 pub(crate) use run::{CreateArgs, NewContainerArgs, RunArgs};
+pub(crate) use volume::{
+    VolumeArgs, VolumeCloneArgs, VolumeRmArgs, VolumeRollbackArgs, VolumeSnapshotArgs, VolumeVerb,
+};
 
 /// What to type first, under the list of verbs.
 const START: &str = "\
@@ -182,6 +186,11 @@ pub(crate) enum Verb {
     /// Work with the certificates of this node
     #[command(subcommand)]
     Cert(CertVerb),
+
+    // Volumes
+    /// Keep, and have back, what volumes were
+    #[command(subcommand)]
+    Volume(VolumeVerb),
 
     // Policy
     /// Say which services may speak to which

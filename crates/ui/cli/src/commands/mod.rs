@@ -8,6 +8,7 @@ mod manifest;
 mod network;
 mod node;
 mod policy;
+mod volume;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -15,7 +16,7 @@ use std::process::ExitCode;
 use coppice_spec::Verdict;
 
 use crate::Hooks;
-use crate::args::{CertVerb, ImageVerb, NetVerb, NodeVerb, PolicyVerb, Verb};
+use crate::args::{CertVerb, ImageVerb, NetVerb, NodeVerb, PolicyVerb, Verb, VolumeVerb};
 use crate::error::{CommandError, CommandResult, FAILURE};
 use crate::settings::Settings;
 
@@ -78,6 +79,13 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Policy(PolicyVerb::Deny(args)) => block_on(policy::set::run(settings, args, Verdict::Deny)),
         Verb::Policy(PolicyVerb::Rm(args)) => block_on(policy::remove::run(settings, args)),
         Verb::Policy(PolicyVerb::List) => block_on(policy::list::run(settings)),
+
+        Verb::Volume(VolumeVerb::Ls) => block_on(volume::show::list(settings)),
+        Verb::Volume(VolumeVerb::Inspect(args)) => block_on(volume::show::inspect(settings, args)),
+        Verb::Volume(VolumeVerb::Snapshot(args)) => block_on(volume::change::snapshot(settings, args)),
+        Verb::Volume(VolumeVerb::Rollback(args)) => block_on(volume::change::rollback(settings, args)),
+        Verb::Volume(VolumeVerb::Clone(args)) => block_on(volume::change::clone(settings, args)),
+        Verb::Volume(VolumeVerb::Rm(args)) => block_on(volume::change::remove(settings, args)),
 
         Verb::Net(NetVerb::Doctor(args)) => block_on(network::doctor::run(settings, args)),
 

@@ -42,16 +42,23 @@ pub(crate) async fn run(settings: &Settings, args: UpArgs) -> CommandResult {
         } else if reply.changed {
             settings.print(&format!("{app}: release {} is on its way; `coppice status` shows it\n", reply.release))?;
         } else {
-            settings.print(&format!("{app}: nothing has changed since release {}\n", reply.release))?;
+            settings.print(&unchanged(app, reply.release))?;
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if !reply.changed {
+        eprint_all(&unchanged(app, reply.release));
+    }
     let deadline = Instant::now() + args.timeout;
-    let status = settle(settings, &client, app, deadline).await?;
+    let status = settle(settings, &client, app, deadline, reply.changed).await?;
     if status.settled {
         certificates::wait(settings, &client, &request.spec, deadline).await?;
     }
     verdict(settings, &status, args.timeout)
+}
+
+fn unchanged(app: &str, release: u64) -> String {
+    format!("{app}: nothing has changed since release {release}\n")
 }
 
 fn workloads_mut(spec: &mut AppSpec) -> impl Iterator<Item = &mut coppice_spec::WorkloadSpec> {
@@ -78,12 +85,20 @@ async fn fetch(
     Ok(())
 }
 
-/// Looks until the app has settled or time is up, showing the way.
-async fn settle(settings: &Settings, client: &Client, app: &str, deadline: Instant) -> Result<AppStatus, CommandError> {
+/// Looks until the app has settled or time is up, showing the way, if there is one to go.
+async fn settle(
+    settings: &Settings,
+    client: &Client,
+    app: &str,
+    deadline: Instant,
+    changed: bool,
+) -> Result<AppStatus, CommandError> {
     let mut screen = Screen::new(settings);
     loop {
         let status = client.app(app).await?;
-        screen.show(&status);
+        if changed || !status.settled {
+            screen.show(&status);
+        }
         if status.settled || Instant::now() >= deadline {
             screen.clear();
             return Ok(status);

@@ -1,0 +1,41 @@
+//! What can go wrong with a dataset, and what to do then.
+
+use std::io;
+use std::path::PathBuf;
+
+use coppice_linux::SyscallError;
+
+use crate::name::{DatasetName, SnapshotName};
+
+#[derive(Debug, thiserror::Error)]
+pub enum DatasetError {
+    #[error("there is no dataset {0}: `coppice volume ls` lists those there are")]
+    NoDataset(DatasetName),
+    #[error("there is a dataset {0} already: choose another name, or destroy that one")]
+    Exists(DatasetName),
+    #[error("dataset {dataset} has no snapshot {snapshot}")]
+    NoSnapshot { dataset: DatasetName, snapshot: SnapshotName },
+    #[error("dataset {dataset} has a snapshot {snapshot} already: choose another name")]
+    SnapshotExists { dataset: DatasetName, snapshot: SnapshotName },
+    #[error("cannot {what} {path}: {source}")]
+    Io { what: &'static str, path: PathBuf, source: io::Error },
+    #[error("cannot {what} {path}: {source}")]
+    Syscall { what: &'static str, path: PathBuf, source: SyscallError },
+}
+
+impl DatasetError {
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { what, path, source }
+    }
+
+    pub(crate) fn errno(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(rustix::io::Errno) -> Self {
+        let path = path.into();
+        move |errno| Self::Io { what, path, source: errno.into() }
+    }
+
+    pub(crate) fn call(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(SyscallError) -> Self {
+        let path = path.into();
+        move |source| Self::Syscall { what, path, source }
+    }
+}

@@ -1,0 +1,4 @@
+//! Verbs on volumes.
+
+pub(crate) mod change;
+pub(crate) mod show;

@@ -1,0 +1,38 @@
+//! Volumes and their snapshots.
+
+use coppice_api::{
+    SnapshotDetail, VolumeCloneRequest, VolumeDetail, VolumeRollbackReply, VolumeRollbackRequest,
+    VolumeSnapshotRequest, VolumeSummary, path,
+};
+
+use crate::target::Target;
+use crate::{Client, ClientError};
+
+impl Client {
+    pub async fn volumes(&self) -> Result<Vec<VolumeSummary>, ClientError> {
+        self.get(Target::of(path::VOLUMES)).await
+    }
+
+    pub async fn volume(&self, volume: &str) -> Result<VolumeDetail, ClientError> {
+        self.get(Target::of(path::VOLUME).query("volume", volume)).await
+    }
+
+    pub async fn snapshot_volume(&self, request: &VolumeSnapshotRequest) -> Result<SnapshotDetail, ClientError> {
+        self.post(Target::of(path::VOLUME_SNAPSHOT), request).await
+    }
+
+    /// What uses it must have been stopped.
+    pub async fn roll_volume_back(&self, request: &VolumeRollbackRequest) -> Result<VolumeRollbackReply, ClientError> {
+        self.post(Target::of(path::VOLUME_ROLLBACK), request).await
+    }
+
+    pub async fn clone_volume(&self, request: &VolumeCloneRequest) -> Result<VolumeDetail, ClientError> {
+        self.post(Target::of(path::VOLUME_CLONE), request).await
+    }
+
+    /// A snapshot; without one the volume, and all its snapshots.
+    pub async fn remove_volume(&self, volume: &str, snapshot: Option<&str>) -> Result<(), ClientError> {
+        let target = Target::of(path::VOLUMES).query("volume", volume);
+        self.delete(snapshot.into_iter().fold(target, |target, snapshot| target.query("snapshot", snapshot))).await
+    }
+}
