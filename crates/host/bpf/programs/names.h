@@ -22,6 +22,10 @@
 /* The most bytes before a question's name. */
 #define HEADERS_MAX (ETHERNET + 40 + 8 + DNS_HEADER)
 
+/* Keeps the compiler from working the pointer out once more for the access: older kernels do not see that it is the one
+ * that was checked. */
+#define ONE_POINTER(pointer) asm volatile("" : "+r"(pointer))
+
 struct dns_header {
 	__be16 id;
 	__u8 first;
@@ -111,6 +115,7 @@ __noinline int read_name(struct __sk_buff *skb, __u32 at)
 		if (length >= NAME_MAX)
 			return 0;
 		label = data + at + length;
+		ONE_POINTER(label);
 		if ((void *)(label + 1) > end || *label > 63)
 			return 0;
 		length += 1 + *label;
@@ -266,6 +271,7 @@ static __always_inline int write_records(struct __sk_buff *skb, __u32 at, const 
 	if (!count || at > HEADERS_MAX + NAME_MAX + sizeof(struct asked))
 		return -1;
 	place += at;
+	ONE_POINTER(place);
 	for (__u32 i = 0; i < ADDRESSES_MAX; i++) {
 		__u32 which;
 
@@ -325,7 +331,10 @@ static __always_inline int answer_at(struct __sk_buff *skb, __be32 client, const
 	int is_v6, opt_kind = WITHOUT_OPT;
 
 	asm volatile("" : "+r"(length));
-	if (length > NAME_MAX || !length || (void *)(head + 1) > end)
+	if (length > NAME_MAX)
+		return TC_ACT_UNSPEC;
+	asm volatile("" : "+r"(length));
+	if (length < 2 || (void *)(head + 1) > end)
 		return TC_ACT_UNSPEC;
 	/* The datagram is the whole frame, and a plain query with one question and nothing else but, perhaps, one record at
 	 * its end. */
@@ -333,6 +342,7 @@ static __always_inline int answer_at(struct __sk_buff *skb, __be32 client, const
 	    head->dns.questions != bpf_htons(1) || head->dns.answers || head->dns.authorities)
 		return TC_ACT_UNSPEC;
 	asked = data + name_at + length;
+	ONE_POINTER(asked);
 	if ((void *)(asked + 1) > end || asked->class != bpf_htons(DNS_IN) ||
 	    (asked->type != bpf_htons(DNS_A) && asked->type != bpf_htons(DNS_AAAA)))
 		return TC_ACT_UNSPEC;
