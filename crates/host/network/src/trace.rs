@@ -6,6 +6,7 @@
 //!
 //! What rules of the older iptables (`iptables-legacy`) drop is not told.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use rustix::io::Errno;
@@ -26,6 +27,11 @@ pub struct Trace {
     table: String,
     rules: Socket,
     words: Socket,
+    /// Bytes of the address that packets come from.
+    source: Vec<u8>,
+    port: u16,
+    /// Numbers of the packets that are meant: others may trace, too.
+    ours: HashSet<[u8; 4]>,
 }
 
 /// Where a packet's way ended.
@@ -68,14 +74,23 @@ impl Trace {
             });
         }
         transaction.commit(&mut rules).map_err(failed)?;
-        Ok(Self { table, rules, words })
+        Ok(Self { table, rules, words, source, port, ours: HashSet::new() })
     }
 
     /// The first place where a traced packet was dropped or refused, of those there were until now.
     pub fn dropped(&mut self) -> Result<Option<Dropped>, NetworkError> {
         let mut first = None;
+        let (source, port, ours) = (&self.source, self.port, &mut self.ours);
         let heard = self.words.hear(|answer| {
-            if answer.kind == TRACE && first.is_none() {
+            if answer.kind != TRACE {
+                return;
+            }
+            let Some(packet) = attribute(answer.body, PACKET).and_then(|number| number.try_into().ok()) else { return };
+            // Each hook's first word has the headers.
+            if is_of(answer.body, source, port) {
+                ours.insert(packet);
+            }
+            if first.is_none() && ours.contains(&packet) {
                 first = read(answer.body);
             }
         });
@@ -93,18 +108,38 @@ impl Drop for Trace {
     }
 }
 
-/// Of a message about a rule or policy that drops (`NFTA_TRACE_*` and `NFTA_VERDICT_CODE` of linux/netfilter/nf_tables.h).
+// `NFTA_TRACE_*` of linux/netfilter/nf_tables.h.
+const TABLE: u16 = 1;
+const RULE: u16 = 3;
+const KIND: u16 = 4;
+const PACKET: u16 = 6;
+const BY_POLICY: u32 = 1;
+
+fn attribute(body: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(body.get(4..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
+}
+
+/// Whether a message has the headers of a TCP packet from this address to this port.
+fn is_of(body: &[u8], source: &[u8], port: u16) -> bool {
+    const NETWORK_HEADER: u16 = 8;
+    const TRANSPORT_HEADER: u16 = 9;
+    // Where the source and the protocol are in an IPv4 header, and in an IPv6 one.
+    let (offset, protocol) = if source.len() == 4 { (12, 9) } else { (8, 6) };
+    let network = attribute(body, NETWORK_HEADER).unwrap_or_default();
+    let transport = attribute(body, TRANSPORT_HEADER).unwrap_or_default();
+    network.get(offset..offset + source.len()) == Some(source)
+        && network.get(protocol..=protocol) == Some(&TCP)
+        && transport.get(2..4) == Some(&port.to_be_bytes())
+}
+
+/// Of a message about a rule or policy that drops.
 fn read(body: &[u8]) -> Option<Dropped> {
-    const TABLE: u16 = 1;
     const CHAIN: u16 = 2;
-    const RULE: u16 = 3;
-    const KIND: u16 = 4;
     const VERDICT: u16 = 5;
     const POLICY: u16 = 16;
     const CODE: u16 = 1;
-    const BY_POLICY: u32 = 1;
     const DROP: u32 = 0;
-    let attribute = |wanted| attributes(body.get(4..)?).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let attribute = |wanted| attribute(body, wanted);
     let word = |bytes: &[u8]| bytes.try_into().ok().map(u32::from_be_bytes);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace('\0', "");
     let by_policy = word(attribute(KIND)?)? == BY_POLICY;

@@ -69,5 +69,23 @@ fn a_trace_names_the_rule_or_policy_of_another_program_that_ends_a_packets_way()
     let handle = listed.lines().find(|line| line.contains("reject")).and_then(|line| line.rsplit(' ').next());
     assert!(!answered);
     assert_eq!(dropped, Some(Dropped { rule: handle.and_then(|handle| handle.parse().ok()), ..by_policy }));
+
+    // Packets of others, which somebody else traces, are not taken for ours.
+    for line in [
+        "nft flush chain inet hostile mean",
+        "nft add chain inet hostile mean { policy accept; }",
+        "nft add rule inet hostile mean tcp dport 81 drop",
+        "nft add table inet watcher",
+        "nft add chain inet watcher every { type filter hook prerouting priority raw - 200; }",
+        "nft add rule inet watcher every meta nftrace set 1",
+    ] {
+        machine.host.program(line);
+    }
+    let source = from.ip.into();
+    let mut trace = machine.host.run(move || Trace::begin("t1", source, 80).unwrap());
+    assert!(client.ask(to.ip, 81).is_none());
+    assert!(client.ask(to.ip, 80).is_some());
+    assert_eq!(trace.dropped().unwrap(), None);
+    drop(trace);
     assert!(!machine.host.program("nft list tables").contains("trace"), "nothing is left of it");
 }
