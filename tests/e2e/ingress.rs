@@ -333,3 +333,32 @@ fn names_of_ready_instances_are_answered_to_containers_of_any_app_and_of_stopped
         std::thread::park_timeout(Duration::from_millis(50));
     }
 }
+
+#[test]
+fn each_request_is_a_line_of_the_access_log_which_keeps_to_its_size() {
+    let node = Node::with_settings("[proxy]\naccess_log = true\n[logs]\nmax_size = 4096\nmax_files = 2\n");
+    node.busybox_image();
+    let site = Project::new(&node, "site", SITE);
+    site.up();
+    let log = node.root().join("log/access.log");
+    let lines = || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>()
+    };
+    curl(&node, "site.example.com", "/v1/?a=b", &["-H", "X-Request-Id: from-me", "-A", "a \"tool\""]).succeeded();
+    wait_until("the request is written", || !lines().is_empty());
+    let line = &lines()[0];
+    assert_eq!((&line["host"], &line["target"]), (&"site.example.com".into(), &"/v1/?a=b".into()), "{line}");
+    assert_eq!((&line["status"], &line["route"]), (&200.into(), &"site/web/site".into()), "{line}");
+    assert_eq!((&line["client"], &line["user_agent"]), (&"127.0.0.1".into(), &"a \"tool\"".into()), "{line}");
+    assert!(line["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{line}");
+    let aside = node.root().join("log/access.log.1");
+    wait_until("it is put aside at its size", || {
+        status_of(&node, "nobody.example.com", "/");
+        aside.exists()
+    });
+    let sizes = [&log, &aside].map(|path| path.metadata().unwrap().len());
+    assert!(sizes.iter().all(|size| *size <= 4096), "{sizes:?}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&log.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "addresses of people are in it");
+}

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use coppice_spec::{AppSpec, Protocol, RouteSpec, ServiceSpec, TlsSpec};
 use tokio::sync::Notify;
 
 use crate::certificates::NodeCertificates;
-use crate::settings::ProxySettings;
+use crate::rotating::RotatingFile;
+use crate::settings::{LogSettings, ProxySettings};
 use crate::traffic::Present;
 
 /// Where requests go when nothing else tells an instance's port.
@@ -28,6 +30,8 @@ pub(crate) struct Ingress {
     node: String,
     certificates: Arc<NodeCertificates>,
     sockets_changed: Arc<Notify>,
+    /// Where requests are written, if anywhere.
+    access_log: Option<(PathBuf, LogSettings)>,
     /// `None`: none are collected.
     spans: Option<SpanSink>,
     state: Mutex<State>,
@@ -58,6 +62,8 @@ pub enum IngressError {
         "cannot listen on {address} for routes: {source}; free the port, or set `{setting}` under [proxy] in node.toml"
     )]
     Listen { address: SocketAddr, setting: &'static str, source: std::io::Error },
+    #[error("cannot write {path}: {source}; make room, or set access_log = false under [proxy] in node.toml")]
+    AccessLog { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Start(#[from] coppice_proxy::StartError),
     #[error(transparent)]
@@ -71,7 +77,7 @@ impl IngressError {
         match self {
             Self::Listen { .. } | Self::Taken { .. } => ErrorKind::Conflict,
             Self::Routes(_) => ErrorKind::Invalid,
-            Self::Start(_) => ErrorKind::Internal,
+            Self::Start(_) | Self::AccessLog { .. } => ErrorKind::Internal,
         }
     }
 }
@@ -84,7 +90,12 @@ impl Ingress {
         certificates: Arc<NodeCertificates>,
         sockets_changed: Arc<Notify>,
     ) -> Self {
-        Self { settings, node, certificates, sockets_changed, spans: None, state: Mutex::default() }
+        Self { settings, node, certificates, sockets_changed, access_log: None, spans: None, state: Mutex::default() }
+    }
+
+    /// Has the proxy, once it runs, write each request to a file.
+    pub(crate) fn log_requests(&mut self, path: PathBuf, logs: LogSettings) {
+        self.access_log = Some((path, logs));
     }
 
     /// Has the proxy, once it runs, tell of its requests.
@@ -169,7 +180,12 @@ impl Ingress {
         if let Some(proxy) = &state.running {
             return Ok(proxy.clone());
         }
+        let log = self.access_log.as_ref().map(|(path, logs)| {
+            RotatingFile::open(path.clone(), logs.max_size, logs.max_files)
+                .map_err(|source| IngressError::AccessLog { path: path.clone(), source })
+        });
         let config = coppice_proxy::Config {
+            access_log: log.transpose()?.map(|file| Box::new(file) as _),
             threads: self.settings.threads,
             trusted: self.settings.trusted.clone(),
             callers: state.callers.clone().unwrap_or_default(),

@@ -41,6 +41,7 @@ mod policies;
 mod prepare;
 mod removal;
 mod root;
+mod rotating;
 mod services;
 mod settings;
 mod signal;

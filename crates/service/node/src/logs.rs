@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 
 use crate::container::{Container, Owner, Phase};
 use crate::containers::Containers;
+use crate::rotating::rotated;
 
 /// Bytes read at a time when a tail is looked for from a file's end.
 const BLOCK: u64 = 64 << 10;
@@ -219,12 +220,6 @@ fn send(line: LogLine, query: &LogQuery, pass: impl FnOnce(LogLine) -> bool) -> 
         return false;
     }
     pass(line)
-}
-
-fn rotated(path: &Path, n: u32) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{n}"));
-    PathBuf::from(name)
 }
 
 /// Where the last `wanted` lines of `file` start, and how many of them it has. Pieces of a long line count as

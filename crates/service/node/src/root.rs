@@ -94,6 +94,11 @@ impl Root {
         self.0.join("log")
     }
 
+    /// The proxy's, where it is asked for.
+    pub(crate) fn access_log(&self) -> PathBuf {
+        self.log().join("access.log")
+    }
+
     pub fn state(&self) -> PathBuf {
         self.0.join("state")
     }

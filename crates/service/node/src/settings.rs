@@ -47,9 +47,9 @@ pub struct ContainerSettings {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
-    /// Size at which a container's log file is rotated, in bytes.
+    /// Size at which a log file is rotated, in bytes.
     pub max_size: u64,
-    /// Files kept per container, the current one included.
+    /// Files kept of each log, the current one included.
     pub max_files: u32,
 }
 
@@ -94,6 +94,8 @@ pub struct ProxySettings {
     pub https: Vec<SocketAddr>,
     /// Its threads; 0: one for each processor.
     pub threads: usize,
+    /// Each request as a line of JSON in `<root>/log/access.log`, rotated as containers' logs are.
+    pub access_log: bool,
     /// Other proxies, whose X-Forwarded-For and Forwarded are believed, as in `10.0.0.0/8`.
     pub trusted: Vec<Cidr>,
 }
@@ -130,7 +132,7 @@ impl Default for PeerSettings {
 impl Default for ProxySettings {
     fn default() -> Self {
         let at = |port| vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))];
-        Self { http: at(80), https: at(443), threads: 0, trusted: Vec::new() }
+        Self { http: at(80), https: at(443), threads: 0, access_log: false, trusted: Vec::new() }
     }
 }
 

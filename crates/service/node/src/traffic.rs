@@ -99,6 +99,9 @@ impl Traffic {
         let sockets_changed = Arc::new(Notify::new());
         let mut ingress =
             Ingress::new(settings.proxy.clone(), root.key(), certificates.clone(), sockets_changed.clone());
+        if settings.proxy.access_log {
+            ingress.log_requests(root.access_log(), settings.logs.clone());
+        }
         let spans = settings.telemetry.as_ref().map(|telemetry| {
             let (sink, source) = telemetry::queue(telemetry);
             ingress.collect_spans(sink);
