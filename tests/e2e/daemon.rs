@@ -35,7 +35,7 @@ fn daemon_ends_and_returns(signal: &str) {
 
     assert!(is_alive(launcher) && pids.iter().all(|pid| is_alive(*pid)), "all run on without a daemon");
     assert_eq!(node.http_get(8080).as_deref(), Some("hello\n"), "the published port answers without a daemon");
-    std::fs::write(node.root().join("volumes/_node/signals/go"), "").unwrap();
+    std::fs::write(node.root().join("volumes/_node/signals/head/go"), "").unwrap();
     wait_until("one ends while nobody looks", PATIENCE, || !is_alive(brief_pid));
     node.coppice(["node", "status"]).ended_with(1).printed_some("no node runs");
 

@@ -82,7 +82,7 @@ fn is_whole(node: &Node) {
     for (n, line) in talked().lines().enumerate() {
         assert_eq!(line, format!("line {}", n + 1), "a line is lost, or told twice");
     }
-    std::fs::write(node.root().join("volumes/_node/signals/go"), "").unwrap();
+    std::fs::write(node.root().join("volumes/_node/signals/head/go"), "").unwrap();
     node.wait_for_state("brief", "exited");
     assert_eq!(node.inspect("brief")["exit_code"], 42);
     assert_eq!(node.coppice(["logs", "brief"]).succeeded().stdout, "last words\n");
