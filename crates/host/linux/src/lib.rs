@@ -30,7 +30,7 @@ pub use btrfs::{
 pub use capability::{clear_ambient, drop_bounding, last_capability, set_capabilities};
 pub use datagrams::Datagrams;
 pub use error::{SyscallError, SyscallResult};
-pub use heap::return_free_memory;
+pub use heap::{keep_large_blocks_apart, return_idle_memory};
 pub use id::{set_gid, set_groups, set_uid};
 pub use mount::{
     Attributes, FilesystemContext, attach, attach_in, clone_mount, clone_tree, detach, idmap, pivot_into,

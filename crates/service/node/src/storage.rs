@@ -51,9 +51,10 @@ impl Storage {
         *state = State::Loading;
         drop(state);
         let storage = self.clone();
+        coppice_linux::keep_large_blocks_apart();
         let load = move || {
             storage.load();
-            coppice_linux::return_free_memory();
+            coppice_linux::return_idle_memory();
         };
         if let Err(error) = std::thread::Builder::new().name("storage".into()).spawn(load) {
             tracing::warn!(%error, "requests to disks are counted by control groups alone");

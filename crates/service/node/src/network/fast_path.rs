@@ -90,9 +90,10 @@ impl FastPath {
                 drop(state);
                 let (path, bridge) = (self.clone(), bridge.clone());
                 let thread = std::thread::Builder::new().name("fast path".into());
+                coppice_linux::keep_large_blocks_apart();
                 let load = move || {
                     path.load(&bridge);
-                    coppice_linux::return_free_memory();
+                    coppice_linux::return_idle_memory();
                 };
                 if let Err(error) = thread.spawn(load) {
                     tracing::warn!(%error, "the network goes without its fast path");
