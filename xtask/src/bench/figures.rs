@@ -296,6 +296,20 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_committed_figures_of_traffic_meet_their_goals_but_for_those_the_readme_calls_missed() {
+        const MISSED: &[&str] = &["HTTP/1.1, 64 connections, p99"];
+        let committed: serde_json::Value =
+            serde_json::from_str(include_str!("../../../bench/results/traffic.json")).unwrap();
+        let goals = committed["goals"].as_array().unwrap();
+        let missed: Vec<&str> =
+            goals.iter().filter(|goal| goal["met"] != true).filter_map(|goal| goal["figure"].as_str()).collect();
+        assert_eq!((goals.len(), missed.as_slice()), (11, MISSED), "{goals:#?}");
+        assert_eq!(committed["skipped"].as_array().unwrap().len(), 0, "{}", committed["skipped"]);
+        let readme = include_str!("../../../README.md");
+        assert_eq!(readme.matches("**missed**").count(), MISSED.len());
+    }
+
+    #[test]
     fn a_machine_makes_a_file_name() {
         assert_eq!(report(&[]).machine_word(), "a-r-cpu-2c");
     }
