@@ -9,9 +9,11 @@ use serde::Deserialize;
 
 use crate::shell;
 
-/// The workspace's root folder: the parent of this package's own.
+/// The workspace's root folder: the parent of this package's own, which cargo names to what it runs. Clones that share a
+/// target folder share this program, too, so where it was built says little.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().map(Path::to_path_buf).unwrap_or_default()
 }
 
 /// Where tasks keep what is slow to make, between runs and clones: `coppice` in the user's cache directory.

@@ -47,16 +47,7 @@ impl Ipam {
     /// For containers. `rest_ms`: at least as long as anybody may keep an answer with an address.
     pub fn containers(subnet: Subnet4, rest_ms: u64) -> Self {
         let first = Ipv4Addr::from_bits(subnet.gateway().to_bits() + 1);
-        Self::over(subnet, first, subnet.containers().broadcast(), rest_ms)
-    }
-
-    /// For virtual addresses of services.
-    pub fn services(subnet: Subnet4, rest_ms: u64) -> Self {
-        let last = Ipv4Addr::from_bits(subnet.broadcast().to_bits() - 1);
-        Self::over(subnet, subnet.services().network(), last, rest_ms)
-    }
-
-    fn over(subnet: Subnet4, first: Ipv4Addr, last: Ipv4Addr, rest_ms: u64) -> Self {
+        let last = subnet.containers().broadcast();
         Self { subnet, first, last, rest_ms, taken: BTreeSet::new(), resting: BTreeMap::new(), next: first }
     }
 
@@ -159,14 +150,6 @@ mod tests {
         let given: Vec<u8> = (0..6).map(|_| last(ipam.allocate(0))).collect();
         assert_eq!(given, [2, 3, 4, 5, 6, 7]);
         assert_eq!(ipam.allocate(0), Err(IpamError::Full(ipam.subnet())));
-    }
-
-    #[test]
-    fn services_have_the_upper_half_but_the_broadcast_address() {
-        let mut ipam = Ipam::services("10.9.8.0/28".parse().unwrap(), REST_MS);
-        let given: Vec<u8> = (0..7).map(|_| last(ipam.allocate(0))).collect();
-        assert_eq!(given, [8, 9, 10, 11, 12, 13, 14]);
-        assert!(matches!(ipam.allocate(0), Err(IpamError::Full(_))));
     }
 
     #[test]
