@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::Subnet4;
 
-/// The addresses of one half of a subnet, for containers or for services. Never gives the network's, the gateway's or
+/// The addresses of a subnet's lower half, for containers. Never gives the network's, the gateway's or
 /// the broadcast address. Times are milliseconds of any clock that goes on while this is stored, such as the Unix one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ipam {
