@@ -3,9 +3,9 @@
 
 use coppice_base::DurationText;
 use coppice_spec::{
-    Backoff, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, Limits, MountSource, NetworkMode, Pair,
-    PeerTls, PolicySpec, PortSpec, Protocol, PullPolicy, RestartPolicy, RouteSpec, ServiceSpec, Strategy,
-    SuperviseSpec, TlsSpec, Verdict, VolumeMount, VolumeSpec, WorkloadSpec,
+    Backoff, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, Limits, MountSource, NetworkMode, OnRotate,
+    Pair, PeerTls, PolicySpec, PortSpec, Protocol, PullPolicy, RestartPolicy, RouteSpec, SecretTarget, SecretUse,
+    ServiceSpec, Strategy, SuperviseSpec, TlsSpec, Verdict, VolumeMount, VolumeSpec, WorkloadSpec,
 };
 
 use crate::change::{Change, Changes};
@@ -36,6 +36,7 @@ pub(crate) fn workload(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<Change> {
         hostname,
         extra_hosts,
         init,
+        secrets,
     } = old;
     let mut changes = Changes::default();
     changes.value("image", image, &new.image, String::clone);
@@ -75,6 +76,7 @@ pub(crate) fn workload(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<Change> {
     changes.option("hostname", hostname, &new.hostname, String::clone);
     changes.table("extra_hosts", extra_hosts, &new.extra_hosts, |address| Some(address.to_string()));
     changes.value("init", init, &new.init, bool::to_string);
+    changes.value("secrets", secrets, &new.secrets, |all| list(all, secret));
     changes.0
 }
 
@@ -209,9 +211,12 @@ pub(crate) fn labels(
 }
 
 pub(crate) fn volume(old: &VolumeSpec, new: &VolumeSpec) -> Vec<Change> {
-    let VolumeSpec { host_path, labels: was } = old;
+    let VolumeSpec { host_path, labels: was, compression, quota, record_size } = old;
     let mut changes = Changes::default();
     changes.option("host_path", host_path, &new.host_path, String::clone);
+    changes.option("compression", compression, &new.compression, |kind| kind.as_str().to_owned());
+    changes.option("quota", quota, &new.quota, ToString::to_string);
+    changes.option("record_size", record_size, &new.record_size, ToString::to_string);
     changes.0.extend(labels(was, &new.labels));
     changes.0
 }
@@ -257,6 +262,21 @@ fn mount(mount: &VolumeMount) -> String {
         MountSource::Anonymous => "(anonymous)",
     };
     format!("{source}:{}{}", mount.target, if mount.read_only { ":ro" } else { "" })
+}
+
+/// Where a secret goes; its value is nowhere.
+fn secret(one: &SecretUse) -> String {
+    let part = one.part.as_ref().map_or(String::new(), |part| format!(".{part}"));
+    let target = match &one.target {
+        SecretTarget::Env(variable) => format!("${variable}"),
+        SecretTarget::File { path, mode, uid, gid } => format!("{path} {mode:04o} {uid}:{gid}"),
+    };
+    let rotated = match &one.on_rotate {
+        OnRotate::Nothing => "nothing".to_owned(),
+        OnRotate::Restart => "restart".to_owned(),
+        OnRotate::Signal(signal) => format!("signal {signal}"),
+    };
+    format!("{}{part}:{target} ({rotated} on rotation)", one.secret)
 }
 
 /// A command line; words that would not read back as one are quoted.

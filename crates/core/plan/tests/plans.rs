@@ -209,7 +209,7 @@ app shop
 ",
     );
     let mut app = shop();
-    app.volumes.insert(name("mine"), VolumeSpec { host_path: Some("/home".into()), labels: BTreeMap::new() });
+    app.volumes.insert(name("mine"), VolumeSpec { host_path: Some("/home".into()), ..VolumeSpec::default() });
     let removed: Vec<Step> =
         teardown(&app, true).steps.into_iter().filter(|step| matches!(step, Step::RemoveVolume { .. })).collect();
     assert_eq!(removed, [Step::RemoveVolume { volume: name("data") }]);

@@ -109,7 +109,7 @@ fn app() -> impl Strategy<Value = AppSpec> {
             .filter(|(n, _)| !services.contains_key(n))
             .collect();
         let volumes = VOLUMES.iter().zip(volumes).filter_map(|(n, v)| {
-            Some((name(n), VolumeSpec { host_path: v?.map(str::to_owned), labels: BTreeMap::new() }))
+            Some((name(n), VolumeSpec { host_path: v?.map(str::to_owned), ..VolumeSpec::default() }))
         });
         let mut app = AppSpec {
             supervise: supervise(max),

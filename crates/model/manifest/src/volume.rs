@@ -52,5 +52,5 @@ pub(crate) fn read(entry: &Entry, input: &Input<'_, '_>, report: &mut Report<'_>
         _ => {}
     }
     fields.finish();
-    Some(VolumeSpec { host_path: host, labels })
+    Some(VolumeSpec { host_path: host, labels, ..VolumeSpec::default() })
 }

@@ -85,7 +85,8 @@ pub(crate) fn service(entry: &Entry, name: Name, input: &Input<'_, '_>, report: 
     let wrote_health = fields.has("health");
     fields.finish();
     let published = ports.iter().map(|port| port.value).collect();
-    let spec = ServiceSpec { workload, replicas, ports: published, restart, health, routes, tls, headless };
+    let rollout = coppice_spec::RolloutSpec::default();
+    let spec = ServiceSpec { workload, replicas, ports: published, restart, health, routes, tls, headless, rollout };
     read.read.kind = ReadKind::Service { spec: Box::new(spec), ports, health: wrote_health, mentioned };
     Some(read.read)
 }

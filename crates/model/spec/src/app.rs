@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coppice_base::Name;
+use coppice_base::{Bytes, Name};
 use serde::{Deserialize, Serialize};
 
-use crate::{HealthSpec, PolicySpec, PortSpec, RestartPolicy, RouteSpec, SuperviseSpec, TlsSpec, WorkloadSpec};
+use crate::{
+    CronSpec, HealthSpec, PolicySpec, PortSpec, RestartPolicy, RolloutSpec, RouteSpec, SecretSpec, SuperviseSpec,
+    TlsSpec, WorkloadSpec,
+};
 
 /// Most services and workers of one app. A machine runs out of sense before; it bounds what a hostile spec costs.
 pub const WORKLOADS_MAX: usize = 1000;
@@ -25,6 +28,71 @@ pub struct AppSpec {
     /// Which services may speak to which.
     #[serde(default)]
     pub policy: PolicySpec,
+    #[serde(default)]
+    pub crons: BTreeMap<Name, CronSpec>,
+    #[serde(default)]
+    pub hooks: HooksSpec,
+    /// Secrets that are made for the app.
+    #[serde(default)]
+    pub secrets: BTreeMap<Name, SecretSpec>,
+    /// Of how many releases the data is kept, beside the current one's.
+    #[serde(default = "AppSpec::default_keep")]
+    pub keep: u32,
+    #[serde(default)]
+    pub on_exhausted: OnExhausted,
+}
+
+/// Workers that run around a release, one after the other. They do not run with the app's other workers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HooksSpec {
+    /// Before anything is changed; one that fails stops the deploy.
+    pub before_deploy: Vec<Name>,
+    /// When all is ready; one that fails fails the release.
+    pub after_deploy: Vec<Name>,
+    /// Of the release that is left, before an earlier one comes back; one that fails stops the rollback.
+    pub before_rollback: Vec<Name>,
+}
+
+impl HooksSpec {
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        self.before_deploy.iter().chain(&self.after_deploy).chain(&self.before_rollback)
+    }
+
+    pub fn contains(&self, worker: &str) -> bool {
+        self.names().any(|name| name.as_str() == worker)
+    }
+}
+
+/// What happens when the app's supervisor gives up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExhausted {
+    /// The app stays failed until it is asked to start again.
+    #[default]
+    Stay,
+    /// The release before it comes back.
+    Rollback,
+}
+
+/// How a volume's data is compressed on disk, where its storage can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    Off,
+    Lz4,
+    Zstd,
+    Gzip,
+}
+
+impl Compression {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+            Self::Gzip => "gzip",
+        }
+    }
 }
 
 /// A named subtree of the app's supervision tree.
@@ -55,6 +123,8 @@ pub struct ServiceSpec {
     /// Its name resolves to the ready instances themselves and not to one virtual address.
     #[serde(default)]
     pub headless: bool,
+    #[serde(default)]
+    pub rollout: RolloutSpec,
 }
 
 /// A one-shot workload: runs to exit 0, then is complete. Restarted on failure when `restart` says so.
@@ -71,6 +141,15 @@ pub struct VolumeSpec {
     /// A directory of the host to use (absolute) instead of one under the state directory.
     pub host_path: Option<String>,
     pub labels: BTreeMap<String, String>,
+    /// `None`: as the storage does by default. So the two below.
+    #[serde(default)]
+    pub compression: Option<Compression>,
+    /// Most bytes it may hold.
+    #[serde(default)]
+    pub quota: Option<Bytes>,
+    /// Bytes of a record, a power of two from 512 to 1 MiB.
+    #[serde(default)]
+    pub record_size: Option<Bytes>,
 }
 
 impl ServiceSpec {
@@ -85,6 +164,7 @@ impl ServiceSpec {
             routes: Vec::new(),
             tls: None,
             headless: false,
+            rollout: RolloutSpec::default(),
         }
     }
 }
@@ -101,7 +181,16 @@ impl AppSpec {
             workers: BTreeMap::new(),
             volumes: BTreeMap::new(),
             policy: PolicySpec::default(),
+            crons: BTreeMap::new(),
+            hooks: HooksSpec::default(),
+            secrets: BTreeMap::new(),
+            keep: Self::default_keep(),
+            on_exhausted: OnExhausted::default(),
         }
+    }
+
+    fn default_keep() -> u32 {
+        5
     }
 
     /// Every workload: its name, its definition, and whether it is a worker.

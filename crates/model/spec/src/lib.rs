@@ -6,22 +6,30 @@
 //! Collections are ordered so that equal specs serialize to equal bytes.
 
 mod app;
+mod cron;
 mod health;
 mod policy;
+mod rollout;
 mod route;
 mod run;
+mod secret;
 mod supervise;
 mod tls;
 mod workload;
 
-pub use app::{AppSpec, GroupSpec, ServiceSpec, VolumeSpec, WORKLOADS_MAX, WorkerSpec};
+pub use app::{
+    AppSpec, Compression, GroupSpec, HooksSpec, OnExhausted, ServiceSpec, VolumeSpec, WORKLOADS_MAX, WorkerSpec,
+};
+pub use cron::{CronSpec, Missed, Overlap, Schedule};
 pub use health::{HealthProbe, HealthSpec};
 pub use policy::{Pair, Party, PartyError, PolicySpec, Verdict};
+pub use rollout::{AnalysisSpec, CanaryStep, FailureAction, RolloutSpec, RolloutStrategy};
 pub use route::{
     BackendProtocol, BreakerSpec, Cidr, CidrError, PathMatch, RateLimit, RetrySpec, RouteAction, RouteSpec,
     RouteTimeouts, Sticky,
 };
 pub use run::RunSpec;
+pub use secret::{OnRotate, SecretKind, SecretSpec, SecretTarget, SecretUse};
 pub use supervise::{Backoff, RestartPolicy, Strategy, SuperviseSpec};
 pub use tls::{AcmeChallenge, AcmeDirectory, AcmeSpec, DnsProvider, DnsProviderKind, PeerTls, TlsSpec};
 pub use workload::{

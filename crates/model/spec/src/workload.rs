@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use coppice_base::{Bytes, DurationText, MilliCpu, Name};
 use serde::{Deserialize, Serialize};
 
+use crate::SecretUse;
+
 /// A container's definition apart from its supervision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkloadSpec {
@@ -50,6 +52,8 @@ pub struct WorkloadSpec {
     pub extra_hosts: BTreeMap<String, IpAddr>,
     /// A small init is PID 1, reaps and forwards signals.
     pub init: bool,
+    #[serde(default)]
+    pub secrets: Vec<SecretUse>,
 }
 
 impl WorkloadSpec {
@@ -82,6 +86,7 @@ impl WorkloadSpec {
             hostname: None,
             extra_hosts: BTreeMap::new(),
             init: false,
+            secrets: Vec::new(),
         }
     }
 }

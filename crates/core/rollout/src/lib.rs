@@ -1,0 +1,1 @@
+//! How an app goes from one release to the next, and back: a pure state machine.
