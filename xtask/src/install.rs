@@ -55,6 +55,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "wrk",
     "xfsprogs",
     "xz-utils",
+    "zfs-fuse",
 ];
 
 const POLICY: &str = "/usr/sbin/policy-rc.d";

@@ -17,6 +17,16 @@ pub enum DatasetError {
     NoSnapshot { dataset: DatasetName, snapshot: SnapshotName },
     #[error("dataset {dataset} has a snapshot {snapshot} already: choose another name")]
     SnapshotExists { dataset: DatasetName, snapshot: SnapshotName },
+    #[error("cannot run `zfs`: {source}; install OpenZFS or zfs-fuse, or take `zfs` out of [volumes] in node.toml")]
+    NoZfs { source: io::Error },
+    #[error("`zfs {command}` failed: {said}")]
+    Zfs { command: String, said: String },
+    #[error(
+        "{root} holds volumes already and {base} would be mounted over them: move them away, or take `zfs` out of [volumes] in node.toml"
+    )]
+    Occupied { root: PathBuf, base: String },
+    #[error("{dataset} is not mounted at {at} for this process: let the ZFS daemon run in the same mount namespace")]
+    MountedElsewhere { dataset: String, at: PathBuf },
     #[error("cannot {what} {path}: {source}")]
     Io { what: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot {what} {path}: {source}")]

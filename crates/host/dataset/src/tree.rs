@@ -1,4 +1,4 @@
-//! The two kinds of storage: what making, copying and removing a tree is on each.
+//! The two forms of trees: what making, copying and removing one is for each.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -11,26 +11,24 @@ use coppice_linux::{
 use crate::copy::copy;
 use crate::error::DatasetError;
 
-/// What a head and its snapshots are.
+/// What a head and its snapshots are, where they are trees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Subvolumes. A copy is of one moment, and takes the same time for any size.
-    Btrfs,
-    /// Directories. A copy takes its time, and what is written meanwhile may be in it or not.
+pub(crate) enum Form {
+    Subvolume,
     Directory,
 }
 
-impl Kind {
+impl Form {
     /// What the filesystem of a directory is good for.
     pub(crate) fn of(directory: &Path) -> Result<Self, DatasetError> {
         let magic = statfs_magic(open(directory)?).map_err(DatasetError::call("look at", directory))?;
-        Ok(if magic == BTRFS_MAGIC { Self::Btrfs } else { Self::Directory })
+        Ok(if magic == BTRFS_MAGIC { Self::Subvolume } else { Self::Directory })
     }
 
     /// An empty tree, mode 0755.
     pub(crate) fn create(self, at: &Path) -> Result<(), DatasetError> {
         match self {
-            Self::Btrfs => {
+            Self::Subvolume => {
                 let (parent, name) = place(at)?;
                 create_subvolume(parent, name).map_err(DatasetError::call("make", at))
             }
@@ -42,7 +40,7 @@ impl Kind {
     pub(crate) fn copy(self, from: &Path, to: &Path) -> Result<(), DatasetError> {
         let source = open(from)?;
         match self {
-            Self::Btrfs => {
+            Self::Subvolume => {
                 let (parent, name) = place(to)?;
                 snapshot_subvolume(source, parent, name, false).map_err(DatasetError::call("snapshot", from))
             }
@@ -58,14 +56,14 @@ impl Kind {
     /// Sees to it that nobody writes there, where the kind can.
     pub(crate) fn seal(self, at: &Path) -> Result<(), DatasetError> {
         match self {
-            Self::Btrfs => set_subvolume_read_only(open(at)?, true).map_err(DatasetError::call("close", at)),
+            Self::Subvolume => set_subvolume_read_only(open(at)?, true).map_err(DatasetError::call("close", at)),
             Self::Directory => Ok(()),
         }
     }
 
     /// Removes a tree, sealed or not.
     pub(crate) fn remove(self, at: &Path) -> Result<(), DatasetError> {
-        if self == Self::Btrfs && is_subvolume(open(at)?).map_err(DatasetError::call("look at", at))? {
+        if self == Self::Subvolume && is_subvolume(open(at)?).map_err(DatasetError::call("look at", at))? {
             let (parent, name) = place(at)?;
             return destroy_subvolume(parent, name).map_err(DatasetError::call("remove", at));
         }

@@ -11,6 +11,8 @@ use utoipa::ToSchema;
 pub enum VolumeKind {
     /// Subvolumes: a snapshot is of one moment and takes the same time for any size.
     Btrfs,
+    /// Datasets of a ZFS pool: a snapshot is of one moment and takes the same time for any size.
+    Zfs,
     /// Directories: files share their blocks where the filesystem can do that, and are copied where it cannot.
     Directory,
 }

@@ -102,7 +102,7 @@ impl Containers {
             .map_err(|source| NodeError::disk("cannot make the directories of containers".to_owned(), source))?;
         let traffic = Traffic::new(&settings, &root, clock.clone());
         Ok(Self {
-            volumes: Store::open(&root.volumes())?,
+            volumes: volume::open(&root, &settings.volumes)?,
             storage: Storage::new(root.run().join("storage"), settings.network.bpf),
             root,
             settings,

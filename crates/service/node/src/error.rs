@@ -95,7 +95,13 @@ fn volume_kind(error: &coppice_dataset::DatasetError) -> ErrorKind {
         DatasetError::NoDataset(_) | DatasetError::NoSnapshot { .. } => ErrorKind::NotFound,
         DatasetError::Exists(_) | DatasetError::SnapshotExists { .. } => ErrorKind::Conflict,
         DatasetError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
-        DatasetError::Io { .. } | DatasetError::Syscall { .. } => ErrorKind::Internal,
+        DatasetError::Zfs { said, .. } if said.contains("out of space") => ErrorKind::NoSpace,
+        DatasetError::NoZfs { .. }
+        | DatasetError::Zfs { .. }
+        | DatasetError::Occupied { .. }
+        | DatasetError::MountedElsewhere { .. }
+        | DatasetError::Io { .. }
+        | DatasetError::Syscall { .. } => ErrorKind::Internal,
     }
 }
 

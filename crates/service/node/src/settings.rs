@@ -23,6 +23,7 @@ pub struct Settings {
     pub certificates: CertificateSettings,
     pub peer: PeerSettings,
     pub metrics: MetricsSettings,
+    pub volumes: VolumeSettings,
     pub telemetry: Option<TelemetrySettings>,
 }
 
@@ -105,6 +106,14 @@ pub struct ProxySettings {
 pub struct MetricsSettings {
     /// Where a Prometheus may read `/metrics`, as in `127.0.0.1:9180`, without asking who it is; absent: only the socket.
     pub listen: Option<SocketAddr>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VolumeSettings {
+    /// The dataset of a ZFS pool that volumes are children of, as in `tank/coppice`; made when it is missing, and mounted on
+    /// `<root>/volumes`. Absent: they lie on the filesystem that is there, as what that can keep.
+    pub zfs: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

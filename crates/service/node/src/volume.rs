@@ -18,9 +18,18 @@ use crate::archive;
 use crate::container::Record;
 use crate::error::NodeError;
 use crate::root::{Root, make};
+use crate::settings::VolumeSettings;
 
 /// Directory in a container's own that holds its anonymous volumes.
 const ANONYMOUS: &str = "volumes";
+
+/// The node's datasets.
+pub(crate) fn open(root: &Root, settings: &VolumeSettings) -> Result<Store, DatasetError> {
+    match &settings.zfs {
+        Some(base) => Store::open_zfs(&root.volumes(), base),
+        None => Store::open(&root.volumes()),
+    }
+}
 
 /// The host path of one mount of a container.
 pub(crate) fn source(

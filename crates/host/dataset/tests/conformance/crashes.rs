@@ -2,11 +2,11 @@
 
 use std::fs;
 
-use crate::ground::{EVERYWHERE, Ground, On, named, read, snapshot, stamps};
+use crate::ground::{Ground, On, TREES, named, read, snapshot, stamps};
 
 #[test]
 fn a_switch_that_was_cut_off_at_any_step_is_undone_or_finished_by_whoever_looks_next() {
-    for ground in EVERYWHERE.map(Ground::new) {
+    for ground in TREES.map(Ground::new) {
         let (name, head) = ground.dataset("data");
         let folder = ground.root().join("shop/data");
         let store = &ground.store;
@@ -47,7 +47,7 @@ fn a_switch_that_was_cut_off_at_any_step_is_undone_or_finished_by_whoever_looks_
 
 #[test]
 fn halves_of_snapshots_and_datasets_are_nobodys_and_go() {
-    for ground in EVERYWHERE.map(Ground::new) {
+    for ground in TREES.map(Ground::new) {
         let (name, _) = ground.dataset("data");
         let store = &ground.store;
         store.snapshot(&name, &snapshot("r1"), &stamps(&[])).unwrap();

@@ -1,7 +1,8 @@
 //! Filesystems of a test's own: an image file, mounted in a mount namespace that only the test's thread is in.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use coppice_base::Name;
 use coppice_dataset::{DatasetName, Kind, SnapshotName, Stamps, Store};
@@ -15,15 +16,22 @@ pub(crate) enum On {
     Xfs,
     /// Directories whose files are copied; 8 MiB.
     Tmpfs,
+    /// Datasets of a pool on a file, by a zfs-fuse of the test's own.
+    Zfs,
 }
 
-pub(crate) const EVERYWHERE: [On; 3] = [On::Btrfs, On::Xfs, On::Tmpfs];
+pub(crate) const EVERYWHERE: [On; 4] = [On::Btrfs, On::Xfs, On::Tmpfs, On::Zfs];
+/// Those where heads and snapshots are trees.
+pub(crate) const TREES: [On; 3] = [On::Btrfs, On::Xfs, On::Tmpfs];
+/// The dataset that a test's are below.
+pub(crate) const BASE: &str = "tank/coppice";
 
 pub(crate) struct Ground {
     pub(crate) store: Store,
     pub(crate) on: On,
     mount: PathBuf,
-    _folder: tempfile::TempDir,
+    pub(crate) folder: tempfile::TempDir,
+    daemon: Option<Child>,
 }
 
 impl Ground {
@@ -31,8 +39,7 @@ impl Ground {
         let folder = tempfile::tempdir().unwrap();
         let mount = folder.path().join("mount");
         std::fs::create_dir(&mount).unwrap();
-        coppice_linux::unshare(coppice_linux::NamespaceFlags::MOUNT).expect("the tests mount: run them as root");
-        run("mount", &["--make-rprivate", "/"]);
+        apart();
         let at = mount.to_str().unwrap();
         let image = folder.path().join("image");
         let make = |program: &str, size: u64, args: &[&str]| {
@@ -40,14 +47,26 @@ impl Ground {
             run(program, &[args, &[image.to_str().unwrap()]].concat());
             run("mount", &["-o", "loop", image.to_str().unwrap(), at]);
         };
+        let mut daemon = None;
         match on {
             On::Btrfs => make("mkfs.btrfs", 256 << 20, &["-q"]),
             On::Xfs => make("mkfs.xfs", 512 << 20, &["-q", "-m", "reflink=1"]),
             On::Tmpfs => run("mount", &["-t", "tmpfs", "-o", "size=8m", "tmpfs", at]),
+            On::Zfs => {
+                daemon = Some(zfs_fuse());
+                std::fs::File::create(&image).unwrap().set_len(256 << 20).unwrap();
+                run("zpool", &["create", "-m", "none", "tank", image.to_str().unwrap()]);
+            }
         }
-        let store = Store::open(&mount.join("volumes")).unwrap();
-        assert_eq!(store.kind() == Kind::Btrfs, on == On::Btrfs);
-        Self { store, on, mount, _folder: folder }
+        let root = mount.join("volumes");
+        let store = if on == On::Zfs { Store::open_zfs(&root, BASE) } else { Store::open(&root) }.unwrap();
+        let kind = match on {
+            On::Btrfs => Kind::Btrfs,
+            On::Zfs => Kind::Zfs,
+            On::Xfs | On::Tmpfs => Kind::Directory,
+        };
+        assert_eq!(store.kind(), kind);
+        Self { store, on, mount, folder, daemon }
     }
 
     /// A dataset of app `shop` with one file in it.
@@ -64,13 +83,67 @@ impl Ground {
 
     /// As another process would see it after a crash of this one.
     pub(crate) fn reopened(&self) -> Store {
-        Store::open(&self.root()).unwrap()
+        let store = Store::open(&self.root()).unwrap();
+        assert_eq!(store.kind(), self.store.kind());
+        store
     }
+
+    /// Where a snapshot's files can be read: a clone's of it, where it has none of its own.
+    pub(crate) fn seen(&self, name: &DatasetName, at: &str) -> PathBuf {
+        if self.on != On::Zfs {
+            return self.root().join("shop").join(name.volume.as_str()).join("snapshots").join(at);
+        }
+        let clone = named(&format!("{}-{at}", name.volume));
+        if self.store.has(&clone) {
+            self.store.head(&clone)
+        } else {
+            self.store.clone_to(name, &snapshot(at), &clone).unwrap()
+        }
+    }
+}
+
+/// Gives the thread a mount namespace of its own.
+fn apart() {
+    thread_local!(static APART: Cell<bool> = const { Cell::new(false) });
+    if !APART.replace(true) {
+        coppice_linux::unshare(coppice_linux::NamespaceFlags::MOUNT).expect("the tests mount: run them as root");
+        run("mount", &["--make-rprivate", "/"]);
+    }
+}
+
+/// A daemon that goes with this thread; what it shares with others of its kind is the thread's own.
+fn zfs_fuse() -> Child {
+    for shared in ["/run/zfs", "/var/lib/zfs", "/var/lock/zfs"] {
+        std::fs::create_dir_all(shared).unwrap();
+        run("mount", &["-t", "tmpfs", "tmpfs", shared]);
+    }
+    let mut daemon = Command::new("setpriv");
+    let args = ["--pdeathsig", "KILL", "zfs-fuse", "--no-daemon", "--no-kstat-mount", "--enable-xattr"];
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
+    daemon.args(args).env("PATH", path).stdout(Stdio::null()).stderr(Stdio::null());
+    let daemon = daemon.spawn().expect("setpriv, which starts zfs-fuse");
+    wait_for_the_daemon();
+    daemon
+}
+
+fn wait_for_the_daemon() {
+    for _ in 0..500 {
+        if Command::new("zpool").arg("list").output().is_ok_and(|output| output.status.success()) {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("zfs-fuse does not answer");
 }
 
 impl Drop for Ground {
     fn drop(&mut self) {
-        run("umount", &["--lazy", self.mount.to_str().unwrap()]);
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        } else {
+            run("umount", &["--lazy", self.mount.to_str().unwrap()]);
+        }
     }
 }
 
@@ -95,4 +168,10 @@ pub(crate) fn read(path: impl AsRef<Path>) -> String {
 pub(crate) fn run(program: &str, args: &[&str]) {
     let output = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+pub(crate) fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }

@@ -3,11 +3,12 @@
 mod crashes;
 mod ground;
 mod trees;
+mod zfs;
 
 use std::os::unix::fs::MetadataExt;
 
 use coppice_dataset::{DatasetError, DatasetName};
-use ground::{EVERYWHERE, Ground, On, named, read, snapshot, stamps};
+use ground::{EVERYWHERE, Ground, On, named, output, read, snapshot, stamps};
 
 #[test]
 fn a_dataset_is_there_whole_or_not_at_all() {
@@ -37,7 +38,7 @@ fn a_snapshot_is_what_the_head_was_whatever_is_written_later() {
         std::fs::write(head.join("more"), "").unwrap();
         store.snapshot(&name, &snapshot("r2"), &stamps(&[])).unwrap();
         std::fs::remove_file(head.join("file")).unwrap();
-        let at = |snapshot: &str| ground.root().join("shop/data/snapshots").join(snapshot);
+        let at = |snapshot: &str| ground.seen(&name, snapshot);
         assert_eq!((read(at("r1").join("file")), at("r1").join("more").exists()), ("one".into(), false));
         assert_eq!((read(at("r2").join("file")), at("r2").join("more").exists()), ("two".into(), true));
         let taken = store.snapshot(&name, &snapshot("r1"), &stamps(&[]));
@@ -151,6 +152,9 @@ fn what_is_destroyed_leaves_nothing() {
         store.destroy(&name).unwrap();
         assert!(matches!(store.destroy(&name), Err(DatasetError::NoDataset(_))));
         assert_eq!(std::fs::read_dir(ground.root()).unwrap().count(), 0);
+        if ground.on == On::Zfs {
+            assert_eq!(output("zfs", &["list", "-H", "-o", "name", "-t", "all"]), "tank\ntank/coppice\n");
+        }
         // The name is free.
         ground.dataset("data");
     }
@@ -202,6 +206,8 @@ fn the_size_is_what_the_head_takes_on_disk() {
         std::fs::write(head.join("large"), vec![7u8; 1 << 20]).unwrap();
         std::fs::hard_link(head.join("large"), head.join("same")).unwrap();
         std::fs::File::create(head.join("hole")).unwrap().set_len(1 << 30).unwrap();
+        // ZFS counts what it has written down, which takes seconds, or a snapshot.
+        ground.store.snapshot(&name, &snapshot("r1"), &stamps(&[])).unwrap();
         rustix::fs::syncfs(std::fs::File::open(&head).unwrap()).unwrap();
         let now = ground.store.size(&name).unwrap() - before;
         assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&now), "{:?}: {now}", ground.on);

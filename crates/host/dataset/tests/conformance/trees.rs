@@ -17,6 +17,9 @@ fn owners_modes_times_attributes_links_holes_and_special_files_are_kept() {
         chown(head.join("deep/er/tool"), Some(999), Some(998)).unwrap();
         fs::set_permissions(head.join("deep/er/tool"), PermissionsExt::from_mode(0o4750)).unwrap();
         fs::File::open(head.join("deep/er/tool")).unwrap().set_modified(old).unwrap();
+        let was = head.join("deep/er/tool").metadata().unwrap().modified().unwrap();
+        // zfs-fuse sets whole seconds.
+        assert!(was == old || ground.on == On::Zfs);
         fs::set_permissions(head.join("deep"), PermissionsExt::from_mode(0o1777)).unwrap();
         fs::hard_link(head.join("deep/er/tool"), head.join("second")).unwrap();
         symlink("/etc/passwd", head.join("link")).unwrap();
@@ -31,7 +34,7 @@ fn owners_modes_times_attributes_links_holes_and_special_files_are_kept() {
         ground.store.switch(&name, &snapshot("r1"), &snapshot("cut")).unwrap();
         let tool = head.join("deep/er/tool").metadata().unwrap();
         assert_eq!((tool.uid(), tool.gid(), tool.mode() & 0o7777), (999, 998, 0o4750));
-        assert_eq!((tool.modified().unwrap(), tool.nlink()), (old, 2));
+        assert_eq!((tool.modified().unwrap(), tool.nlink()), (was, 2));
         assert_eq!(tool.ino(), head.join("second").metadata().unwrap().ino());
         assert_eq!(head.join("deep").metadata().unwrap().mode() & 0o7777, 0o1777);
         assert_eq!(fs::read_link(head.join("link")).unwrap().to_str(), Some("/etc/passwd"));

@@ -21,11 +21,11 @@ const CUT: &str = "cut";
 impl Node {
     /// All there are, by name.
     pub fn volumes(&self) -> Result<Vec<VolumeSummary>, NodeError> {
-        let all = self.containers.volumes.list()?.into_iter().map(|name| {
-            let dataset = self.containers.volumes.inspect(&name)?;
-            Ok(self.volume_summary(&dataset))
-        });
-        all.collect()
+        let survey = self.containers.volumes.survey()?;
+        for (volume, error) in &survey.unreadable {
+            tracing::warn!(%volume, %error, "cannot look at a volume");
+        }
+        Ok(survey.datasets.iter().map(|dataset| self.volume_summary(dataset)).collect())
     }
 
     pub fn volume(&self, volume: &str) -> Result<VolumeDetail, NodeError> {
@@ -87,6 +87,7 @@ impl Node {
             name: dataset.name.to_string(),
             kind: match self.containers.volumes.kind() {
                 Kind::Btrfs => VolumeKind::Btrfs,
+                Kind::Zfs => VolumeKind::Zfs,
                 Kind::Directory => VolumeKind::Directory,
             },
             snapshots: dataset.snapshots.len(),

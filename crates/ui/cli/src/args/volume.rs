@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 const VOLUME_HELP: &str =
     "APP/VOLUME; a volume of the coppice.toml in this directory; or VOLUME of containers that `run` made";
 
-/// A snapshot is what a volume was once. On btrfs it takes no time and no room; elsewhere files are copied, or share their
+/// A snapshot is what a volume was once. On btrfs and ZFS it takes no time and no room; elsewhere files are copied, or share their
 /// blocks where the filesystem can do that.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]

@@ -36,6 +36,7 @@ pub(crate) async fn inspect(settings: &Settings, args: VolumeArgs) -> CommandRes
 fn kind(kind: VolumeKind) -> &'static str {
     match kind {
         VolumeKind::Btrfs => "btrfs",
+        VolumeKind::Zfs => "zfs",
         VolumeKind::Directory => "directory",
     }
 }

@@ -1,0 +1,235 @@
+//! Datasets as trees of a filesystem: subvolumes of btrfs, or directories of any other.
+//!
+//! ```text
+//! <root>/<app>/<volume>/head              what a container mounts, always under this path
+//!                      /snapshots/<name>  what it was once; nobody writes there
+//!                      /next              half of a switch; gone, or finished, after the next look at the dataset
+//! ```
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use crate::copy::copy;
+use crate::driver::{Driver, Fill, HEAD, Kind, Place};
+use crate::error::DatasetError;
+use crate::folder::{make, names, of_paths, rename};
+use crate::name::{DatasetName, SnapshotName};
+use crate::stamps::Stamps;
+use crate::store::Snapshot;
+use crate::tree::{Form, open};
+
+const SNAPSHOTS: &str = "snapshots";
+/// A head that is to be.
+const NEXT: &str = "next";
+/// Before names of what is not whole yet or any more; no name of a volume or snapshot begins so.
+const ASIDE: &str = ".aside-";
+
+#[derive(Debug)]
+pub(crate) struct Trees {
+    root: PathBuf,
+    form: Form,
+}
+
+impl Trees {
+    pub(crate) fn open(root: &Path) -> Result<Self, DatasetError> {
+        Ok(Self { root: root.to_owned(), form: Form::of(root)? })
+    }
+
+    /// Makes a dataset aside, and gives it its name when it is whole.
+    fn make(&self, at: &Place, head: impl FnOnce(&Path) -> Result<(), DatasetError>) -> Result<(), DatasetError> {
+        let aside = self.aside(at);
+        if aside.exists() {
+            self.clear(&aside)?;
+        }
+        make(&aside)?;
+        make(&aside.join(SNAPSHOTS))?;
+        head(&aside.join(HEAD))?;
+        open(&aside).and_then(|aside| rustix::fs::syncfs(aside).map_err(DatasetError::errno("write", at.app())))?;
+        rename(&aside, &at.folder)
+    }
+
+    fn aside(&self, at: &Place) -> PathBuf {
+        at.app().join(format!("{ASIDE}{}", at.name.volume))
+    }
+
+    /// Removes a dataset's folder that nobody finds any more.
+    fn clear(&self, folder: &Path) -> Result<(), DatasetError> {
+        let snapshots = folder.join(SNAPSHOTS);
+        let inner = names(&snapshots).unwrap_or_default().into_iter().map(|name| snapshots.join(name));
+        let trees = inner.chain([folder.join(NEXT), folder.join(HEAD)]);
+        for tree in trees.filter(|tree| tree.exists()) {
+            self.form.remove(&tree)?;
+        }
+        fs::remove_dir_all(folder).map_err(DatasetError::io("remove", folder))
+    }
+}
+
+impl Driver for Trees {
+    fn kind(&self) -> Kind {
+        match self.form {
+            Form::Subvolume => Kind::Btrfs,
+            Form::Directory => Kind::Directory,
+        }
+    }
+
+    fn names(&self) -> Result<Vec<DatasetName>, DatasetError> {
+        of_paths(&self.root)
+    }
+
+    fn has(&self, at: &Place) -> bool {
+        at.folder.is_dir()
+    }
+
+    fn put_right(&self, at: &Place) -> Result<bool, DatasetError> {
+        let next = at.folder.join(NEXT);
+        if next.exists() {
+            if at.head().exists() {
+                // Not whole, or not wanted any more: nothing was cut yet.
+                self.form.remove(&next)?;
+            } else {
+                rename(&next, &at.head())?;
+                // The last step of a switch that did not come to it.
+                for snapshot in snapshots(at)? {
+                    self.form.seal(&tree_of(at, &snapshot))?;
+                }
+            }
+        }
+        let snapshots = at.folder.join(SNAPSHOTS);
+        for name in names(&snapshots)?.into_iter().filter(|name| name.starts_with(ASIDE)) {
+            self.form.remove(&snapshots.join(name))?;
+        }
+        Ok(true)
+    }
+
+    fn make(&self, at: &Place, fill: Fill<'_>) -> Result<(), DatasetError> {
+        self.make(at, |head| {
+            self.form.create(head)?;
+            fill(head)
+        })
+    }
+
+    fn adopt(&self, at: &Place, directory: &Path) -> Result<(), DatasetError> {
+        match self.form {
+            Form::Directory => self.make(at, |head| rename(directory, head)),
+            Form::Subvolume => {
+                self.make(at, |head| {
+                    self.form.create(head)?;
+                    copy(&open(directory)?, &open(head)?).map_err(DatasetError::io("copy", directory))
+                })?;
+                fs::remove_dir_all(directory).map_err(DatasetError::io("remove", directory))
+            }
+        }
+    }
+
+    fn clone_to(&self, at: &Place, snapshot: &SnapshotName, to: &Place) -> Result<(), DatasetError> {
+        let from = existing(at, snapshot)?;
+        self.make(to, |head| self.form.copy(&from, head))
+    }
+
+    fn look(&self, at: &Place) -> Result<(Stamps, Vec<Snapshot>), DatasetError> {
+        let head = read_stamps(&at.head())?;
+        let mut all = Vec::new();
+        for name in snapshots(at)? {
+            match read_stamps(&tree_of(at, &name)) {
+                Ok(stamps) => all.push(Snapshot { name, stamps }),
+                // It went meanwhile.
+                Err(DatasetError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((head, all))
+    }
+
+    fn stamp(&self, at: &Place, stamps: &Stamps) -> Result<(), DatasetError> {
+        let head = open(&at.head())?;
+        stamps.write(&head).map_err(DatasetError::errno("stamp", at.head()))?;
+        head.sync_all().map_err(DatasetError::io("write", at.head()))
+    }
+
+    fn snapshot(&self, at: &Place, snapshot: &SnapshotName, more: &Stamps) -> Result<(), DatasetError> {
+        let to = vacant(at, snapshot)?;
+        let aside = at.folder.join(SNAPSHOTS).join(format!("{ASIDE}{snapshot}"));
+        self.form.copy(&at.head(), &aside)?;
+        let copy = open(&aside)?;
+        let stamps = Stamps::read(&copy).map_err(DatasetError::errno("read the stamps of", &aside))?;
+        stamps.and(more).write(&copy).map_err(DatasetError::errno("stamp", &aside))?;
+        copy.sync_all().map_err(DatasetError::io("write", &aside))?;
+        rename(&aside, &to)?;
+        self.form.seal(&to)
+    }
+
+    fn switch(&self, at: &Place, to: &SnapshotName, keep: &SnapshotName) -> Result<(), DatasetError> {
+        let (from, keep) = (existing(at, to)?, vacant(at, keep)?);
+        let next = at.folder.join(NEXT);
+        self.form.copy(&from, &next)?;
+        // From here to the second rename there is no head; whoever looks next puts it there.
+        rename(&at.head(), &keep)?;
+        rename(&next, &at.head())?;
+        self.form.seal(&keep)
+    }
+
+    fn destroy_snapshot(&self, at: &Place, snapshot: &SnapshotName) -> Result<(), DatasetError> {
+        let aside = at.folder.join(SNAPSHOTS).join(format!("{ASIDE}{snapshot}"));
+        rename(&existing(at, snapshot)?, &aside)?;
+        self.form.remove(&aside)
+    }
+
+    fn destroy(&self, at: &Place) -> Result<(), DatasetError> {
+        let aside = self.aside(at);
+        if aside.exists() {
+            self.clear(&aside)?;
+        }
+        rename(&at.folder, &aside)?;
+        self.clear(&aside)
+    }
+
+    fn size(&self, at: &Place) -> Result<u64, DatasetError> {
+        blocks(&at.head()).map_err(DatasetError::io("measure", at.head()))
+    }
+}
+
+fn tree_of(at: &Place, snapshot: &SnapshotName) -> PathBuf {
+    at.folder.join(SNAPSHOTS).join(snapshot.as_str())
+}
+
+fn snapshots(at: &Place) -> Result<Vec<SnapshotName>, DatasetError> {
+    let all = names(&at.folder.join(SNAPSHOTS))?;
+    Ok(all.into_iter().filter_map(|name| SnapshotName::new(name).ok()).collect())
+}
+
+fn existing(at: &Place, snapshot: &SnapshotName) -> Result<PathBuf, DatasetError> {
+    let path = tree_of(at, snapshot);
+    path.exists().then_some(path).ok_or_else(|| at.no_snapshot(snapshot))
+}
+
+fn vacant(at: &Place, snapshot: &SnapshotName) -> Result<PathBuf, DatasetError> {
+    let path = tree_of(at, snapshot);
+    (!path.exists()).then_some(path).ok_or_else(|| at.taken(snapshot))
+}
+
+fn read_stamps(tree: &Path) -> Result<Stamps, DatasetError> {
+    Stamps::read(open(tree)?).map_err(DatasetError::errno("read the stamps of", tree))
+}
+
+/// What a tree takes on disk; a file with several names once.
+fn blocks(tree: &Path) -> io::Result<u64> {
+    let mut seen = HashSet::new();
+    let mut folders = vec![tree.to_owned()];
+    let mut total = fs::symlink_metadata(tree)?.blocks() * 512;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let meta = entry.metadata()?;
+            if meta.is_dir() {
+                folders.push(entry.path());
+            }
+            if meta.nlink() < 2 || meta.is_dir() || seen.insert((meta.dev(), meta.ino())) {
+                total += meta.blocks() * 512;
+            }
+        }
+    }
+    Ok(total)
+}
