@@ -36,6 +36,9 @@ pub struct Release {
     pub spec: AppSpec,
     /// Digests by workload, as far as they are resolved.
     pub images: BTreeMap<Name, Digest>,
+    /// Versions of the secrets it runs with.
+    #[serde(default)]
+    pub secrets: BTreeMap<Name, u64>,
     pub created_at: Timestamp,
     pub actor: Actor,
     /// `None`: still being rolled out.

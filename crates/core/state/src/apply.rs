@@ -15,6 +15,13 @@ use crate::{
     State, UID_RANGES, UidRange, Verdict,
 };
 
+/// What a release runs with.
+#[derive(Clone, Copy)]
+struct Pins<'a> {
+    images: &'a BTreeMap<Name, Digest>,
+    secrets: &'a BTreeMap<Name, u64>,
+}
+
 impl State {
     /// Applies `command`, or says why not and changes nothing. A command whose id was applied before (among the
     /// last [`SEEN_KEPT`]) gets the answer it got then.
@@ -36,8 +43,8 @@ impl State {
 
     fn apply_body(&mut self, command: &Command) -> Result<Effect, Rejection> {
         match &command.body {
-            Body::Apply { release, spec, images, expected_release, stopped } => {
-                self.apply_spec(command, *release, spec, images, *expected_release, stopped)
+            Body::Apply { release, spec, images, expected_release, stopped, secrets } => {
+                self.apply_spec(command, *release, spec, Pins { images, secrets }, *expected_release, stopped)
             }
             Body::PinImages { app, release, images } => self.pin_images(app, *release, images),
             Body::Remove { app, remove_volumes } => self.remove(app, *remove_volumes),
@@ -47,6 +54,12 @@ impl State {
             Body::RecordVerdict { app, release, verdict } => self.record_verdict(app, *release, verdict),
             Body::SetPolicyRule { from, to, verdict } => self.set_rule(command, from, to, *verdict),
             Body::RemovePolicyRule { from, to } => self.remove_rule(from, to),
+            Body::SetSecret { name, version, sealed, kind, key } => {
+                self.set_secret(command, name, *version, sealed, kind.as_ref(), key)
+            }
+            Body::RemoveSecret { name, force } => self.remove_secret(name, *force),
+            Body::Rekey { from, to, versions } => self.rekey(from, to, versions),
+            Body::PinSecrets { app, release, secrets } => self.pin_secrets(app, *release, secrets),
             Body::AddNode { node, name } => self.add_node(*node, name, command),
             Body::RemoveNode { node } => self.remove_node(*node),
         }
@@ -57,7 +70,7 @@ impl State {
         command: &Command,
         id: ReleaseId,
         spec: &AppSpec,
-        images: &BTreeMap<Name, Digest>,
+        Pins { images, secrets }: Pins<'_>,
         expected: Option<ReleaseId>,
         stopped: &BTreeSet<Name>,
     ) -> Result<Effect, Rejection> {
@@ -67,6 +80,7 @@ impl State {
             return Err(Rejection::InvalidSpec { app: name.clone(), broken });
         }
         known_workloads(spec, images.keys().chain(stopped))?;
+        self.check_pins(spec, secrets)?;
         let existing = self.apps.get(name);
         let current = existing.map(|app| app.current());
         if let Some(expected) = expected
@@ -77,6 +91,7 @@ impl State {
         if let Some(current) = current
             && current.spec == *spec
             && current.images == *images
+            && current.secrets == *secrets
         {
             let effect = Effect::Unchanged { release: current.id, number: current.number };
             let app = self.app_mut(name);
@@ -99,6 +114,7 @@ impl State {
             number,
             spec: spec.clone(),
             images: images.clone(),
+            secrets: secrets.clone(),
             created_at: command.at,
             actor: command.actor.clone(),
             verdict: None,
@@ -127,6 +143,7 @@ impl State {
         app.restarts.retain(|workload, _| spec.workload(workload.as_str()).is_some());
         drop_old_releases(app);
         self.give_up_addresses(name, Some(spec));
+        self.drop_old_secrets();
         Ok(Effect::Released { release: id, number })
     }
 
@@ -156,6 +173,7 @@ impl State {
         if remove_volumes {
             self.uid_ranges.remove(name);
         }
+        self.drop_old_secrets();
         Ok(Effect::Removed)
     }
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use coppice_base::{Name, Timestamp};
-use coppice_spec::{AppSpec, Party};
+use coppice_spec::{AppSpec, Party, SecretKind};
 use serde::{Deserialize, Serialize};
 
-use crate::{CommandId, Digest, NodeId, ReleaseId, Verdict};
+use crate::{CommandId, Digest, NodeId, ReleaseId, Resealed, Verdict};
 
 /// One change of the cluster's mind, whole: everything [`apply`](crate::State::apply) needs is in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,9 @@ pub enum Body {
         expected_release: Option<ReleaseId>,
         /// Workloads that stay stopped; all others are wanted up, also those stopped before.
         stopped: BTreeSet<Name>,
+        /// Versions of all secrets that the app uses.
+        #[serde(default)]
+        secrets: BTreeMap<Name, u64>,
     },
     /// Record image digests of a release which had none yet.
     PinImages {
@@ -98,6 +101,36 @@ pub enum Body {
     RemovePolicyRule {
         from: Party,
         to: Party,
+    },
+    /// A new version of a secret.
+    SetSecret {
+        name: Name,
+        /// The one that comes next; it is sealed as that.
+        version: u64,
+        #[serde(flatten)]
+        sealed: Resealed,
+        /// What it was made as.
+        kind: Option<SecretKind>,
+        /// Id of the key that it is sealed with.
+        key: String,
+    },
+    /// Forget a secret with all its versions.
+    RemoveSecret {
+        name: Name,
+        /// Also while a release runs with it, or could be gone back to.
+        force: bool,
+    },
+    /// Every version of every secret, sealed with another key.
+    Rekey {
+        from: String,
+        to: String,
+        versions: BTreeMap<Name, BTreeMap<u64, Resealed>>,
+    },
+    /// Have the app's current release run with these versions of secrets that it uses.
+    PinSecrets {
+        app: Name,
+        release: ReleaseId,
+        secrets: BTreeMap<Name, u64>,
     },
     AddNode {
         node: NodeId,

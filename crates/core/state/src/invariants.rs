@@ -43,6 +43,7 @@ impl State {
                 }
             }
         }
+        self.check_secrets(&mut broken);
         let mut node_names = BTreeSet::new();
         for (id, node) in &self.nodes {
             if self.removed_nodes.contains(id) {

@@ -4,7 +4,7 @@ use coppice_base::Name;
 use coppice_spec::Party;
 use serde::{Deserialize, Serialize};
 
-use crate::{NodeId, RULES_MAX, ReleaseId, SERVICE_ADDRESSES, UID_RANGES};
+use crate::{NodeId, RULES_MAX, ReleaseId, SEALED_MAX, SECRETS_MAX, SERVICE_ADDRESSES, UID_RANGES};
 
 /// Why a command did not apply. The state is as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -37,6 +37,34 @@ pub enum Rejection {
     UnknownRule { from: Party, to: Party },
     #[error("there are {RULES_MAX} policy rules already; remove some, or name whole apps instead of their services")]
     TooManyRules,
+    #[error("there is no secret {0}; `coppice secret ls` lists those there are")]
+    UnknownSecret(Name),
+    #[error(
+        "there is no version {version} of secret {secret}, or no longer; `coppice secret history {secret}` lists those there \
+         are, `coppice secret set {secret}` makes another"
+    )]
+    UnknownSecretVersion { secret: Name, version: u64 },
+    #[error("version {version} of secret {secret} is not the next one: someone else set it meanwhile; try again")]
+    SecretVersionTaken { secret: Name, version: u64 },
+    #[error("the secrets are sealed with another key than this node has; nothing was changed")]
+    OtherSecretKey,
+    #[error("secrets were set or removed meanwhile; nothing was changed, try again")]
+    SecretsChanged,
+    #[error(
+        "secret {secret} is used by {}: they would not start again, nor could be rolled back to; `--force` removes it all \
+         the same", by.join(", ")
+    )]
+    SecretInUse { secret: Name, by: Vec<String> },
+    #[error(
+        "app {app} uses secret {secret}, which has no value: `coppice secret set {secret}`, or declare how it is made"
+    )]
+    SecretNotPinned { app: Name, secret: Name },
+    #[error("app {app} does not use secret {secret}")]
+    SecretNotUsed { app: Name, secret: Name },
+    #[error("there are {SECRETS_MAX} secrets already; remove some")]
+    TooManySecrets,
+    #[error("the secrets would have more than {} MiB together; remove some, or keep large files in volumes", SEALED_MAX >> 20)]
+    SecretsTooLarge,
     #[error(
         "all {UID_RANGES} uid ranges are in use; remove apps that are not needed with their volumes \
          (`coppice down --volumes`)"

@@ -7,7 +7,7 @@ use coppice_base::{Name, Timestamp};
 use coppice_spec::Party;
 use serde::{Deserialize, Serialize};
 
-use crate::{App, Applied, CommandId, NodeId, PolicyRule, ServiceAddress, UidRange};
+use crate::{App, Applied, CommandId, NodeId, PolicyRule, Secret, ServiceAddress, UidRange};
 
 /// Releases kept of each app. The oldest go first; the newest that succeeded stays whatever its age, because
 /// it is what a roll-back needs.
@@ -35,6 +35,12 @@ pub struct State {
     /// Given up by their services; oldest first.
     #[serde(default)]
     pub(crate) resting: VecDeque<ServiceAddress>,
+    /// Also what is left of removed ones that a release pins.
+    #[serde(default)]
+    pub(crate) secrets: BTreeMap<Name, Arc<Secret>>,
+    /// Id of the key that they are sealed with.
+    #[serde(default)]
+    pub(crate) secret_key: Option<String>,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     /// Nodes that were removed: their ids are not used again.
     pub(crate) removed_nodes: BTreeSet<NodeId>,

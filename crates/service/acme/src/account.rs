@@ -19,10 +19,10 @@ use zeroize::Zeroizing;
 
 use coppice_spec::AcmeSpec;
 
-use crate::durable;
 use crate::https::AcmeTransport;
 use crate::seal::SealKey;
 use crate::secret::Secret;
+use coppice_secret::durable;
 
 /// Why there is no account to order with.
 #[derive(Debug, thiserror::Error)]

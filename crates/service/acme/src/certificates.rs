@@ -21,13 +21,13 @@ use crate::account::Accounts;
 use crate::certificate::{Certificate, CertificateError, date, domain_name};
 use crate::challenge::Challenges;
 use crate::demand::{Demand, DemandError, DemandLimits};
-use crate::durable;
 use crate::https::{Https, HttpsError};
 use crate::order::{OrderError, OrderSettings, Orders};
 use crate::renewals::{Life, Renewals, Setback};
 use crate::resolver::{OnUnknown, Resolver};
 use crate::seal::{KeyError, SealKey};
 use crate::store::{CertificateRecord, CertificateStore, Damaged, StoreError};
+use coppice_secret::durable;
 
 /// The clock is looked at this often at least, so that one that was set is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);

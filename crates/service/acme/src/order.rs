@@ -29,11 +29,11 @@ use crate::account::{AccountError, Accounts};
 use crate::certificate::{Certificate, CertificateError, date};
 use crate::challenge::{Answered, Challenges};
 use crate::dns::{Provider, ProviderError, Record, propagation};
-use crate::durable;
 use crate::https::{AcmeTransport, Https, HttpsError, RetryAfter};
 use crate::seal::SealKey;
 use crate::secret::Secret;
 use crate::store::{challenge_name, file_stem};
+use coppice_secret::durable;
 
 /// Nonces go stale when an authority is restarted or has many servers; one that takes none is not asked for ever.
 const MOST_NONCE_TRIES: u32 = 10;

@@ -16,8 +16,8 @@ use coppice_spec::{AcmeChallenge, AcmeSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{Certificate, CertificateError, domain_name};
-use crate::durable;
 use crate::seal::SealKey;
+use coppice_secret::durable;
 
 /// Where a certificate came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

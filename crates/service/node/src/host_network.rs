@@ -111,6 +111,7 @@ mod tests {
             images: BTreeMap::new(),
             expected_release: None,
             stopped: BTreeSet::new(),
+            secrets: BTreeMap::new(),
         };
         apply(state, id, body);
     }

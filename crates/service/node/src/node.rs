@@ -539,6 +539,7 @@ impl Node {
             images: digests,
             expected_release: None,
             stopped,
+            secrets: BTreeMap::new(),
         };
         let (number, changed) = match self.propose(uid, body).await? {
             Effect::Released { number, .. } => (number, true),

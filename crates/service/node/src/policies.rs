@@ -192,6 +192,7 @@ mod tests {
             images: BTreeMap::new(),
             expected_release: None,
             stopped: BTreeSet::new(),
+            secrets: BTreeMap::new(),
         };
         let mut state = State::default();
         let actor = Actor::User { uid: 0 };

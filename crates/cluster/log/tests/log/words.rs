@@ -30,6 +30,7 @@ pub(crate) fn release(number: u64, padding: usize) -> Command {
         images: BTreeMap::new(),
         expected_release: None,
         stopped: BTreeSet::new(),
+        secrets: BTreeMap::new(),
     };
     Command { id: CommandId(number.into()), at: Timestamp(number), actor: Actor::User { uid: 0 }, body }
 }

@@ -45,7 +45,8 @@ fn workloads_named_as_stopped_in_an_apply_stay_down() {
     let Body::Apply { release, spec, images, expected_release, .. } = apply(2, spec("shop", "nginx:2")) else {
         unreachable!()
     };
-    world.does(Body::Apply { release, spec, images, expected_release, stopped: names(["db"]) });
+    let secrets = BTreeMap::new();
+    world.does(Body::Apply { release, spec, images, expected_release, stopped: names(["db"]), secrets });
     let app = world.state.app("shop").unwrap();
     assert!(app.is_stopped("db") && !app.is_stopped("web"));
 }
@@ -57,7 +58,8 @@ fn a_stale_expected_release_is_refused_with_the_one_that_is_current() {
         let Body::Apply { release, spec, images, stopped, .. } = apply(release, spec("shop", "nginx:2")) else {
             unreachable!()
         };
-        Body::Apply { release, spec, images, expected_release: Some(ReleaseId(expected)), stopped }
+        let secrets = BTreeMap::new();
+        Body::Apply { release, spec, images, expected_release: Some(ReleaseId(expected)), stopped, secrets }
     };
     world.does(expecting(2, 1));
     let rejection = world.is_refused(expecting(3, 1));

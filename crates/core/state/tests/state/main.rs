@@ -3,5 +3,6 @@
 mod commands;
 mod policy;
 mod properties;
+mod secrets;
 mod service_addresses;
 mod words;

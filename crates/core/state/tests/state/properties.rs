@@ -7,7 +7,7 @@ use coppice_spec::{Condition, Dependency};
 use coppice_state::{Body, Command, NodeId, ReleaseId, State, Verdict};
 use proptest::prelude::*;
 
-use crate::words::{apply, command, digest, name, spec};
+use crate::words::{apply, command, digest, name, resealed, set_secret, spec, uses};
 
 fn app() -> impl Strategy<Value = Name> {
     prop::sample::select(vec!["a", "b", "c"]).prop_map(name)
@@ -25,6 +25,14 @@ fn images() -> impl Strategy<Value = BTreeMap<Name, coppice_state::Digest>> {
     prop::collection::btree_map(workload(), (0u8..3).prop_map(digest), 0..2)
 }
 
+fn secret() -> impl Strategy<Value = Name> {
+    prop::sample::select(vec!["key", "key", "cert"]).prop_map(name)
+}
+
+fn key() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["k1", "k1", "k2"])
+}
+
 /// Few ids, so that commands meet: releases taken, stale, unknown and right.
 fn release() -> impl Strategy<Value = ReleaseId> {
     (0u64..12).prop_map(ReleaseId)
@@ -33,8 +41,9 @@ fn release() -> impl Strategy<Value = ReleaseId> {
 fn applied_spec() -> impl Strategy<Value = Body> {
     let image = prop::sample::select(vec!["nginx:1", "nginx:2", "redis"]);
     let expected = prop::option::weighted(0.3, release());
-    (app(), image, any::<prop::sample::Index>(), images(), expected, workloads(), 0u64..200, 0..8).prop_map(
-        |(app, image, drop, images, expected_release, stopped, release, broken)| {
+    let secret = prop::sample::select(vec![0, 0, 1, 2, 3]);
+    (app(), image, any::<prop::sample::Index>(), images(), expected, workloads(), 0u64..200, 0..8, secret).prop_map(
+        |(app, image, drop, images, expected_release, stopped, release, broken, secret)| {
             let mut wanted = spec(app.as_str(), image);
             if drop.index(3) == 0 {
                 wanted.services.remove("db");
@@ -43,8 +52,15 @@ fn applied_spec() -> impl Strategy<Value = Body> {
                 let web = &mut wanted.services.get_mut("web").unwrap().workload;
                 web.depends_on.push(Dependency { name: name("ghost"), condition: Condition::Started });
             }
-            let Body::Apply { release, spec, .. } = apply(release, wanted) else { unreachable!() };
-            Body::Apply { release, spec, images, expected_release, stopped }
+            let Body::Apply { release, mut spec, .. } = apply(release, wanted) else { unreachable!() };
+            // Of some apps, a workload uses a secret; which may be there, pinned, both or neither.
+            let mut secrets = BTreeMap::new();
+            if secret > 0 {
+                let web = &mut spec.services.get_mut("web").unwrap().workload;
+                web.secrets.push(uses("key"));
+                secrets.insert(name("key"), secret);
+            }
+            Body::Apply { release, spec, images, expected_release, stopped, secrets }
         },
     )
 }
@@ -68,6 +84,16 @@ fn body() -> impl Strategy<Value = Body> {
         2 => (app(), release(), verdict)
             .prop_map(|(app, release, verdict)| Body::RecordVerdict { app, release, verdict }),
         1 => (node(), workload()).prop_map(|(node, name)| Body::AddNode { node, name }),
+        3 => (secret(), 1u64..5, key()).prop_map(|(name, version, key)| set_secret(name, version, key)),
+        1 => (secret(), any::<bool>()).prop_map(|(name, force)| Body::RemoveSecret { name, force }),
+        1 => (key(), key(), 1u64..4).prop_map(|(from, to, newest)| {
+            let versions = (1..=newest).map(|version| (version, resealed(version, to)));
+            let versions = BTreeMap::from([(name("key"), versions.collect())]);
+            Body::Rekey { from: from.to_owned(), to: to.to_owned(), versions }
+        }),
+        2 => (app(), release(), secret(), 1u64..5).prop_map(|(app, release, secret, version)| {
+            Body::PinSecrets { app, release, secrets: BTreeMap::from([(secret, version)]) }
+        }),
         1 => node().prop_map(|node| Body::RemoveNode { node }),
     ]
 }

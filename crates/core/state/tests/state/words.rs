@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::{Name, Timestamp};
-use coppice_spec::{AppSpec, RestartPolicy, ServiceSpec, WorkerSpec, WorkloadSpec};
-use coppice_state::{Actor, Applied, Body, Command, CommandId, Digest, Effect, Rejection, ReleaseId, State};
+use coppice_spec::{AppSpec, OnRotate, RestartPolicy, SecretTarget, SecretUse, ServiceSpec, WorkerSpec, WorkloadSpec};
+use coppice_state::{Actor, Applied, Body, Command, CommandId, Digest, Effect, Rejection, ReleaseId, Resealed, State};
 
 pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -38,7 +38,22 @@ pub(crate) fn apply(release: u64, spec: AppSpec) -> Body {
         images: BTreeMap::new(),
         expected_release: None,
         stopped: BTreeSet::new(),
+        secrets: BTreeMap::new(),
     }
+}
+
+/// A use of a secret as an environment variable.
+pub(crate) fn uses(secret: &str) -> SecretUse {
+    let target = SecretTarget::Env("KEY".to_owned());
+    SecretUse { secret: name(secret), part: None, target, on_rotate: OnRotate::Restart }
+}
+
+pub(crate) fn resealed(version: u64, key: &str) -> Resealed {
+    Resealed { sealed: format!("version {version} with {key}"), fingerprint: format!("{version} by {key}") }
+}
+
+pub(crate) fn set_secret(name: Name, version: u64, key: &str) -> Body {
+    Body::SetSecret { name, version, sealed: resealed(version, key), kind: None, key: key.to_owned() }
 }
 
 pub(crate) fn command(id: u128, body: Body) -> Command {

@@ -35,9 +35,9 @@ use zeroize::Zeroizing;
 
 use coppice_base::{Clock, Name, Timestamp};
 
-use crate::durable;
 use crate::seal::SealKey;
 use crate::secret::Secret;
+use coppice_secret::durable;
 
 pub use identity::Identity;
 pub use verifier::{PeerError, PeerIdentity};

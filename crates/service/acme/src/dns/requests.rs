@@ -70,7 +70,7 @@ fn https() -> Https {
 
 fn secret_file(folder: &Path, name: &str, text: &str) -> String {
     let path = folder.join(name);
-    crate::durable::write(&path, format!("{text}\n").as_bytes()).expect("secret");
+    coppice_secret::durable::write(&path, format!("{text}\n").as_bytes()).expect("secret");
     path.display().to_string()
 }
 

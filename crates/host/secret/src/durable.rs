@@ -12,19 +12,19 @@ use std::path::{Path, PathBuf};
 const UNFINISHED: &str = ".unfinished";
 
 /// A folder only its owner may look into.
-pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+pub fn make_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Puts `bytes` in place of whatever `path` held.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = write_beside(path, bytes)?;
     fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))?;
     sync_folder_of(path)
 }
 
 /// As [`write`], but fails with [`io::ErrorKind::AlreadyExists`] where there is a file.
-pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = write_beside(path, bytes)?;
     let linked = fs::hard_link(&temporary, path);
     fs::remove_file(&temporary)?;
@@ -33,7 +33,7 @@ pub(crate) fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Removes a file for good; one that is not there is removed already.
-pub(crate) fn remove(path: &Path) -> io::Result<bool> {
+pub fn remove(path: &Path) -> io::Result<bool> {
     match fs::remove_file(path) {
         Ok(()) => sync_folder_of(path).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -42,7 +42,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<bool> {
 }
 
 /// Removes what a crash left half written in `folder`.
-pub(crate) fn sweep(folder: &Path) -> io::Result<()> {
+pub fn sweep(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|found| format!(".{}", found.to_string_lossy()) == UNFINISHED) {
@@ -62,7 +62,7 @@ fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     Ok(temporary)
 }
 
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all())
 }
 
