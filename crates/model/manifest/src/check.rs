@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use coppice_base::Name;
-use coppice_spec::{Condition, Dependency, GroupSpec, MountSource, VolumeSpec};
+use coppice_spec::{Condition, Dependency, GroupSpec, HooksSpec, MountSource, VolumeMount, VolumeSpec};
 
+use crate::cron::ReadCron;
 use crate::diagnostic::Report;
 use crate::fields::Placed;
 use crate::host_port;
@@ -18,14 +19,23 @@ pub(crate) fn did_you_mean<'a>(word: &str, known: impl Iterator<Item = &'a str>,
     nearest(word, known).map_or(otherwise, |near| format!("did you mean `{near}`?"))
 }
 
-/// Services and workers share one name space.
-pub(crate) fn names(read: &[Read], report: &mut Report<'_>) {
-    let mut seen: BTreeMap<&Name, &Read> = BTreeMap::new();
-    for one in read {
-        if let Some(other) = seen.insert(&one.name, one) {
-            let first = report.source.place(&other.key_span).line;
-            let message = format!("`{}` is both a service and a worker (line {first})", one.name);
-            report.error(&one.key_span, message, "rename one of the two: dependencies name either");
+/// Of something that a `when` leaves out: why, as the end of a sentence, and what to do about it.
+pub(crate) fn left_out(name: &str, report: &Report<'_>) -> Option<(String, String)> {
+    let when = report.left_out.get(name)?;
+    let why = format!("is left out, since its `when` ({}) is false", report.source.whereabouts(when));
+    Some((why, "give this a `when` too, or remove it".to_owned()))
+}
+
+/// Services, workers and crons share one name space.
+pub(crate) fn names(read: &[Read], crons: &[ReadCron], report: &mut Report<'_>) {
+    let mut seen: BTreeMap<&Name, (&Range<usize>, &str)> = BTreeMap::new();
+    let kind = |read: &Read| if matches!(read.kind, ReadKind::Service { .. }) { "service" } else { "worker" };
+    let crons = crons.iter().map(|one| (&one.name, &one.key_span, "cron"));
+    for (name, span, kind) in read.iter().map(|one| (&one.name, &one.key_span, kind(one))).chain(crons) {
+        if let Some((other, first)) = seen.insert(name, (span, kind)) {
+            let place = report.source.whereabouts(other);
+            let message = format!("`{name}` is both a {first} and a {kind} ({place})");
+            report.error(span, message, "rename one of the two: dependencies name either");
         }
     }
 }
@@ -46,6 +56,11 @@ pub(crate) fn dependencies(
         }
         let Some(target) = all.get(written.name.as_str()) else {
             if !broken.contains(&written.name) {
+                if let Some((why, help)) = left_out(&written.name, report) {
+                    let message = format!("`{}` depends on `{}`, which {why}", one.name, written.name);
+                    report.error(&written.span, message, help);
+                    continue;
+                }
                 let known = all.keys().copied().filter(|name| *name != one.name.as_str());
                 let otherwise = format!("define [service.{0}] or [worker.{0}]", written.name);
                 let message = format!("`{}` depends on `{}`, which is not defined", one.name, written.name);
@@ -120,8 +135,8 @@ pub(crate) fn host_ports(read: &[Read], report: &mut Report<'_>) {
         for port in ports.iter().filter(|port| port.value.host != 0) {
             let same = seen.entry(port.value.host).or_default();
             if let Some((owner, other)) = same.iter().find(|(_, other)| host_port::collide(&other.value, &port.value)) {
-                let line = report.source.place(&other.span).line;
-                let message = format!("host port {} is already published by `{owner}` (line {line})", port.value.host);
+                let place = report.source.whereabouts(&other.span);
+                let message = format!("host port {} is already published by `{owner}` ({place})", port.value.host);
                 let help = format!("use another host port, or {} alone for a free one", port.value.container);
                 report.error(&port.span, message, help);
             }
@@ -140,6 +155,13 @@ pub(crate) fn routes(read: &[Read], all: &BTreeMap<&str, &Read>, broken: &BTreeS
                 Some(ReadKind::Service { .. }) => continue,
                 Some(ReadKind::Worker(_)) => format!("`{}` is a worker, and workers answer no requests", service.value),
                 None if broken.contains(service.value.as_str()) => continue,
+                None if report.left_out.contains_key(service.value.as_str()) => {
+                    if let Some((why, help)) = left_out(service.value.as_str(), report) {
+                        let message = format!("a route of `{}` names `{}`, which {why}", one.name, service.value);
+                        report.error(&service.span, message, help);
+                    }
+                    continue;
+                }
                 None => format!("a route of `{}` names `{}`, which is not defined", one.name, service.value),
             };
             let known = all.iter().filter(|(_, read)| matches!(read.kind, ReadKind::Service { .. }));
@@ -174,6 +196,7 @@ pub(crate) fn groups(
     all: &BTreeMap<&str, &Read>,
     broken: &BTreeSet<String>,
     broken_groups: &BTreeSet<String>,
+    hooks: &HooksSpec,
     report: &mut Report<'_>,
 ) -> BTreeMap<Name, GroupSpec> {
     let mut group_of: BTreeMap<String, Name> = BTreeMap::new();
@@ -188,13 +211,19 @@ pub(crate) fn groups(
         let listed = !group.members.is_empty();
         for member in group.members {
             let Some(target) = all.get(member.value.as_str()) else {
-                if !broken.contains(&member.value) {
+                // What is left out is simply not in the group.
+                if !broken.contains(&member.value) && !report.left_out.contains_key(&member.value) {
                     let message = format!("group `{}` names `{}`, which is not defined", group.name, member.value);
                     let otherwise = format!("define [service.{0}] or [worker.{0}]", member.value);
                     report.error(&member.span, message, did_you_mean(&member.value, all.keys().copied(), otherwise));
                 }
                 continue;
             };
+            if hooks.contains(&member.value) {
+                let message = format!("`{}` is a hook, and hooks are not supervised", member.value);
+                report.error(&member.span, message, "remove it here, or take it out of [hooks]");
+                continue;
+            }
             match group_of.insert(member.value.clone(), group.name.clone()) {
                 Some(other) if other == group.name => {
                     let message = format!("`{}` is listed twice in group `{other}`", member.value);
@@ -248,33 +277,28 @@ pub(crate) fn groups(
 }
 
 /// Adds a local volume for each named one that is used and not declared; warns of those declared and not used.
-pub(crate) fn volumes(
+pub(crate) fn volumes<'m>(
     volumes: &mut BTreeMap<Name, VolumeSpec>,
     declared: &[(Name, Range<usize>)],
-    read: &[Read],
+    mounts: impl Iterator<Item = &'m Placed<VolumeMount>>,
     report: &mut Report<'_>,
 ) {
     let mut used: BTreeSet<&Name> = BTreeSet::new();
-    for one in read {
-        for mount in &one.mounts {
-            if let MountSource::Volume(name) = &mount.value.source {
-                used.insert(name);
-                if !declared.iter().any(|(seen, _)| seen == name) {
-                    let known = declared.iter().map(|(seen, _)| seen.as_str());
-                    if let Some(near) =
-                        nearest(name.as_str(), known).filter(|near| name.as_str().len() > 3 && near.len() > 3)
-                    {
-                        let message = format!("volume `{name}` is not declared, so it is a new local one");
-                        report.warning(
-                            &mount.span,
-                            message,
-                            format!("did you mean `{near}`? Else add [volume.{name}]"),
-                        );
-                    }
-                    volumes.entry(name.clone()).or_default();
-                }
-            }
+    for mount in mounts {
+        let MountSource::Volume(name) = &mount.value.source else { continue };
+        used.insert(name);
+        if declared.iter().any(|(seen, _)| seen == name) {
+            continue;
         }
+        if let Some((why, help)) = left_out(&format!("volume {name}"), report) {
+            report.error(&mount.span, format!("volume `{name}` {why}"), help);
+        }
+        let known = declared.iter().map(|(seen, _)| seen.as_str());
+        if let Some(near) = nearest(name.as_str(), known).filter(|near| name.as_str().len() > 3 && near.len() > 3) {
+            let message = format!("volume `{name}` is not declared, so it is a new local one");
+            report.warning(&mount.span, message, format!("did you mean `{near}`? Else add [volume.{name}]"));
+        }
+        volumes.entry(name.clone()).or_default();
     }
     for (name, span) in declared.iter().filter(|(name, _)| !used.contains(name)) {
         report.warning(span, format!("volume `{name}` is declared and used by nothing"), "mount it, or remove it");

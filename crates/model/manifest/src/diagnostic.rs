@@ -1,5 +1,6 @@
 //! What is wrong with a text, where, and what to do about it; as text for people and JSON for editors.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -151,12 +152,14 @@ pub(crate) struct Report<'t> {
     pub(crate) source: &'t Source<'t>,
     found: Vec<Diagnostic>,
     errors: usize,
-    left_out: usize,
+    more: usize,
+    /// What a `when` leaves out (volumes as `volume NAME`), and where that stands.
+    pub(crate) left_out: BTreeMap<String, Range<usize>>,
 }
 
 impl<'t> Report<'t> {
     pub(crate) fn new(source: &'t Source<'t>) -> Self {
-        Self { source, found: Vec::new(), errors: 0, left_out: 0 }
+        Self { source, found: Vec::new(), errors: 0, more: 0, left_out: BTreeMap::new() }
     }
 
     pub(crate) fn error(&mut self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
@@ -186,7 +189,7 @@ impl<'t> Report<'t> {
             self.errors += 1;
         }
         if self.found.len() >= FINDINGS_MAX {
-            self.left_out += 1;
+            self.more += 1;
             // An error is never hidden behind warnings: without one there would be no reason to fail.
             let hidden = severity == Severity::Error && self.errors == 1;
             if !hidden {
@@ -213,6 +216,6 @@ impl<'t> Report<'t> {
     pub(crate) fn finish(mut self) -> Diagnostics {
         let main = &self.source.file;
         self.found.sort_by_key(|d| (d.file != *main, d.file.clone(), d.line, d.column, d.severity));
-        Diagnostics { diagnostics: self.found, left_out: self.left_out }
+        Diagnostics { diagnostics: self.found, left_out: self.more }
     }
 }

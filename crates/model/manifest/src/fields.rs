@@ -52,7 +52,10 @@ impl<'n> Fields<'n> {
                 report.error(
                     &node.span,
                     format!("{title} must be a table, and this is {}", other.kind()),
-                    format!("write {title} on a line of its own and its keys below, such as `{some} = …`"),
+                    match title.starts_with('[') {
+                        true => format!("write {title} on a line of its own and its keys below, such as `{some} = …`"),
+                        false => format!("write {{ {some} = … }}"),
+                    },
                 );
                 None
             }
@@ -256,6 +259,32 @@ impl<'n> Fields<'n> {
         };
         if found.is_none() {
             report.error(&entry.node.span, format!("`{}` is not an amount of CPU", entry.key), help);
+        }
+        found
+    }
+
+    /// A percentage, in thousandths of the whole.
+    pub(crate) fn percent(&self, name: &'static str, report: &mut Report<'_>) -> Option<u32> {
+        let entry = self.entry(name, report)?;
+        let help = "write a number from 0 to 100 with at most one digit behind the point, as in 0.5";
+        let text = match &entry.node.value {
+            Value::Integer(number) => number.to_string(),
+            Value::Float(number) => number.to_string(),
+            Value::Text { text, expanded: true } => text.trim().to_owned(),
+            Value::Unknown => return None,
+            _ => {
+                self.wrong(entry, "a number", help, report);
+                return None;
+            }
+        };
+        let (whole, tenth) = text.split_once('.').unwrap_or((&text, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+        let found = (digits(whole) && digits(tenth) && tenth.len() == 1)
+            .then(|| Some(whole.parse::<u32>().ok()?.checked_mul(10)? + tenth.parse::<u32>().ok()?))
+            .flatten()
+            .filter(|permille| *permille <= 1000);
+        if found.is_none() {
+            report.error(&entry.node.span, format!("`{}` is not a percentage", entry.key), help);
         }
         found
     }

@@ -1,6 +1,8 @@
 //! The one table of every key `coppice.toml` knows: its type, its bounds, what it says. The parser refuses what is not
 //! here, the JSON Schema is printed from here, and a test holds every key to both.
 
+use coppice_spec::{AppSpec, CronSpec};
+
 use crate::names;
 
 /// A table of the manifest.
@@ -33,6 +35,8 @@ pub(crate) enum Kind {
     Size,
     /// `0.5`, `2`, `"500m"`.
     Cpu,
+    /// 0 to 100, in tenths at most.
+    Percent,
     Choice(&'static [&'static str]),
     /// An argv: array, or a string split into words.
     Words,
@@ -48,6 +52,10 @@ pub(crate) enum Kind {
     DependsOn,
     /// A table name → address, or an array of `"name:address"`.
     Hosts,
+    /// An array of texts (the section's first key alone) and tables, or one text.
+    Uses(&'static Section),
+    /// An array of tables.
+    Tables(&'static Section),
     Table(&'static Section),
     /// The section, or a string for its first key alone.
     TextOrTable(&'static Section),
@@ -82,10 +90,14 @@ pub(crate) static ROOT: Section = Section {
     keys: &[
         key("app", Kind::TextOrTable(&APP), "The app itself, or just its name."),
         key("supervise", Kind::Table(&SUPERVISE), "How the app's root supervisor behaves."),
+        key("release", Kind::Table(&RELEASE), "What is kept of releases."),
+        key("hooks", Kind::Table(&HOOKS), "Workers that run around a release, and only then."),
         key("group", Kind::Named(&GROUP), "Subtrees of the supervision tree."),
         key("service", Kind::Named(&SERVICE), "Long-running workloads."),
         key("worker", Kind::Named(&WORKER), "One-shot workloads: run to exit 0, then complete."),
+        key("cron", Kind::Named(&CRON), "Workloads that run at times."),
         key("volume", Kind::Named(&VOLUME), "Named volumes. A named volume that is not declared is a local one."),
+        key("secret", Kind::Named(&SECRET), "Secrets that are made for the app. Values are never in a manifest."),
         key("policy", Kind::Table(&POLICY), "Which services may speak to which."),
     ],
 };
@@ -102,7 +114,64 @@ const RESTARTS_MAX: i64 = 1_000_000;
 
 pub(crate) static SUPERVISE: Section = Section {
     doc: "A supervisor: what it restarts, how often, and when it gives up and hands the failure upward.",
-    keys: &[STRATEGY, MAX_RESTARTS, WINDOW, BACKOFF_KEY],
+    keys: &[
+        STRATEGY,
+        MAX_RESTARTS,
+        WINDOW,
+        BACKOFF_KEY,
+        key(
+            "on_exhausted",
+            Kind::Choice(names::EXHAUSTED_WORDS),
+            "When it gives up: stay as it is (default), or bring the release before back.",
+        ),
+    ],
+};
+
+pub(crate) static RELEASE: Section = Section {
+    doc: "What is kept of releases.",
+    keys: &[key(
+        "keep",
+        Kind::Integer { min: 0, max: AppSpec::KEEP_MAX as i64 },
+        "Of how many releases the data is kept, beside the current one's. Default 5.",
+    )],
+};
+
+pub(crate) static HOOKS: Section = Section {
+    doc: "Workers that run around a release, one after the other. They do not run with the app's other workers.",
+    keys: &[
+        key("before_deploy", Kind::Texts, "Before anything is changed; one that fails stops the deploy."),
+        key("after_deploy", Kind::Texts, "When all is ready; one that fails fails the release."),
+        key(
+            "before_rollback",
+            Kind::Texts,
+            "Of the release that is left, before an earlier one comes back; one that fails stops the rollback.",
+        ),
+    ],
+};
+
+pub(crate) static SECRET: Section = Section {
+    doc: "A secret of the app. One that is not declared has to be set by hand (`coppice secret set`).",
+    keys: &[
+        key("generate", Kind::Choice(names::SECRET_WORDS), "Made by the node when there is none yet."),
+        key("name", Kind::Text, "The name the certificate is for (generate = \"tls\")."),
+    ],
+};
+
+pub(crate) static SECRET_USE: Section = Section {
+    doc: "How a workload gets a secret: as a file, or as an environment variable.",
+    keys: &[
+        required("secret", Kind::Text, "The secret's name."),
+        key("part", Kind::Text, "Another part of it: hash (password), public (ed25519) or certificate (tls)."),
+        key("env", Kind::Text, "The environment variable that holds it."),
+        key("file", Kind::Text, "The file that holds it, below /run/secrets when relative. Default: its name."),
+        key("mode", Kind::Text, "The file's mode, as in \"0440\". Default \"0400\"."),
+        key("owner", Kind::TextOrInteger, "The file's owner, as in 999 or \"999:999\". Default root."),
+        key(
+            "on_rotate",
+            Kind::Text,
+            "What becomes of running instances: restart (default), nothing, or a signal, as in \"signal:HUP\".",
+        ),
+    ],
 };
 
 pub(crate) static GROUP: Section = Section {
@@ -149,6 +218,13 @@ pub(crate) static VOLUME: Section = Section {
         ),
         key("path", Kind::Text, "The host's directory (driver host). Relative paths start at the manifest."),
         key("labels", Kind::Pairs, "Labels on the volume."),
+        key(
+            "compression",
+            Kind::Choice(names::COMPRESSION_WORDS),
+            "How its data is compressed, where its storage can.",
+        ),
+        key("quota", Kind::Size, "Most bytes it may hold, as in \"10g\", where its storage can."),
+        key("record_size", Kind::Size, "Bytes of a record, a power of two from 512 to 1m, where its storage can."),
     ],
 };
 
@@ -302,7 +378,10 @@ pub(crate) static DNS: Section = Section {
     ],
 };
 
-/// The keys services and workers share, then the section's own.
+const DEPENDS_ON: Key = key("depends_on", Kind::DependsOn, "What must be started, healthy or completed first.");
+const GROUP_KEY: Key = key("group", Kind::Text, "The [group.X] it belongs to, instead of listing it there.");
+
+/// The keys services, workers and crons share, then the section's own.
 macro_rules! workload_keys {
     ($($own:expr),* $(,)?) => {
         &[
@@ -314,7 +393,6 @@ macro_rules! workload_keys {
             key("env_file", Kind::Texts, "Files of KEY=VALUE lines, relative to the manifest; later ones win."),
             key("volumes", Kind::Texts, "\"name:/path\", \"./dir:/path\", \"/dir:/path:ro\", or \"/path\" for one of its own."),
             key("tmpfs", Kind::Texts, "Paths that get an empty tmpfs, as in \"/tmp\" or \"/run:size=16m\"."),
-            key("depends_on", Kind::DependsOn, "What must be started, healthy or completed first."),
             key("user", Kind::TextOrInteger, "\"name\", uid, or \"user:group\"; the image's USER when absent."),
             key("working_dir", Kind::Text, "Absolute path; the image's WORKDIR when absent."),
             key("limits", Kind::Table(&LIMITS), "Resource limits."),
@@ -334,7 +412,7 @@ macro_rules! workload_keys {
             key("hostname", Kind::Text, "The name of the workload when absent."),
             key("extra_hosts", Kind::Hosts, "Lines for /etc/hosts, as in { db = \"10.0.0.5\" }."),
             key("init", Kind::Boolean, "Run a small init as PID 1 that reaps and forwards signals."),
-            key("group", Kind::Text, "The [group.X] it belongs to, instead of listing it there."),
+            key("secrets", Kind::Uses(&SECRET_USE), "Secrets it gets, as files below /run/secrets unless told otherwise."),
             $($own),*
         ]
     };
@@ -343,6 +421,9 @@ macro_rules! workload_keys {
 pub(crate) static SERVICE: Section = Section {
     doc: "A long-running workload.",
     keys: workload_keys![
+        DEPENDS_ON,
+        GROUP_KEY,
+        key("rollout", Kind::Table(&ROLLOUT), "How it goes from one release to the next."),
         key("replicas", Kind::Integer { min: 0, max: 10_000 }, "Instances; 0 keeps it defined and stopped. Default 1."),
         key("ports", Kind::Ports, "\"8080:80\", \"127.0.0.1:8080:80/udp\", or 80 for a free host port."),
         key(
@@ -360,29 +441,139 @@ pub(crate) static SERVICE: Section = Section {
 
 pub(crate) static WORKER: Section = Section {
     doc: "A one-shot workload: runs to exit 0, then is complete.",
-    keys: workload_keys![key(
-        "restart",
-        Kind::Choice(names::WORKER_RESTART_WORDS),
-        "never (default) or on-failure; yoq's on_failure and none are understood.",
-    )],
+    keys: workload_keys![
+        DEPENDS_ON,
+        GROUP_KEY,
+        key(
+            "restart",
+            Kind::Choice(names::WORKER_RESTART_WORDS),
+            "never (default) or on-failure; yoq's on_failure and none are understood.",
+        ),
+    ],
+};
+
+pub(crate) static CRON: Section = Section {
+    doc: "A workload that is run to its end at the times of a schedule: exactly one of `every` and `schedule`.",
+    keys: workload_keys![
+        key("every", Kind::Duration, "Run this far apart, at least a second."),
+        key("schedule", Kind::Text, "\"minute hour day month weekday\", as in \"30 4 * * mon-fri\", or \"@daily\"."),
+        key("time_zone", Kind::Text, "Whose times `schedule` means, as in \"Europe/Berlin\". Default UTC."),
+        key(
+            "overlap",
+            Kind::Choice(names::OVERLAP_WORDS),
+            "When a run is due and one still runs: skip (default), queue, or replace it.",
+        ),
+        key(
+            "missed",
+            Kind::Choice(names::MISSED_WORDS),
+            "Times at which the node was away: skip (default), or run_once for all of them.",
+        ),
+        key("timeout", Kind::Duration, "A run that takes longer is stopped and has failed. Default: none."),
+        key(
+            "history",
+            Kind::Integer { min: 1, max: CronSpec::HISTORY_MAX as i64 },
+            "Ended runs remembered. Default 10."
+        ),
+    ],
+};
+
+const INSTANCES_MAX: i64 = 10_000;
+
+pub(crate) static ROLLOUT: Section = Section {
+    doc: "How a service goes from one release to the next. A healthy old instance goes only when a new one is ready.",
+    keys: &[
+        key(
+            "strategy",
+            Kind::Choice(names::ROLLOUT_WORDS),
+            "rolling: batch by batch; canary: some first, with some of the traffic; blue_green: all beside the old, then \
+             one switch; switch: stop, snapshot, start. Default: switch for one replica that writes a named volume or is \
+             on the host's network, else rolling.",
+        ),
+        key("parallelism", Kind::Integer { min: 1, max: INSTANCES_MAX }, "Instances replaced at once. Default 1."),
+        key(
+            "max_surge",
+            Kind::Integer { min: 1, max: INSTANCES_MAX },
+            "Instances that may run beyond `replicas` meanwhile. Default: parallelism.",
+        ),
+        key("delay_between_batches", Kind::Duration, "Default 0s."),
+        key(
+            "health_check_timeout",
+            Kind::Duration,
+            "How long a new instance may take to be ready; 0s: it is once it runs. Default 2m.",
+        ),
+        key(
+            "deadline",
+            Kind::Duration,
+            "How long the service may take in all, steps and delays included. Default 10m.",
+        ),
+        key(
+            "failure_action",
+            Kind::Choice(names::FAILURE_WORDS),
+            "rollback (default): everything goes back; pause: it stays until somebody resumes or cancels it.",
+        ),
+        key("canary", Kind::Tables(&CANARY_STEP), "Steps (strategy canary). Default: one instance, 10 % for 30s."),
+        key("analysis", Kind::Table(&ANALYSIS), "What a canary must keep to."),
+    ],
+};
+
+pub(crate) static CANARY_STEP: Section = Section {
+    doc: "One step of a canary.",
+    keys: &[
+        required("instances", Kind::Integer { min: 1, max: INSTANCES_MAX }, "New instances in all."),
+        required(
+            "weight",
+            Kind::Integer { min: 1, max: 100 },
+            "Share of the requests that come by routes, in percent.",
+        ),
+        required("duration", Kind::Duration, "How long it is watched before the next step."),
+    ],
+};
+
+pub(crate) static ANALYSIS: Section = Section {
+    doc: "What is compared with what the proxy saw of the new instances during a canary's step.",
+    keys: &[
+        key(
+            "max_error_percent",
+            Kind::Percent,
+            "Most answers of 500 and above and failed attempts, as in 0.5. Default 1.",
+        ),
+        key("max_p99", Kind::Duration, "Longest 99th percentile of the time to answer. Default: not judged."),
+        key("max_p99_ms", MILLISECONDS, "The same, in milliseconds."),
+        key(
+            "min_requests",
+            Kind::Integer { min: 0, max: i64::MAX },
+            "With fewer than this a step says nothing and passes. Default 20.",
+        ),
+    ],
 };
 
 /// Words people bring from elsewhere, and what to write here.
 pub(crate) fn advice(section: &Section, word: &str) -> Option<&'static str> {
     let top = std::ptr::eq(section, &ROOT);
-    let workload = std::ptr::eq(section, &SERVICE) || std::ptr::eq(section, &WORKER);
+    let (cron, rollout) = (std::ptr::eq(section, &CRON), std::ptr::eq(section, &ROLLOUT));
+    let workload = std::ptr::eq(section, &SERVICE) || std::ptr::eq(section, &WORKER) || cron;
     Some(match word {
         "services" if top => "write one [service.NAME] per service; `coppice convert compose.yaml` does it",
         "volumes" if top => "write one [volume.NAME] per volume",
         "name" if top => "put it under [app]: name = \"...\"",
         "version" if top => "remove it: coppice.toml has no version",
-        "cron" | "training" | "backup" | "vm" | "route" | "networks" | "secrets" | "configs" | "network" if top => {
+        "secrets" if top => "write one [secret.NAME] per secret",
+        "crons" if top => "write one [cron.NAME] per cron",
+        "training" | "backup" | "vm" | "route" | "networks" | "configs" | "network" if top => {
             "this version of Coppice does not have it yet; remove it"
         }
+        "keep" if top => "put it under [release]: keep = 5",
+        "on_exhausted" if top => "put it under [supervise]",
         "environment" if workload => "write `env`",
         "healthcheck" if workload => "write `health`",
-        "dns" | "networks" | "secrets" | "configs" | "devices" | "sysctls" | "logging" | "build" | "profiles"
-        | "rollout" | "gpu" | "gpu_mesh" | "alerts" | "required_labels"
+        "rollout" if workload && !std::ptr::eq(section, &SERVICE) => "only services have one: others run to their end",
+        "depends_on" | "group" | "restart" | "replicas" | "ports" | "health" | "http_proxy" | "http_routes" if cron => {
+            "crons have none: a run begins at its time and ends by itself"
+        }
+        "cron" if cron => "write `schedule`",
+        "delay" if rollout => "write `delay_between_batches`",
+        "dns" | "networks" | "configs" | "devices" | "sysctls" | "logging" | "build" | "profiles" | "gpu"
+        | "gpu_mesh" | "alerts" | "required_labels"
             if workload =>
         {
             "this version of Coppice does not have it yet; remove it"

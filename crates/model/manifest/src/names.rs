@@ -18,6 +18,27 @@ pub(crate) const PEER_WORDS: &[&str] = &["off", "warn", "require"];
 /// Words for `tls.acme.challenge`.
 pub(crate) const CHALLENGE_WORDS: &[&str] = &["http-01", "tls-alpn-01", "dns-01"];
 
+/// Words for `supervise.on_exhausted`.
+pub(crate) const EXHAUSTED_WORDS: &[&str] = &["stay", "rollback"];
+
+/// Words for `rollout.strategy`.
+pub(crate) const ROLLOUT_WORDS: &[&str] = &["rolling", "canary", "blue_green", "switch"];
+
+/// Words for `rollout.failure_action`.
+pub(crate) const FAILURE_WORDS: &[&str] = &["rollback", "pause"];
+
+/// Words for a cron's `overlap`.
+pub(crate) const OVERLAP_WORDS: &[&str] = &["skip", "queue", "replace"];
+
+/// Words for a cron's `missed`.
+pub(crate) const MISSED_WORDS: &[&str] = &["skip", "run_once"];
+
+/// Words for a secret's `generate`.
+pub(crate) const SECRET_WORDS: &[&str] = &["random-256", "password", "ed25519", "tls"];
+
+/// Words for a volume's `compression`.
+pub(crate) const COMPRESSION_WORDS: &[&str] = &["off", "lz4", "zstd", "gzip"];
+
 /// Words for `tls.acme.dns.provider`.
 pub(crate) const DNS_WORDS: &[&str] = &["cloudflare", "route53", "gcloud", "exec"];
 

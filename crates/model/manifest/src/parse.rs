@@ -3,17 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::Name;
-use coppice_spec::{AppSpec, SuperviseSpec};
+use coppice_spec::{AppSpec, OnExhausted, SuperviseSpec};
 
 use crate::check::{self, WrittenGroup};
 use crate::context::Context;
+use crate::cron::{self, ReadCron};
 use crate::diagnostic::{Diagnostics, Report};
 use crate::fields::{self, Fields};
-use crate::keys::{APP, GROUP, ROOT, SUPERVISE};
+use crate::keys::{APP, GROUP, RELEASE, ROOT, SUPERVISE};
 use crate::source::Source;
 use crate::tree::{self, Entry, Value};
 use crate::workload::{self, Read, ReadKind};
-use crate::{policy, starter, supervise, volume};
+use crate::{hooks, policy, secret, starter, supervise, volume};
 
 /// Longest manifest, in bytes (yoq's bound).
 pub const FILE_MAX: usize = 1024 * 1024;
@@ -83,17 +84,8 @@ pub(crate) fn read(text: &str, file_name: &str, input: &Input<'_, '_>) -> Result
 fn root(entries: &[Entry], input: &Input<'_, '_>, report: &mut Report<'_>) -> AppSpec {
     let root = Fields::over(entries, &ROOT, String::new(), report);
     let (name, labels) = app(&root, input, report);
-    let supervise = match root.entry("supervise", report) {
-        None => SuperviseSpec::default(),
-        Some(entry) => match Fields::open(&entry.node, &SUPERVISE, "[supervise]".to_owned(), report) {
-            None => SuperviseSpec::default(),
-            Some(fields) => {
-                let spec = supervise::read(&fields, report);
-                fields.finish();
-                spec
-            }
-        },
-    };
+    let (supervise, on_exhausted) = supervision(&root, report);
+    let keep = keep(&root, report);
 
     let mut read: Vec<Read> = Vec::new();
     // Names that are written but unusable: others may refer to them without a second error.
@@ -108,15 +100,25 @@ fn root(entries: &[Entry], input: &Input<'_, '_>, report: &mut Report<'_>) -> Ap
             match one {
                 Some(one) if read.len() < WORKLOADS_MAX => read.push(one),
                 Some(_) => {
-                    let message = format!("an app has at most {WORKLOADS_MAX} services and workers");
-                    report.error(&entry.key_span, message, "split it into several apps");
+                    too_many(entry, report);
                     return AppSpec { labels, supervise, ..AppSpec::of(name) };
                 }
                 None => drop(broken.insert(entry.key.clone())),
             }
         }
     }
-    if read.is_empty() && broken.is_empty() && !root.has("service") && !root.has("worker") {
+    let mut crons: Vec<ReadCron> = Vec::new();
+    for entry in named(&root, "cron", report) {
+        let cron = fields::name("a cron", &entry.key, &entry.key_span, report);
+        let one = cron.and_then(|name| cron::read(entry, name, input, report));
+        if one.is_some() && read.len() + crons.len() >= WORKLOADS_MAX {
+            too_many(entry, report);
+            return AppSpec { labels, supervise, ..AppSpec::of(name) };
+        }
+        crons.extend(one);
+    }
+    let is_empty = read.is_empty() && broken.is_empty();
+    if is_empty && !["service", "worker", "cron"].iter().any(|kind| root.has(kind)) {
         let end = report.source.text.len();
         report.error(&(end..end), "the app has no service and no worker", "add [service.web] with image = \"…\"");
     }
@@ -146,18 +148,37 @@ fn root(entries: &[Entry], input: &Input<'_, '_>, report: &mut Report<'_>) -> Ap
         }
     }
 
-    check::names(&read, report);
+    let mut secrets = BTreeMap::new();
+    for entry in named(&root, "secret", report) {
+        let Some(name) = fields::name("a secret", &entry.key, &entry.key_span, report) else { continue };
+        if let Some(spec) = secret::read(entry, report) {
+            secrets.insert(name, (spec, entry.key_span.clone()));
+        }
+    }
+
+    check::names(&read, &crons, report);
     check::host_ports(&read, report);
-    check::volumes(&mut volumes, &declared, &read, report);
+    let cron_mounts = crons.iter().flat_map(|one| &one.mounts);
+    let mounts = read.iter().flat_map(|one| &one.mounts).chain(cron_mounts);
+    check::volumes(&mut volumes, &declared, mounts, report);
+    let cron_uses = crons.iter().flat_map(|one| &one.uses);
+    let uses = read.iter().flat_map(|one| &one.uses).chain(cron_uses);
+    if broken.is_empty() {
+        secret::check(&secrets, uses, report);
+    }
     let all: BTreeMap<&str, &Read> = read.iter().map(|one| (one.name.as_str(), one)).collect();
     let policy = policy::read(&root, &all, &broken, report);
+    let hooks = hooks::read(&root, &all, &broken, report);
     root.finish();
     check::routes(&read, &all, &broken, report);
     check::circles(&read, &all, report);
-    let groups = check::groups(groups, &read, &all, &broken, &broken_groups, report);
+    let groups = check::groups(groups, &read, &all, &broken, &broken_groups, &hooks, report);
     let depends_on: Vec<_> = read.iter().map(|one| check::dependencies(one, &all, &broken, report)).collect();
 
-    let mut spec = AppSpec { labels, supervise, groups, volumes, policy, ..AppSpec::of(name) };
+    let spec = AppSpec { labels, supervise, on_exhausted, keep, groups, volumes, policy, hooks, ..AppSpec::of(name) };
+    let secrets = secrets.into_iter().map(|(name, (secret, _))| (name, secret)).collect();
+    let crons = crons.into_iter().map(|one| (one.name, one.spec)).collect();
+    let mut spec = AppSpec { secrets, crons, ..spec };
     for (one, depends_on) in read.into_iter().zip(depends_on) {
         match one.kind {
             ReadKind::Service { spec: mut service, .. } => {
@@ -171,6 +192,34 @@ fn root(entries: &[Entry], input: &Input<'_, '_>, report: &mut Report<'_>) -> Ap
         }
     }
     spec
+}
+
+fn too_many(entry: &Entry, report: &mut Report<'_>) {
+    let message = format!("an app has at most {WORKLOADS_MAX} services and workers");
+    report.error(&entry.key_span, message, "split it into several apps");
+}
+
+fn supervision(root: &Fields<'_>, report: &mut Report<'_>) -> (SuperviseSpec, OnExhausted) {
+    let default = (SuperviseSpec::default(), OnExhausted::default());
+    let Some(entry) = root.entry("supervise", report) else { return default };
+    let Some(fields) = Fields::open(&entry.node, &SUPERVISE, "[supervise]".to_owned(), report) else { return default };
+    let spec = supervise::read(&fields, report);
+    let on_exhausted = match fields.choice("on_exhausted", report).map(|found| found.value) {
+        Some("rollback") => OnExhausted::Rollback,
+        _ => OnExhausted::Stay,
+    };
+    fields.finish();
+    (spec, on_exhausted)
+}
+
+/// `[release] keep`.
+fn keep(root: &Fields<'_>, report: &mut Report<'_>) -> u32 {
+    let Some(entry) = root.entry("release", report) else { return AppSpec::DEFAULT_KEEP };
+    let fields = Fields::open(&entry.node, &RELEASE, "[release]".to_owned(), report);
+    let Some(fields) = fields else { return AppSpec::DEFAULT_KEEP };
+    let keep = fields.integer("keep", report).and_then(|found| u32::try_from(found.value).ok());
+    fields.finish();
+    keep.unwrap_or(AppSpec::DEFAULT_KEEP)
 }
 
 fn app(root: &Fields<'_>, input: &Input<'_, '_>, report: &mut Report<'_>) -> (Name, BTreeMap<String, String>) {

@@ -35,6 +35,11 @@ pub(crate) fn read(
             };
             let mut known = |text: &str| {
                 let name = fields::name("a service", text.trim(), &found.span, report)?;
+                let is_left_out = report.left_out.contains_key(name.as_str());
+                if is_left_out {
+                    // A rule about what is not there rules nothing.
+                    return None;
+                }
                 if !all.contains_key(name.as_str()) && !broken.contains(name.as_str()) {
                     let otherwise = format!("define [service.{name}] or [worker.{name}]");
                     let help = did_you_mean(name.as_str(), all.keys().copied(), otherwise);

@@ -3,24 +3,32 @@
 use serde_json::{Map, Value, json};
 
 use crate::keys::{
-    ACME, APP, BACKOFF, DNS, GROUP, HEALTH, Key, Kind, LIMITS, POLICY, RATE_LIMIT, REDIRECT, ROOT, ROUTE, SERVICE,
-    SUPERVISE, Section, TLS, VOLUME, WORKER,
+    ACME, ANALYSIS, APP, BACKOFF, CANARY_STEP, CRON, DNS, GROUP, HEALTH, HOOKS, Key, Kind, LIMITS, POLICY, RATE_LIMIT,
+    REDIRECT, RELEASE, ROLLOUT, ROOT, ROUTE, SECRET, SECRET_USE, SERVICE, SUPERVISE, Section, TLS, VOLUME, WORKER,
 };
 use crate::workload::CONDITIONS;
 
 /// Sections by the name they have in the schema.
 const DEFINITIONS: &[(&str, &Section)] = &[
     ("acme", &ACME),
+    ("analysis", &ANALYSIS),
     ("app", &APP),
     ("backoff", &BACKOFF),
+    ("canary_step", &CANARY_STEP),
+    ("cron", &CRON),
     ("dns", &DNS),
     ("group", &GROUP),
     ("health", &HEALTH),
+    ("hooks", &HOOKS),
     ("limits", &LIMITS),
     ("policy", &POLICY),
     ("rate_limit", &RATE_LIMIT),
     ("redirect", &REDIRECT),
+    ("release", &RELEASE),
+    ("rollout", &ROLLOUT),
     ("route", &ROUTE),
+    ("secret", &SECRET),
+    ("secret_use", &SECRET_USE),
     ("service", &SERVICE),
     ("supervise", &SUPERVISE),
     ("tls", &TLS),
@@ -104,6 +112,7 @@ fn value(kind: &Kind) -> Value {
             json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1024 }),
             json!({ "type": "string", "pattern": "^ *[0-9.]+m? *$" }),
         ]),
+        Kind::Percent => or_variable(vec![json!({ "type": "number", "minimum": 0, "maximum": 100 })]),
         Kind::Choice(words) => or_variable(vec![json!({ "enum": words })]),
         Kind::Words | Kind::Texts => json!({ "anyOf": [text, texts] }),
         Kind::TextOrInteger => json!({ "type": ["string", "integer"] }),
@@ -120,6 +129,13 @@ fn value(kind: &Kind) -> Value {
             json!({ "anyOf": [text, texts, { "type": "object", "additionalProperties": condition }] })
         }
         Kind::Hosts => json!({ "anyOf": [texts, { "type": "object", "additionalProperties": text }] }),
+        Kind::Uses(of) => {
+            let one = json!({ "anyOf": [text, { "$ref": format!("#/$defs/{}", definition(of)) }] });
+            json!({ "anyOf": [text, { "type": "array", "items": one }] })
+        }
+        Kind::Tables(of) => {
+            json!({ "type": "array", "items": { "$ref": format!("#/$defs/{}", definition(of)) }, "minItems": 1 })
+        }
         Kind::Table(of) => json!({ "$ref": format!("#/$defs/{}", definition(of)) }),
         Kind::TextOrTable(of) => json!({ "anyOf": [text, { "$ref": format!("#/$defs/{}", definition(of)) }] }),
         Kind::Named(of) => json!({
@@ -150,6 +166,16 @@ mod tests {
             "cap_add" | "cap_drop" => r#"["NET_ADMIN"]"#,
             "stop_signal" => r#""QUIT""#,
             "env_file" | "members" => "[]",
+            "before_deploy" | "after_deploy" | "before_rollback" => r#"["job"]"#,
+            "schedule" => r#""30 4 * * mon-fri""#,
+            "time_zone" => r#""Europe/Berlin""#,
+            "record_size" => r#""16k""#,
+            "secret" if matches!(key.kind, Kind::Text) => r#""pw""#,
+            "part" => r#""hash""#,
+            "mode" => r#""0440""#,
+            "owner" => r#""999:999""#,
+            "on_rotate" => r#""signal:HUP""#,
+            "deadline" => r#""20m""#,
             "group" => r#""g""#,
             "name" | "hostname" | "service" => r#""abc""#,
             "host" | "domain" => r#""a.example.com""#,
@@ -179,12 +205,21 @@ mod tests {
                 Kind::Duration => r#""20s500ms""#,
                 Kind::Size => r#""512m""#,
                 Kind::Cpu => "0.5",
+                Kind::Percent => "0.5",
+                Kind::Uses(_) => r#"["pw", { secret = "token", env = "TOKEN" }]"#,
+                Kind::Tables(_) => r#"[{ instances = 1, weight = 5, duration = "1s" }]"#,
                 Kind::Choice(words) => match words.first() {
                     Some(&"http") => r#""http""#,
                     Some(&"local") => r#""host""#,
                     Some(&"one_for_one") => r#""rest_for_one""#,
                     Some(&"bridge") => r#""none""#,
                     Some(&"low") => r#""high""#,
+                    Some(&"rolling") => r#""blue_green""#,
+                    Some(&"stay") => r#""rollback""#,
+                    Some(&"rollback") => r#""pause""#,
+                    Some(&"skip") => r#""skip""#,
+                    Some(&"random-256") => r#""password""#,
+                    Some(&"off") => r#""zstd""#,
                     _ => r#""never""#,
                 },
                 Kind::Words | Kind::Texts => r#"["a", "b"]"#,
@@ -212,6 +247,40 @@ mod tests {
                 Some("driver" | "type") => format!("[volume.v]\npath = \"/x\"\n{line}\n{rest}"),
                 _ => format!("[volume.v]\n{line}\n{rest}"),
             },
+            "release" => format!("[release]\n{line}\n{rest}"),
+            "hooks" => format!("[hooks]\n{line}\n[worker.job]\nimage = \"x\"\n{rest}"),
+            "secret" => {
+                let kind = if line.starts_with("name") { "generate = \"tls\"\n" } else { "" };
+                format!("[secret.s]\n{kind}{line}\n{rest}")
+            }
+            "secret_use" => {
+                let needed = if line.starts_with("secret ") { "" } else { "secret = \"pw\", " };
+                format!("[service.w]\n{image}secrets = [{{ {needed}{line} }}]\n{rest}")
+            }
+            "cron" => {
+                let every = match line.split(' ').next() {
+                    Some("every" | "schedule") => "",
+                    _ => "schedule = \"@daily\"\n",
+                };
+                format!("[cron.w]\n{image}{every}{line}\n{rest}")
+            }
+            "rollout" => {
+                let canary = if line.starts_with("strategy") { "" } else { "strategy = \"canary\"\n" };
+                format!("[service.w]\n{image}[service.w.rollout]\n{canary}{line}\n{rest}")
+            }
+            "canary_step" => {
+                let keys = [("instances", "1"), ("weight", "5"), ("duration", "\"1s\"")];
+                let others = keys.iter().filter(|(key, _)| !line.starts_with(key));
+                let others: String = others.map(|(key, value)| format!(", {key} = {value}")).collect();
+                format!(
+                    "[service.w]\n{image}replicas = 9\n[service.w.rollout]\nstrategy = \"canary\"\ncanary = [{{ {line}{others} }}]\n{rest}"
+                )
+            }
+            "analysis" => {
+                format!(
+                    "[service.w]\n{image}[service.w.rollout]\nstrategy = \"canary\"\n[service.w.rollout.analysis]\n{line}\n{rest}"
+                )
+            }
             "service" | "worker" => format!("[{name}.w]\n{image}{line}\n{rest}"),
             "limits" => format!("[service.w]\n{image}[service.w.limits]\n{line}\n{rest}"),
             "health" => {

@@ -44,6 +44,11 @@ impl<'t> Source<'t> {
         }
     }
 
+    /// `line 5`, for a sentence about another place.
+    pub(crate) fn whereabouts(&self, span: &Range<usize>) -> String {
+        format!("line {}", self.place(span).line)
+    }
+
     /// The byte range of `line` (1-based) from its first character that is not blank.
     pub(crate) fn line_span(&self, line: usize) -> Range<usize> {
         let start = self.line_starts.get(line.saturating_sub(1)).copied().unwrap_or(self.text.len());

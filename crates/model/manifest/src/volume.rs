@@ -1,6 +1,6 @@
 //! `[volume.X]`.
 
-use coppice_spec::VolumeSpec;
+use coppice_spec::{Compression, VolumeSpec};
 
 use crate::diagnostic::{Report, quoted};
 use crate::fields::Fields;
@@ -51,6 +51,27 @@ pub(crate) fn read(entry: &Entry, input: &Input<'_, '_>, report: &mut Report<'_>
         ),
         _ => {}
     }
+    let compression = fields.choice("compression", report).map(|found| match found.value {
+        "off" => Compression::Off,
+        "lz4" => Compression::Lz4,
+        "zstd" => Compression::Zstd,
+        _ => Compression::Gzip,
+    });
+    let quota = fields.size("quota", report).map(|found| found.value);
+    let record_size = fields.size("record_size", report);
+    if let Some(size) = &record_size
+        && !(VolumeSpec::RECORD_SIZE.contains(&size.value.0) && size.value.0.is_power_of_two())
+    {
+        let message = format!("a record of {} bytes cannot be", size.value.0);
+        report.error(&size.span, message, "use a power of two from 512 to \"1m\", as in \"16k\"");
+    }
+    for key in ["compression", "quota", "record_size"] {
+        if let Some(wrong) = fields.entry(key, report).filter(|_| driver == "host") {
+            let message = format!("`{key}` has no meaning for driver host, in {}", fields.title);
+            report.error(&wrong.key_span, message, "remove it: the host's administrator decides");
+        }
+    }
     fields.finish();
-    Some(VolumeSpec { host_path: host, labels, ..VolumeSpec::default() })
+    let record_size = record_size.map(|found| found.value);
+    Some(VolumeSpec { host_path: host, labels, compression, quota, record_size })
 }

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use coppice_base::{Bytes, Name};
 use coppice_spec::{
-    Condition, HealthSpec, Limits, NetworkMode, NetworkPriority, PortSpec, PullPolicy, RestartPolicy, ServiceSpec,
-    VolumeMount, WorkerSpec, WorkloadSpec,
+    Condition, HealthSpec, Limits, NetworkMode, NetworkPriority, PortSpec, PullPolicy, RestartPolicy, SecretUse,
+    ServiceSpec, VolumeMount, WorkerSpec, WorkloadSpec,
 };
 
 use crate::diagnostic::{Report, quoted};
@@ -15,7 +15,7 @@ use crate::keys::{LIMITS, SERVICE, WORKER};
 use crate::parse::Input;
 use crate::route::{self, Mentioned};
 use crate::tree::{Entry, Value};
-use crate::{env, health, host_port, mount, security, tls};
+use crate::{env, health, host_port, mount, rollout, secret, security, tls};
 
 /// Smallest memory limit: less cannot hold a program's first pages, and is a forgotten unit.
 const MEMORY_MIN: Bytes = Bytes(1 << 20);
@@ -34,6 +34,7 @@ pub(crate) struct Read {
     pub(crate) kind: ReadKind,
     pub(crate) depends_on: Vec<WrittenDependency>,
     pub(crate) mounts: Vec<Placed<VolumeMount>>,
+    pub(crate) uses: Vec<Placed<SecretUse>>,
     pub(crate) group: Option<Placed<String>>,
 }
 
@@ -51,12 +52,13 @@ pub(crate) enum ReadKind {
 
 pub(crate) fn service(entry: &Entry, name: Name, input: &Input<'_, '_>, report: &mut Report<'_>) -> Option<Read> {
     let fields = Fields::open(&entry.node, &SERVICE, format!("[service.{}]", entry.key), report)?;
-    let mut read = Read::shared(&fields, entry, name, input, report);
+    let Body { workload, mounts, uses } = Body::read(&fields, entry, input, report);
+    let depends_on = depends_on(&fields, report);
+    let group = fields.text("group", report);
     let replicas = fields.integer("replicas", report).map_or(1, |found| found.value.unsigned_abs() as u32);
     let ports = host_port::read(&fields, report);
     let restart = fields.choice("restart", report).map_or(RestartPolicy::Always, |found| restart_policy(found.value));
     let health: Option<HealthSpec> = health::read(&fields, report);
-    let workload = read.workload;
     if let Some(entry) = fields.entry("ports", report).filter(|_| !ports.is_empty()) {
         let title = &fields.title;
         match workload.network {
@@ -83,21 +85,23 @@ pub(crate) fn service(entry: &Entry, name: Name, input: &Input<'_, '_>, report: 
     let tls = tls::read(&fields, report);
     let headless = fields.boolean("headless", report).unwrap_or_default();
     let wrote_health = fields.has("health");
+    let rollout = rollout::read(&fields, &workload, replicas, report);
     fields.finish();
     let published = ports.iter().map(|port| port.value).collect();
-    let rollout = coppice_spec::RolloutSpec::default();
     let spec = ServiceSpec { workload, replicas, ports: published, restart, health, routes, tls, headless, rollout };
-    read.read.kind = ReadKind::Service { spec: Box::new(spec), ports, health: wrote_health, mentioned };
-    Some(read.read)
+    let kind = ReadKind::Service { spec: Box::new(spec), ports, health: wrote_health, mentioned };
+    Some(Read { name, key_span: entry.key_span.clone(), kind, depends_on, mounts, uses, group })
 }
 
 pub(crate) fn worker(entry: &Entry, name: Name, input: &Input<'_, '_>, report: &mut Report<'_>) -> Option<Read> {
     let fields = Fields::open(&entry.node, &WORKER, format!("[worker.{}]", entry.key), report)?;
-    let mut read = Read::shared(&fields, entry, name, input, report);
+    let Body { workload, mounts, uses } = Body::read(&fields, entry, input, report);
+    let depends_on = depends_on(&fields, report);
+    let group = fields.text("group", report);
     let restart = fields.choice("restart", report).map_or(RestartPolicy::Never, |found| restart_policy(found.value));
     fields.finish();
-    read.read.kind = ReadKind::Worker(Box::new(WorkerSpec { workload: read.workload, restart }));
-    Some(read.read)
+    let kind = ReadKind::Worker(Box::new(WorkerSpec { workload, restart }));
+    Some(Read { name, key_span: entry.key_span.clone(), kind, depends_on, mounts, uses, group })
 }
 
 fn restart_policy(word: &str) -> RestartPolicy {
@@ -108,20 +112,15 @@ fn restart_policy(word: &str) -> RestartPolicy {
     }
 }
 
-/// What services and workers share, before it is known which of the two it becomes.
-struct Shared {
-    read: Read,
-    workload: WorkloadSpec,
+/// What services, workers and crons share.
+pub(crate) struct Body {
+    pub(crate) workload: WorkloadSpec,
+    pub(crate) mounts: Vec<Placed<VolumeMount>>,
+    pub(crate) uses: Vec<Placed<SecretUse>>,
 }
 
-impl Read {
-    fn shared(
-        fields: &Fields<'_>,
-        entry: &Entry,
-        name: Name,
-        input: &Input<'_, '_>,
-        report: &mut Report<'_>,
-    ) -> Shared {
+impl Body {
+    pub(crate) fn read(fields: &Fields<'_>, entry: &Entry, input: &Input<'_, '_>, report: &mut Report<'_>) -> Self {
         let image = image(fields, entry, report);
         let mounts = mount::volumes(fields, input.context.dir(), report);
         let mut workload = WorkloadSpec::of(image);
@@ -156,13 +155,9 @@ impl Read {
         workload.hostname = security::hostname(fields, report);
         workload.extra_hosts = security::extra_hosts(fields, report);
         workload.init = fields.boolean("init", report).unwrap_or_default();
-        let depends_on = depends_on(fields, report);
-        let group = fields.text("group", report);
-        // Replaced by the caller, which knows which of the two it reads.
-        let nothing = WorkerSpec { workload: WorkloadSpec::of(""), restart: RestartPolicy::Never };
-        let kind = ReadKind::Worker(Box::new(nothing));
-        let read = Read { name, key_span: entry.key_span.clone(), kind, depends_on, mounts, group };
-        Shared { read, workload }
+        let uses = secret::uses(fields, &workload, report);
+        workload.secrets = uses.iter().map(|one| one.value.clone()).collect();
+        Self { workload, mounts, uses }
     }
 }
 

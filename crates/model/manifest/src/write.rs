@@ -1,5 +1,6 @@
 //! A spec back into `coppice.toml`: every value written out, in the order of the table of keys.
 
+mod release;
 mod route;
 mod tls;
 
@@ -7,8 +8,8 @@ use std::collections::BTreeMap;
 
 use coppice_base::Name;
 use coppice_spec::{
-    AppSpec, Backoff, Condition, HealthProbe, HealthSpec, Limits, MountSource, NetworkMode, PolicySpec, PortSpec,
-    Protocol, PullPolicy, RestartPolicy, Strategy, SuperviseSpec, Verdict, WorkloadSpec,
+    AppSpec, Backoff, Condition, HealthProbe, HealthSpec, Limits, MountSource, NetworkMode, OnExhausted, PolicySpec,
+    PortSpec, Protocol, PullPolicy, RestartPolicy, Strategy, SuperviseSpec, Verdict, WorkloadSpec,
 };
 
 use crate::toml_text::{Document, array, array_of, literal, quote};
@@ -20,10 +21,14 @@ pub fn to_toml(app: &AppSpec) -> String {
     document.section(&["app"]);
     document.line("name", &quote(app.name.as_str()));
     labels(&mut document, &["app"], &app.labels);
-    if app.supervise != SuperviseSpec::default() {
+    if app.supervise != SuperviseSpec::default() || app.on_exhausted != OnExhausted::default() {
         document.section(&["supervise"]);
+        if app.on_exhausted == OnExhausted::Rollback {
+            document.line("on_exhausted", &quote("rollback"));
+        }
         supervise(&mut document, &["supervise"], &app.supervise);
     }
+    release::app(&mut document, app);
     for (name, group) in &app.groups {
         let section = ["group", name.as_str()];
         document.section(&section);
@@ -51,6 +56,7 @@ pub fn to_toml(app: &AppSpec) -> String {
             document.section(&["service", name.as_str(), "health"]);
             health(&mut document, spec);
         }
+        release::rollout(&mut document, &section, service);
         route::routes(&mut document, &section, &service.routes);
         if let Some(spec) = &service.tls {
             tls::tls(&mut document, &section, spec);
@@ -65,6 +71,13 @@ pub fn to_toml(app: &AppSpec) -> String {
         }
         tables(&mut document, &section, &worker.workload);
     }
+    for (name, cron) in &app.crons {
+        let section = ["cron", name.as_str()];
+        document.section(&section);
+        workload(&mut document, &cron.workload);
+        release::cron(&mut document, cron);
+        tables(&mut document, &section, &cron.workload);
+    }
     for (name, volume) in &app.volumes {
         let section = ["volume", name.as_str()];
         document.section(&section);
@@ -72,7 +85,7 @@ pub fn to_toml(app: &AppSpec) -> String {
             document.line("driver", &quote("host"));
             document.line("path", &quote(&literal(path)));
         }
-        labels(&mut document, &section, &volume.labels);
+        release::volume(&mut document, &section, volume);
     }
     policy(&mut document, &app.policy);
     document.finish()
@@ -200,6 +213,7 @@ fn workload(document: &mut Document, spec: &WorkloadSpec) {
             document.line(name, "true");
         }
     }
+    release::uses(document, &spec.secrets);
     for (name, value) in [("cap_add", &spec.cap_add), ("cap_drop", &spec.cap_drop)] {
         if !value.is_empty() {
             document.line(name, &array(value));

@@ -77,3 +77,8 @@ fn usual_slips_of_toml_are_explained() {
 fn wrong_routes_certificates_and_policies_are_refused_all_at_once() {
     insta::assert_snapshot!(refused("traffic.toml").render(false));
 }
+
+#[test]
+fn wrong_rollouts_crons_hooks_and_secrets_are_refused_all_at_once() {
+    insta::assert_snapshot!(refused("release.toml").render(false));
+}

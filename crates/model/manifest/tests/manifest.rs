@@ -50,6 +50,23 @@ fn routes_certificates_and_policies_are_read_with_every_key_and_written_back() {
 }
 
 #[test]
+fn rollouts_crons_hooks_and_secrets_are_read_with_every_key_and_written_back() {
+    let parsed = right(include_str!("fixtures/good/release.toml"));
+    assert!(parsed.warnings.is_empty(), "{}", parsed.warnings);
+    let spec = parsed.spec;
+    assert_eq!(spec.check(), Vec::<String>::new());
+    let strategy = |service: &str| spec.services[service].rollout.strategy.as_str();
+    // One writer and the host's own network: one instance at a time, unless told otherwise.
+    assert_eq!(["db", "mirror", "plain", "web"].map(strategy), ["switch", "switch", "rolling", "canary"]);
+    assert_eq!(spec.services["plain"].rollout.max_surge, 2, "as many as are replaced at once");
+    assert_eq!(spec.services["first"].rollout.canary, [coppice_spec::CanaryStep::DEFAULT]);
+    let text = to_toml(&spec);
+    let again = parse(&text, "coppice.toml", &Context::new("/elsewhere")).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    assert_eq!(again.spec, spec);
+    insta::assert_snapshot!(format!("{text}\n{}", serde_json::to_string_pretty(&spec).unwrap()));
+}
+
+#[test]
 fn what_is_read_also_passes_the_specs_own_check() {
     assert_eq!(right(SHOP).spec.check(), Vec::<String>::new());
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CronSpec, HealthSpec, PolicySpec, PortSpec, RestartPolicy, RolloutSpec, RouteSpec, SecretSpec, SuperviseSpec,
-    TlsSpec, WorkloadSpec,
+    TlsSpec, WorkloadSpec, check,
 };
 
 /// Most services and workers of one app. A machine runs out of sense before; it bounds what a hostile spec costs.
@@ -152,6 +152,11 @@ pub struct VolumeSpec {
     pub record_size: Option<Bytes>,
 }
 
+impl VolumeSpec {
+    /// Bounds of [`record_size`](Self::record_size), in bytes: those of ZFS.
+    pub const RECORD_SIZE: std::ops::RangeInclusive<u64> = 512..=1024 * 1024;
+}
+
 impl ServiceSpec {
     /// One replica of `workload`, restarted always, published and routed nowhere.
     pub fn of(workload: WorkloadSpec) -> Self {
@@ -189,8 +194,14 @@ impl AppSpec {
         }
     }
 
+    /// Most releases of which data is kept.
+    pub const KEEP_MAX: u32 = 1000;
+
+    /// Of how many releases the data is kept when nobody says.
+    pub const DEFAULT_KEEP: u32 = 5;
+
     fn default_keep() -> u32 {
-        5
+        Self::DEFAULT_KEEP
     }
 
     /// Every workload: its name, its definition, and whether it is a worker.
@@ -214,9 +225,9 @@ impl AppSpec {
     /// reports the same rules with positions; this is the last gate, at the API and before the log.
     pub fn check(&self) -> Vec<String> {
         let mut broken = Vec::new();
-        if self.services.len() + self.workers.len() > WORKLOADS_MAX {
+        if self.services.len() + self.workers.len() + self.crons.len() > WORKLOADS_MAX {
             // Nothing else is looked at: the checks below are for apps of a sensible size.
-            return vec![format!("the app has more than {WORKLOADS_MAX} services and workers")];
+            return vec![format!("the app has more than {WORKLOADS_MAX} services, workers and crons")];
         }
         for (name, worker) in &self.workers {
             if worker.restart == RestartPolicy::Always {
@@ -235,7 +246,8 @@ impl AppSpec {
                 host_ports.push(*port);
             }
         }
-        for (name, workload) in self.workloads() {
+        let crons = self.crons.iter().map(|(name, cron)| (name, &cron.workload));
+        for (name, workload) in self.workloads().chain(crons) {
             for dependency in &workload.depends_on {
                 if self.workload(dependency.name.as_str()).is_none() {
                     broken.push(format!("{name} depends on {}, which is not defined", dependency.name));
@@ -263,6 +275,7 @@ impl AppSpec {
                 }
             }
         }
+        check::releases(self, &mut broken);
         broken
     }
 

@@ -6,6 +6,7 @@
 //! Collections are ordered so that equal specs serialize to equal bytes.
 
 mod app;
+mod check;
 mod cron;
 mod health;
 mod policy;

@@ -57,7 +57,53 @@ pub enum OnRotate {
     Signal(String),
 }
 
+impl SecretKind {
+    /// What the kind has beside the secret itself.
+    pub fn part(&self) -> Option<&'static str> {
+        match self {
+            Self::Random256 => None,
+            Self::Password => Some("hash"),
+            Self::Ed25519 => Some("public"),
+            Self::Tls { .. } => Some("certificate"),
+        }
+    }
+}
+
+impl SecretTarget {
+    /// Whether it is a variable's name, or a path and mode that a file can have.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Env(variable) => {
+                let starts = variable.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+                let is_name = starts && variable.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
+                if is_name { Ok(()) } else { Err(format!("{variable:?} is not a variable's name")) }
+            }
+            Self::File { path, mode, uid, gid } => {
+                if path.is_empty() || path.ends_with('/') || path.contains(char::is_control) {
+                    return Err(format!("{path:?} is not a file's path"));
+                }
+                if path.split('/').any(|part| part == "..") {
+                    return Err(format!("{path:?} holds `..`"));
+                }
+                if *mode > 0o777 {
+                    return Err(format!("{mode:o} is not the mode of a secret's file: 0 to 777"));
+                }
+                // The kernel takes 2^32-1 for "no change".
+                if *uid == u32::MAX || *gid == u32::MAX { Err("no file has that owner".to_owned()) } else { Ok(()) }
+            }
+        }
+    }
+}
+
 impl SecretUse {
+    /// Where a file of `path` is in the container.
+    pub fn absolute(path: &str) -> String {
+        if path.starts_with('/') { path.to_owned() } else { format!("{}/{path}", Self::DIRECTORY) }
+    }
+
     /// Below which relative paths are.
     pub const DIRECTORY: &str = "/run/secrets";
     pub const DEFAULT_MODE: u32 = 0o400;
