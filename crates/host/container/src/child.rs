@@ -208,7 +208,9 @@ fn mount_all(
         let name = format!("mount {}", mount.target.display());
         let missing = || StartFailure::setup(&name, "no mount came");
         let source = match &mount.source {
-            MountSource::Bind { .. } | MountSource::Generated { .. } => given.next().ok_or_else(missing)?,
+            MountSource::Bind { .. } | MountSource::Generated { .. } | MountSource::Secrets { .. } => {
+                given.next().ok_or_else(missing)?
+            }
             MountSource::Tmpfs { size } => {
                 let mut attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
                 if mount.read_only {
@@ -226,6 +228,13 @@ fn mount_all(
             }
         };
         step(&name, attach_at(tree, &mount.target, source))?;
+    }
+    // When all places are there.
+    for mount in &config.mounts {
+        let MountSource::Secrets { links, .. } = &mount.source else { continue };
+        for (place, path) in links {
+            step(&format!("secret {}", place.display()), tree.link(place, &mount.target.join(path)))?;
+        }
     }
     Ok(())
 }

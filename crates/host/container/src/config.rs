@@ -5,12 +5,15 @@
 //! mean what the container's own /etc/passwd says. Paths of the host are absolute and the node's own; paths of
 //! the container are resolved by fd inside its tree, never as strings.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use coppice_base::{Bytes, ContainerId, MilliCpu};
 use coppice_network::{Address, Address6};
 use serde::{Deserialize, Serialize};
+
+use crate::secret::SecretFile;
 
 /// One container: its filesystem, its isolation, its limits and its first process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,6 +89,12 @@ pub enum MountSource {
     },
     Tmpfs {
         size: Option<Bytes>,
+    },
+    /// A tmpfs with these files, which only the host's root replaces. `links`: places of the container (absolute) that
+    /// lead to a file of it, by its path there.
+    Secrets {
+        files: Vec<SecretFile>,
+        links: BTreeMap<PathBuf, PathBuf>,
     },
 }
 

@@ -37,6 +37,8 @@ pub(crate) enum StepError {
     #[error("path in the container: {0}")]
     Path(#[from] TreeError),
     #[error("{0}")]
+    Secret(#[from] crate::secret::SecretFileError),
+    #[error("{0}")]
     User(#[from] crate::user::UserError),
     #[error("a mount at {0} would cover a part of the system that containers are kept from; choose another target")]
     ForbiddenTarget(String),

@@ -15,6 +15,7 @@ mod init;
 pub mod program;
 pub mod rootfs;
 pub mod seccomp;
+mod secret;
 mod start;
 mod step;
 mod system;
@@ -27,4 +28,5 @@ pub use config::{
 };
 pub use exec::{Target, exec};
 pub use failure::StartFailure;
+pub use secret::{SecretBytes, SecretFile, SecretFileError, SecretFiles};
 pub use start::{ChildStreams, ConnectNetwork, Host, MOUNTS_MAX, Outcome, Starting, start};

@@ -34,6 +34,7 @@ use crate::config::{ContainerConfig, Mount, MountSource, Network, ProcessConfig,
 use crate::failure::{StartFailure, StepError};
 use crate::rootfs::{Detached, Shift, mount_on_layers};
 use crate::seccomp;
+use crate::secret::SecretFiles;
 use crate::step::{Word, say, step};
 use crate::system::{Devices, host_sys};
 
@@ -251,6 +252,7 @@ fn bind(mount: &Mount, shift: Shift<'_>) -> Result<Option<OwnedFd>, StepError> {
         // World-readable and made by the node: shown as nobody's where the filesystem has no id-mapped mounts.
         MountSource::Generated { path } => (path, true),
         MountSource::Tmpfs { .. } => return Ok(None),
+        MountSource::Secrets { files, .. } => return Ok(Some(SecretFiles::make(files, shift.ids)?)),
     };
     let fd = clone_tree(path, false)?;
     match idmap(&fd, shift.namespace, false) {

@@ -3,11 +3,13 @@
 #[allow(dead_code, unreachable_pub)]
 mod rig;
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use coppice_base::Bytes;
-use coppice_container::{Mount, MountSource};
+use coppice_container::{Mount, MountSource, SecretBytes, SecretFile};
 use rig::Rig;
+use zeroize::Zeroizing;
 
 fn bind(source: &std::path::Path, target: &str, read_only: bool) -> Mount {
     Mount { target: target.into(), read_only, source: MountSource::Bind { path: source.to_owned() } }
@@ -186,4 +188,28 @@ fn ping_and_low_ports_need_no_capability() {
     config.process.user = "web".to_owned();
     config.process.capabilities = 0;
     assert_eq!(rig.run(&config).ok(), "0 65535\n0\nping allowed\nport-80 allowed\n");
+}
+
+#[test]
+fn secrets_are_files_of_their_owners_that_nobody_inside_puts_others_in_place_of() {
+    let rig = Rig::new();
+    let script = "cat /run/secrets/a /etc/deep/key; stat -Lc '%a %u:%g' /run/secrets/a /etc/deep/key; \
+                  stat -fc %T /run/secrets; rm /run/secrets/a 2>/dev/null || echo kept; \
+                  touch /run/secrets/b 2>/dev/null || echo refused; su web -c 'cat /run/secrets/a' 2>/dev/null || echo not web";
+    let mut config = rig.config(&["/bin/sh", "-c", script]);
+    let file = |path: &str, mode, uid| SecretFile {
+        path: path.into(),
+        mode,
+        uid,
+        gid: 0,
+        content: SecretBytes(Zeroizing::new(format!("value of {path}\n").into_bytes())),
+    };
+    let files = vec![file("a", 0o400, 0), file(".at/0", 0o440, 101)];
+    let links = BTreeMap::from([("/etc/deep/key".into(), ".at/0".into())]);
+    let secrets =
+        Mount { target: "/run/secrets".into(), read_only: false, source: MountSource::Secrets { files, links } };
+    config.mounts = vec![secrets];
+    config.rootfs.read_only = true;
+    let said = rig.run(&config);
+    assert_eq!(said.ok(), "value of a\nvalue of .at/0\n400 0:0\n440 101:0\ntmpfs\nkept\nrefused\nnot web\n");
 }

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, symlinkat, unlinkat};
 use rustix::io::Errno;
 
 /// Why a path of a tree could not be opened.
@@ -109,6 +109,18 @@ impl<Fd: AsFd> Tree<Fd> {
         if kind == FileType::Directory { Err(failed(Errno::ISDIR)) } else { Ok(fd) }
     }
 
+    /// Makes `path` a symbolic link to `target`, in place of a file or link that is there. A directory there is refused
+    /// (EISDIR).
+    pub fn link(&self, path: &Path, target: &Path) -> Result<(), TreeError> {
+        let failed = |errno| TreeError { path: path.to_owned(), errno };
+        let (parent, name) = self.parent_of(path, 0o755)?;
+        match unlinkat(&parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(failed(errno)),
+        }
+        symlinkat(target, &parent, name).map_err(failed)
+    }
+
     fn parent_of<'p>(&self, path: &'p Path, mode: u32) -> Result<(OwnedFd, &'p OsStr), TreeError> {
         match (path.parent(), path.components().next_back()) {
             (Some(parent), Some(Component::Normal(name))) if name.as_bytes().len() <= 255 => {
@@ -155,6 +167,20 @@ mod tests {
         }
         assert!(tree.open(Path::new("magic"), OFlags::PATH).is_err());
         assert_eq!(tree.open_plain(Path::new("absolute"), OFlags::PATH).expect_err("a link").errno, Errno::LOOP);
+    }
+
+    #[test]
+    fn a_link_takes_the_place_of_files_and_links_and_of_no_directory() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let root = directory.path().join("root");
+        std::fs::create_dir_all(root.join("etc/directory")).expect("mkdir");
+        std::fs::write(root.join("etc/file"), "text").expect("write");
+        let tree = tree(&root);
+        for name in ["/etc/file", "/etc/file", "/new/place"] {
+            tree.link(Path::new(name), Path::new("/run/x")).expect(name);
+            assert_eq!(std::fs::read_link(root.join(&name[1..])).expect("a link"), Path::new("/run/x"));
+        }
+        assert_eq!(tree.link(Path::new("/etc/directory"), Path::new("/x")).expect_err("refused").errno, Errno::ISDIR);
     }
 
     #[test]
