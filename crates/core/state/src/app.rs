@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use coppice_base::{Name, Timestamp};
+use coppice_rollout::{Record, Side};
 use coppice_spec::AppSpec;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +13,7 @@ use crate::{Actor, Digest, ReleaseId, ServiceAddress, UidRange};
 /// An app. Everything but the releases is about the current release's workloads only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct App {
-    /// Oldest first, the current one last, never empty; bounded by [`RELEASES_KEPT`](crate::RELEASES_KEPT).
+    /// Oldest first, never empty; bounded by [`RELEASES_KEPT`](crate::RELEASES_KEPT).
     pub releases: Vec<Arc<Release>>,
     /// Workloads wanted stopped.
     pub stopped: BTreeSet<Name>,
@@ -36,13 +37,34 @@ pub struct Release {
     pub spec: AppSpec,
     /// Digests by workload, as far as they are resolved.
     pub images: BTreeMap<Name, Digest>,
-    /// Versions of the secrets it runs with.
-    #[serde(default)]
-    pub secrets: BTreeMap<Name, u64>,
     pub created_at: Timestamp,
     pub actor: Actor,
     /// `None`: still being rolled out.
     pub verdict: Option<Verdict>,
+    #[serde(default)]
+    pub trigger: Trigger,
+    /// What was current when it came. It is kept for as long as this one is being rolled out.
+    #[serde(default)]
+    pub from: Option<ReleaseId>,
+    /// `None`: it replaced nothing.
+    #[serde(default)]
+    pub rollout: Option<Box<Record>>,
+    /// Versions of the secrets it runs with.
+    #[serde(default)]
+    pub secrets: BTreeMap<Name, u64>,
+    /// When it got its verdict.
+    #[serde(default)]
+    pub ended_at: Option<Timestamp>,
+}
+
+/// Why there is a release.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    #[default]
+    Apply,
+    /// What `source` was comes back, with `data` its volumes' data too.
+    Rollback { source: ReleaseId, data: bool },
 }
 
 /// How a release turned out.
@@ -55,12 +77,58 @@ pub enum Verdict {
     },
     /// A later release came before this one had a verdict.
     Superseded,
+    /// What it had changed went back: the release before it is the current one again.
+    RolledBack {
+        reason: String,
+    },
 }
 
 impl App {
-    /// The release that is wanted now.
+    /// The release that is wanted now: the newest that was not rolled back.
     pub fn current(&self) -> &Release {
+        self.releases.iter().rev().find(|release| !release.is_rolled_back()).expect("an app has one (State::check)")
+    }
+
+    /// The last one that was asked for, whatever became of it.
+    pub fn newest(&self) -> &Release {
         self.releases.last().expect("an app has a release (State::check)")
+    }
+
+    /// The current release's rollout while it has not ended, and the release that it replaces.
+    pub fn rollout(&self) -> Option<(&Record, &Release)> {
+        let current = self.current();
+        let record = current.rollout.as_deref().filter(|_| current.verdict.is_none())?;
+        Some((record, self.release(current.from?)?))
+    }
+
+    /// The release by which a workload is supervised now: during a rollout the one before, until the workload has been
+    /// entered.
+    pub fn release_of(&self, workload: &str) -> &Release {
+        match self.rollout() {
+            Some((record, before)) if !record.is_entered(workload) => before,
+            _ => self.current(),
+        }
+    }
+
+    /// The release whose definition an instance has now.
+    pub fn release_of_instance(&self, workload: &str, instance: &str) -> &Release {
+        match self.rollout() {
+            Some((record, _)) => self.release_at(record.side_of(workload, instance)),
+            None => self.current(),
+        }
+    }
+
+    /// The release on one side of the rollout that goes on; without one the current one is on both.
+    pub fn release_at(&self, side: Side) -> &Release {
+        match self.rollout() {
+            Some((_, before)) if side == Side::Old => before,
+            _ => self.current(),
+        }
+    }
+
+    /// The releases' specs by which there may be instances now: the current one's, and during a rollout the one's before.
+    pub fn specs(&self) -> impl Iterator<Item = &AppSpec> {
+        std::iter::once(self.spec()).chain(self.rollout().map(|(_, before)| &before.spec))
     }
 
     pub fn spec(&self) -> &AppSpec {
@@ -93,5 +161,11 @@ impl App {
     /// The restart generation of a workload; 0 when none was asked for.
     pub fn generation(&self, workload: &str) -> u64 {
         self.restarts.get(workload).copied().unwrap_or(0)
+    }
+}
+
+impl Release {
+    pub fn is_rolled_back(&self) -> bool {
+        matches!(self.verdict, Some(Verdict::RolledBack { .. }))
     }
 }

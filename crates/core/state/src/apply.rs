@@ -7,12 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use coppice_base::Name;
+use coppice_rollout::{Plan, Progress, Rollout};
 use coppice_spec::AppSpec;
 
 use crate::state::Seen;
 use crate::{
-    App, Applied, Body, Command, Digest, Effect, Node, NodeId, RELEASES_KEPT, Rejection, Release, ReleaseId, SEEN_KEPT,
-    State, UID_RANGES, UidRange, Verdict,
+    App, Applied, Body, Command, Digest, Effect, Node, NodeId, RELEASES_KEPT, Rejection, Release, ReleaseId,
+    ReleaseTerms, SEEN_KEPT, State, UID_RANGES, UidRange, Verdict,
 };
 
 /// What a release runs with.
@@ -43,15 +44,16 @@ impl State {
 
     fn apply_body(&mut self, command: &Command) -> Result<Effect, Rejection> {
         match &command.body {
-            Body::Apply { release, spec, images, expected_release, stopped, secrets } => {
-                self.apply_spec(command, *release, spec, Pins { images, secrets }, *expected_release, stopped)
+            Body::Apply { release, spec, images, expected_release, stopped, secrets, terms } => {
+                self.apply_spec(command, *release, spec, Pins { images, secrets }, *expected_release, stopped, terms)
             }
             Body::PinImages { app, release, images } => self.pin_images(app, *release, images),
             Body::Remove { app, remove_volumes } => self.remove(app, *remove_volumes),
             Body::SetScale { app, service, replicas } => self.set_scale(app, service, *replicas),
             Body::SetStopped { app, workloads, stopped } => self.set_stopped(app, workloads, *stopped),
             Body::Restart { app, workloads } => self.restart(app, workloads),
-            Body::RecordVerdict { app, release, verdict } => self.record_verdict(app, *release, verdict),
+            Body::RecordVerdict { app, release, verdict } => self.record_verdict(command, app, *release, verdict),
+            Body::RecordProgress { app, release, progress } => self.record_progress(command, app, *release, progress),
             Body::SetPolicyRule { from, to, verdict } => self.set_rule(command, from, to, *verdict),
             Body::RemovePolicyRule { from, to } => self.remove_rule(from, to),
             Body::SetSecret { name, version, sealed, kind, key } => {
@@ -65,6 +67,7 @@ impl State {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the fields of one command")]
     fn apply_spec(
         &mut self,
         command: &Command,
@@ -73,6 +76,7 @@ impl State {
         Pins { images, secrets }: Pins<'_>,
         expected: Option<ReleaseId>,
         stopped: &BTreeSet<Name>,
+        terms: &ReleaseTerms,
     ) -> Result<Effect, Rejection> {
         let name = &spec.name;
         let broken = spec.check();
@@ -88,7 +92,13 @@ impl State {
         {
             return Err(Rejection::StaleRelease { app: name.clone(), expected, current: current.map(|c| c.id) });
         }
+        if let Some(app) = existing
+            && app.rollout().is_some()
+        {
+            return Err(Rejection::RolloutInProgress { app: name.clone(), number: app.current().number });
+        }
         if let Some(current) = current
+            && !terms.always
             && current.spec == *spec
             && current.images == *images
             && current.secrets == *secrets
@@ -108,7 +118,10 @@ impl State {
         };
         let addresses = self.addresses_for(spec)?;
 
-        let number = current.map_or(1, |release| release.number + 1);
+        let number = existing.map_or(1, |app| app.newest().number + 1);
+        let from = current.map(|release| release.id);
+        // What it asks for first is asked for again by whoever takes it up.
+        let record = |plan: &Plan| Box::new(Rollout::begin(plan.clone(), command.at).0.record().clone());
         let release = Arc::new(Release {
             id,
             number,
@@ -118,6 +131,10 @@ impl State {
             created_at: command.at,
             actor: command.actor.clone(),
             verdict: None,
+            trigger: terms.trigger.clone(),
+            from,
+            rollout: terms.rollout.as_deref().filter(|_| from.is_some()).map(record),
+            ended_at: None,
         });
         self.uid_ranges.insert(name.clone(), uid_range);
         let app = self.apps.entry(name.clone()).or_insert_with(|| {
@@ -135,14 +152,16 @@ impl State {
         if let Some(last) = app.releases.last_mut()
             && last.verdict.is_none()
         {
-            Arc::make_mut(last).verdict = Some(Verdict::Superseded);
+            let last = Arc::make_mut(last);
+            (last.verdict, last.ended_at) = (Some(Verdict::Superseded), Some(command.at));
         }
         app.releases.push(release);
         app.stopped = stopped.clone();
         app.scale.clear();
         app.restarts.retain(|workload, _| spec.workload(workload.as_str()).is_some());
         drop_old_releases(app);
-        self.give_up_addresses(name, Some(spec));
+        let specs: Vec<AppSpec> = self.known_app(name)?.specs().cloned().collect();
+        self.give_up_addresses(name, &specs);
         self.drop_old_secrets();
         Ok(Effect::Released { release: id, number })
     }
@@ -168,7 +187,7 @@ impl State {
             return Err(Rejection::UnknownApp(name.clone()));
         }
 
-        self.give_up_addresses(name, None);
+        self.give_up_addresses(name, []);
         self.apps.remove(name);
         if remove_volumes {
             self.uid_ranges.remove(name);
@@ -217,7 +236,13 @@ impl State {
         Ok(Effect::Recorded)
     }
 
-    fn record_verdict(&mut self, name: &Name, id: ReleaseId, verdict: &Verdict) -> Result<Effect, Rejection> {
+    fn record_verdict(
+        &mut self,
+        command: &Command,
+        name: &Name,
+        id: ReleaseId,
+        verdict: &Verdict,
+    ) -> Result<Effect, Rejection> {
         let at = self.find_release(name, id)?;
         if *verdict == Verdict::Superseded {
             return Err(Rejection::OnlyReleasesSupersede { app: name.clone(), release: id });
@@ -229,7 +254,43 @@ impl State {
             _ => {}
         }
 
-        Arc::make_mut(&mut self.app_mut(name).releases[at]).verdict = Some(verdict.clone());
+        let release = Arc::make_mut(&mut self.app_mut(name).releases[at]);
+        if release.verdict.is_none() {
+            (release.verdict, release.ended_at) = (Some(verdict.clone()), Some(command.at));
+        }
+        Ok(Effect::Recorded)
+    }
+
+    fn record_progress(
+        &mut self,
+        command: &Command,
+        name: &Name,
+        id: ReleaseId,
+        progress: &Progress,
+    ) -> Result<Effect, Rejection> {
+        let no_rollout = || Rejection::NoRollout { app: name.clone(), release: id };
+        let (_, before) = self.known_app(name)?.rollout().ok_or_else(no_rollout)?;
+        let before = before.spec.clone();
+        let at = self.find_release(name, id)?;
+        let release = &self.known_app(name)?.releases[at];
+        if release.verdict.is_some() || release.rollout.is_none() {
+            return Err(no_rollout());
+        }
+
+        let app = self.app_mut(name);
+        let release = Arc::make_mut(&mut app.releases[at]);
+        if let Some(record) = &mut release.rollout {
+            record.progress = progress.clone();
+        }
+        let Some(verdict) = verdict_of(progress) else { return Ok(Effect::Recorded) };
+        let is_back = matches!(verdict, Verdict::RolledBack { .. });
+        (release.verdict, release.ended_at) = (Some(verdict), Some(command.at));
+        let spec = if is_back { before } else { release.spec.clone() };
+        let is_there = |workload: &Name| spec.workload(workload.as_str()).is_some();
+        app.stopped.retain(is_there);
+        app.restarts.retain(|workload, _| is_there(workload));
+        app.scale.retain(|service, _| spec.services.contains_key(service));
+        self.give_up_addresses(name, [&spec]);
         Ok(Effect::Recorded)
     }
 
@@ -294,11 +355,26 @@ fn named_or_all(spec: &AppSpec, workloads: &BTreeSet<Name>) -> Result<BTreeSet<N
     Ok(workloads.clone())
 }
 
-/// Drops the oldest releases beyond [`RELEASES_KEPT`], sparing the current one and the newest that succeeded.
+/// The verdict on a release whose rollout has ended.
+fn verdict_of(progress: &Progress) -> Option<Verdict> {
+    let outcome = progress.outcome.as_ref()?;
+    let reason = || outcome.cause.iter().map(ToString::to_string).chain(outcome.remains.iter().cloned());
+    Some(match outcome.verdict {
+        coppice_rollout::Verdict::Completed => Verdict::Succeeded,
+        // Nothing of it was ever there, or is any more: either way the release before it is the current one.
+        coppice_rollout::Verdict::Failed | coppice_rollout::Verdict::RolledBack => {
+            Verdict::RolledBack { reason: reason().collect::<Vec<_>>().join("; ") }
+        }
+    })
+}
+
+/// Drops the oldest releases beyond [`RELEASES_KEPT`], sparing the current one, the one it came from and the newest that
+/// succeeded.
 fn drop_old_releases(app: &mut App) {
     while app.releases.len() > RELEASES_KEPT {
-        let spared = app.last_succeeded().map(|release| release.id);
-        let oldest = app.releases.iter().position(|release| Some(release.id) != spared).unwrap_or(0);
+        let current = app.current();
+        let spared = [app.last_succeeded().map(|release| release.id), Some(current.id), current.from];
+        let oldest = app.releases.iter().position(|release| !spared.contains(&Some(release.id))).unwrap_or(0);
         app.releases.remove(oldest);
     }
 }

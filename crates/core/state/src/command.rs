@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use coppice_base::{Name, Timestamp};
+use coppice_rollout::{Plan, Progress};
 use coppice_spec::{AppSpec, Party, SecretKind};
 use serde::{Deserialize, Serialize};
 
-use crate::{CommandId, Digest, NodeId, ReleaseId, Resealed, Verdict};
+use crate::{CommandId, Digest, NodeId, ReleaseId, Resealed, Trigger, Verdict};
 
 /// One change of the cluster's mind, whole: everything [`apply`](crate::State::apply) needs is in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +57,8 @@ pub enum Body {
         /// Versions of all secrets that the app uses.
         #[serde(default)]
         secrets: BTreeMap<Name, u64>,
+        #[serde(default)]
+        terms: ReleaseTerms,
     },
     /// Record image digests of a release which had none yet.
     PinImages {
@@ -90,6 +93,12 @@ pub enum Body {
         app: Name,
         release: ReleaseId,
         verdict: Verdict,
+    },
+    /// How far the rollout of the current release is. When it has ended, so has the release's time without a verdict.
+    RecordProgress {
+        app: Name,
+        release: ReleaseId,
+        progress: Box<Progress>,
     },
     /// Let `from` speak to `to`, or not, whatever their apps' manifests say. Replaces a rule for the same two.
     SetPolicyRule {
@@ -139,6 +148,18 @@ pub enum Body {
     RemoveNode {
         node: NodeId,
     },
+}
+
+/// On what terms a release comes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReleaseTerms {
+    pub trigger: Trigger,
+    /// How the instances of the release before it are replaced. `None`: as the supervisor does when it is told of
+    /// another tree, which is what an app's first release and one that replaces nothing need.
+    pub rollout: Option<Box<Plan>>,
+    /// Make a release even of what is the same as the current one.
+    pub always: bool,
 }
 
 /// The answer to a command that applied.

@@ -38,7 +38,9 @@ impl State {
                 if address.0 >= SERVICE_ADDRESSES || !addresses.insert(address) {
                     broken.push(format!("address {} of {service} of app {name} is another's, or none", address.0));
                 }
-                if app.releases.last().is_some_and(|r| r.spec.services.get(service).is_none_or(|s| s.headless)) {
+                if !app.releases.is_empty()
+                    && !app.specs().any(|s| s.services.get(service).is_some_and(|s| !s.headless))
+                {
                     broken.push(format!("{service} of app {name} has a virtual address and is to have none"));
                 }
             }
@@ -71,7 +73,9 @@ fn check_app(name: &Name, app: &App, broken: &mut Vec<String>) {
     if app.releases.len() > RELEASES_KEPT {
         broken.push(format!("app {name} keeps {} releases, more than {RELEASES_KEPT}", app.releases.len()));
     }
-    let Some((current, earlier)) = app.releases.split_last() else {
+    let Some((newest, earlier)) =
+        app.releases.split_last().filter(|_| app.releases.iter().any(|r| !r.is_rolled_back()))
+    else {
         broken.push(format!("app {name} has no release"));
         return;
     };
@@ -92,8 +96,14 @@ fn check_app(name: &Name, app: &App, broken: &mut Vec<String>) {
     for release in earlier.iter().filter(|release| release.verdict.is_none()) {
         broken.push(format!("release {} of app {name} was left without a verdict", release.id));
     }
-    if current.verdict == Some(Verdict::Superseded) {
-        broken.push(format!("the current release of app {name} is superseded"));
+    if newest.verdict == Some(Verdict::Superseded) {
+        broken.push(format!("the newest release of app {name} is superseded"));
+    }
+    let current = app.current();
+    if let Some(from) = current.from.filter(|_| current.rollout.is_some() && current.verdict.is_none())
+        && app.release(from).is_none()
+    {
+        broken.push(format!("app {name} is being rolled out from release {from}, which is not kept"));
     }
     for workload in app.stopped.iter().chain(app.restarts.keys()) {
         if current.spec.workload(workload.as_str()).is_none() {

@@ -28,8 +28,8 @@ mod service_address;
 mod snapshot;
 mod state;
 
-pub use app::{App, Release, Verdict};
-pub use command::{Actor, Applied, Body, Command, Effect};
+pub use app::{App, Release, Trigger, Verdict};
+pub use command::{Actor, Applied, Body, Command, Effect, ReleaseTerms};
 pub use id::{CommandId, Digest, IdError, NodeId, ReleaseId, UidRange};
 pub use policy::{Decider, PolicyRule, RULES_MAX, Speaker};
 pub use rejection::Rejection;

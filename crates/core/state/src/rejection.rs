@@ -33,6 +33,12 @@ pub enum Rejection {
     OnlyReleasesSupersede { app: Name, release: ReleaseId },
     #[error("{workload} of release {release} of app {app} is pinned to another image already; apply a new release")]
     ImagePinned { app: Name, release: ReleaseId, workload: Name },
+    #[error(
+        "release {number} of app {app} is being rolled out; wait for its end, or end it with `coppice rollout cancel {app}`"
+    )]
+    RolloutInProgress { app: Name, number: u64 },
+    #[error("release {release} of app {app} is not being rolled out")]
+    NoRollout { app: Name, release: ReleaseId },
     #[error("there is no rule from {from} to {to}; `coppice policy list` lists those there are")]
     UnknownRule { from: Party, to: Party },
     #[error("there are {RULES_MAX} policy rules already; remove some, or name whole apps instead of their services")]

@@ -44,11 +44,12 @@ impl State {
             .collect()
     }
 
-    /// Those of services that are not in `spec` any more, or have become headless, are given up.
-    pub(crate) fn give_up_addresses(&mut self, app: &Name, spec: Option<&AppSpec>) {
+    /// Those of services that are in none of `specs`, or headless in all of them, are given up.
+    pub(crate) fn give_up_addresses<'a>(&mut self, app: &Name, specs: impl IntoIterator<Item = &'a AppSpec> + Clone) {
         let Some(app) = self.apps.get_mut(app.as_str()) else { return };
         let stays = |name: &Name| {
-            spec.and_then(|spec| spec.services.get(name.as_str())).is_some_and(|service| !service.headless)
+            let mut services = specs.clone().into_iter().filter_map(|spec| spec.services.get(name.as_str()));
+            services.any(|service| !service.headless)
         };
         let gone: Vec<Name> = app.addresses.keys().filter(|name| !stays(name)).cloned().collect();
         for name in gone {

@@ -52,6 +52,20 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
         }
     }
 
+    pub(crate) fn replaced(&mut self, turn: &mut Turn<'_, K>, i: usize, revision: String) {
+        let rests = self.state.desired == Desired::Down || !self.child(i).wanted;
+        let child = &mut self.state.children[i];
+        child.spec.revision = revision;
+        child.round = None;
+        child.attempt = 0;
+        // What was to be done to the run before has nobody left to be done to; only that it is to be down still holds.
+        let doom = rests.then_some(Doom { cause: Cause::Requested, next: Next::Rest });
+        let running = Phase::Running { cause: Cause::Changed, ready_since: Some(turn.now), unhealthy: None, doom };
+        child.enter(running, turn.now);
+        self.note(turn, i, What::Running);
+        self.note(turn, i, What::Ready);
+    }
+
     fn adopt_ended(&mut self, turn: &mut Turn<'_, K>, i: usize, reason: ExitReason) {
         if self.child(i).is_alive() {
             self.ended(turn, i, Failure::Exited(reason), false);

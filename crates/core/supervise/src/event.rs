@@ -37,6 +37,9 @@ pub enum Event<K> {
     Exited(K, ExitReason),
     /// What is true of a child now that the caller is back; see [`Adopted`].
     Adopt(K, Adopted),
+    /// A run that was begun and proved ready beside this child's own has taken its place, by the definition with this
+    /// fingerprint: the rollout's doing. Whatever becomes of the run before is not to be told any more.
+    Replaced(K, String),
     /// Time has passed.
     Tick,
 }

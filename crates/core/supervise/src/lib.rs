@@ -42,8 +42,8 @@
 //! - **Dependencies gate starts only.** When a dependency fails later, its dependents run on, unless the strategy
 //!   takes them along; a restart waits for the dependency again. A need for no children at all is met.
 //!
-//! What it refuses: keeping an old instance until its replacement is healthy (that is a rollout's work and uses
-//! two keys), stop timeouts and signals (the executor's), and telling apart two runs of one key: the caller must
+//! What it refuses: keeping an old instance until its replacement is healthy (that is a rollout's work, which tells of the
+//! one that proved itself by [`Event::Replaced`]), stop timeouts and signals (the executor's), and telling apart two runs of one key: the caller must
 //! drop events of runs that are not the key's current one.
 
 mod adopt;

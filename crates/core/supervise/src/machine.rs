@@ -131,6 +131,10 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
                 let i = self.find(&key)?;
                 self.adopt(&mut turn, i, found);
             }
+            Event::Replaced(key, revision) => {
+                let i = self.find(&key)?;
+                self.replaced(&mut turn, i, revision);
+            }
             Event::Tick => {}
         }
         self.settle(&mut turn);

@@ -79,7 +79,7 @@ mod tests {
 
     use coppice_base::Timestamp;
     use coppice_spec::{Pair, PolicySpec, ServiceSpec, WorkloadSpec};
-    use coppice_state::{Actor, Body, Command, CommandId, ReleaseId};
+    use coppice_state::{Actor, Body, Command, CommandId, ReleaseId, ReleaseTerms};
 
     use super::*;
 
@@ -112,6 +112,7 @@ mod tests {
             expected_release: None,
             stopped: BTreeSet::new(),
             secrets: BTreeMap::new(),
+            terms: ReleaseTerms::default(),
         };
         apply(state, id, body);
     }

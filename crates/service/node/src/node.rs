@@ -23,7 +23,7 @@ use coppice_launcher::protocol::Event as LauncherEvent;
 use coppice_log::{Log, ProposeError};
 use coppice_plan::Observed;
 use coppice_spec::AppSpec;
-use coppice_state::{Actor, Body, Command, CommandId, Effect, NodeId, ReleaseId};
+use coppice_state::{Actor, Body, Command, CommandId, Effect, NodeId, ReleaseId, ReleaseTerms};
 use tokio::sync::{mpsc, watch};
 
 use crate::adhoc::AdHoc;
@@ -540,6 +540,7 @@ impl Node {
             expected_release: None,
             stopped,
             secrets: BTreeMap::new(),
+            terms: ReleaseTerms::default(),
         };
         let (number, changed) = match self.propose(uid, body).await? {
             Effect::Released { number, .. } => (number, true),

@@ -174,7 +174,7 @@ impl Containers {
 mod tests {
     use coppice_base::Timestamp;
     use coppice_spec::{AppSpec, ServiceSpec, Verdict, WorkloadSpec};
-    use coppice_state::{Actor, Body, Command, CommandId, ReleaseId};
+    use coppice_state::{Actor, Body, Command, CommandId, ReleaseId, ReleaseTerms};
 
     use super::*;
 
@@ -193,6 +193,7 @@ mod tests {
             expected_release: None,
             stopped: BTreeSet::new(),
             secrets: BTreeMap::new(),
+            terms: ReleaseTerms::default(),
         };
         let mut state = State::default();
         let actor = Actor::User { uid: 0 };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coppice_base::{Name, Timestamp};
 use coppice_log::{Log, Settings};
 use coppice_spec::{AppSpec, ServiceSpec, WorkloadSpec};
-use coppice_state::{Actor, Body, Command, CommandId, NodeId, ReleaseId, State};
+use coppice_state::{Actor, Body, Command, CommandId, NodeId, ReleaseId, ReleaseTerms, State};
 
 pub(crate) const NODE: NodeId = NodeId(1);
 
@@ -31,6 +31,7 @@ pub(crate) fn release(number: u64, padding: usize) -> Command {
         expected_release: None,
         stopped: BTreeSet::new(),
         secrets: BTreeMap::new(),
+        terms: ReleaseTerms::default(),
     };
     Command { id: CommandId(number.into()), at: Timestamp(number), actor: Actor::User { uid: 0 }, body }
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_spec::{Condition, Dependency};
 use coppice_state::{
-    Body, CommandId, Effect, NodeId, RELEASES_KEPT, Rejection, ReleaseId, SEEN_KEPT, SnapshotError, State, UID_RANGES,
-    UidRange, Verdict,
+    Body, CommandId, Effect, NodeId, RELEASES_KEPT, Rejection, ReleaseId, ReleaseTerms, SEEN_KEPT, SnapshotError,
+    State, UID_RANGES, UidRange, Verdict,
 };
 
 use crate::words::{World, apply, command, digest, name, names, spec};
@@ -46,7 +46,15 @@ fn workloads_named_as_stopped_in_an_apply_stay_down() {
         unreachable!()
     };
     let secrets = BTreeMap::new();
-    world.does(Body::Apply { release, spec, images, expected_release, stopped: names(["db"]), secrets });
+    world.does(Body::Apply {
+        release,
+        spec,
+        images,
+        expected_release,
+        stopped: names(["db"]),
+        secrets,
+        terms: ReleaseTerms::default(),
+    });
     let app = world.state.app("shop").unwrap();
     assert!(app.is_stopped("db") && !app.is_stopped("web"));
 }
@@ -59,7 +67,15 @@ fn a_stale_expected_release_is_refused_with_the_one_that_is_current() {
             unreachable!()
         };
         let secrets = BTreeMap::new();
-        Body::Apply { release, spec, images, expected_release: Some(ReleaseId(expected)), stopped, secrets }
+        Body::Apply {
+            release,
+            spec,
+            images,
+            expected_release: Some(ReleaseId(expected)),
+            stopped,
+            secrets,
+            terms: ReleaseTerms::default(),
+        }
     };
     world.does(expecting(2, 1));
     let rejection = world.is_refused(expecting(3, 1));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::Name;
 use coppice_spec::{Condition, Dependency};
-use coppice_state::{Body, Command, NodeId, ReleaseId, State, Verdict};
+use coppice_state::{Body, Command, NodeId, ReleaseId, ReleaseTerms, State, Verdict};
 use proptest::prelude::*;
 
 use crate::words::{apply, command, digest, name, resealed, set_secret, spec, uses};
@@ -60,7 +60,7 @@ fn applied_spec() -> impl Strategy<Value = Body> {
                 web.secrets.push(uses("key"));
                 secrets.insert(name("key"), secret);
             }
-            Body::Apply { release, spec, images, expected_release, stopped, secrets }
+            Body::Apply { release, spec, images, expected_release, stopped, secrets, terms: ReleaseTerms::default() }
         },
     )
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use coppice_spec::AppSpec;
-use coppice_state::{Body, Effect, Rejection, ReleaseId, SEALED_MAX, SECRET_VERSIONS_KEPT, Secret, State};
+use coppice_state::{
+    Body, Effect, Rejection, ReleaseId, ReleaseTerms, SEALED_MAX, SECRET_VERSIONS_KEPT, Secret, State,
+};
 
 use crate::words::{World, apply, name, resealed, set_secret, spec, uses};
 
@@ -19,7 +21,15 @@ fn release(id: u64, image: &str, version: u64) -> Body {
         unreachable!()
     };
     let secrets = BTreeMap::from([(name("db"), version)]);
-    Body::Apply { release, spec: Box::new(with_secret(image)), images, expected_release, stopped, secrets }
+    Body::Apply {
+        release,
+        spec: Box::new(with_secret(image)),
+        images,
+        expected_release,
+        stopped,
+        secrets,
+        terms: ReleaseTerms::default(),
+    }
 }
 
 fn set(version: u64) -> Body {

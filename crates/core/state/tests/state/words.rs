@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::{Name, Timestamp};
 use coppice_spec::{AppSpec, OnRotate, RestartPolicy, SecretTarget, SecretUse, ServiceSpec, WorkerSpec, WorkloadSpec};
-use coppice_state::{Actor, Applied, Body, Command, CommandId, Digest, Effect, Rejection, ReleaseId, Resealed, State};
+use coppice_state::{
+    Actor, Applied, Body, Command, CommandId, Digest, Effect, Rejection, ReleaseId, ReleaseTerms, Resealed, State,
+};
 
 pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -39,6 +41,7 @@ pub(crate) fn apply(release: u64, spec: AppSpec) -> Body {
         expected_release: None,
         stopped: BTreeSet::new(),
         secrets: BTreeMap::new(),
+        terms: ReleaseTerms::default(),
     }
 }
 

@@ -1,0 +1,144 @@
+//! The names and published ports that lead to an app's instances.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use coppice_base::Name;
+use coppice_spec::PortSpec;
+
+use super::{App, AppState, instances_of, workload_of};
+use crate::network::Names;
+use crate::root::replace_file;
+use crate::traffic::{Here, Present};
+
+impl App {
+    pub(super) fn port_owner(&self, service: &Name) -> String {
+        format!("{}/{service}", self.name)
+    }
+
+    /// Claims the services' host ports; those chosen by the node are kept, so that they stay the same.
+    pub(super) fn claim_ports(&self, wanted: &AppState) {
+        let spec = wanted.spec();
+        let mut ports = self.ports.lock().expect("no panic holds this lock");
+        let before = ports.clone();
+        ports.retain(|service, _| {
+            let keep = spec.services.get(service).is_some_and(|s| !s.ports.is_empty());
+            if !keep {
+                self.containers.network.release_ports(&self.port_owner(service));
+            }
+            keep
+        });
+        for (name, service) in spec.services.iter().filter(|(_, service)| !service.ports.is_empty()) {
+            let asked = with_known_ports(&service.ports, ports.get(name));
+            match self.containers.network.claim_ports(&self.port_owner(name), &asked) {
+                Ok(chosen) => {
+                    ports.insert(name.clone(), chosen);
+                }
+                Err(error) => {
+                    ports.remove(name);
+                    self.tell("fail", &format!("service {name} is not published: {error}"));
+                }
+            }
+        }
+        if *ports != before {
+            let path = self.containers.root.app(self.name.as_str()).join("ports.json");
+            let kept = serde_json::to_vec(&*ports).map_err(std::io::Error::other);
+            if let Err(error) = kept.and_then(|bytes| replace_file(&path, &bytes)) {
+                tracing::warn!(app = %self.name, %error, "cannot keep the chosen ports");
+            }
+        }
+    }
+
+    /// The first TCP port that the image of each service exposes, where the service publishes none and has routes.
+    fn image_ports(&self, wanted: &AppState) -> BTreeMap<Name, u16> {
+        let routed = wanted.spec().services.iter().filter(|(_, service)| service.ports.is_empty());
+        let port = routed.filter_map(|(name, service)| {
+            let image = self.containers.images.resolve(&service.workload.image).ok().flatten()?;
+            let ports = image.config.exposed_ports.iter().filter(|port| !port.ends_with("/udp"));
+            let first = ports.filter_map(|port| port.trim_end_matches("/tcp").parse().ok()).min()?;
+            Some((name.clone(), first))
+        });
+        if wanted.spec().services.values().all(|service| service.routes.is_empty()) {
+            return BTreeMap::new();
+        }
+        port.collect()
+    }
+
+    /// Resolves when the proxy has nothing under way at an instance that is to be stopped, or after its stop timeout.
+    pub(super) async fn drained(&self, instance: &str) {
+        let wanted = self.wanted();
+        let Some(workload) = workload_of(wanted.spec(), instance) else { return };
+        let Some(service) = wanted.spec().services.get(&workload) else { return };
+        let patience = service.workload.stop_timeout.0;
+        self.containers.traffic.drained(&self.name, &workload, instance, patience).await;
+    }
+
+    /// Points names and published ports at the instances that are ready (or, where none is, those that run).
+    pub(crate) async fn refresh_network(&self) {
+        let mut current = self.names.lock().await;
+        let wanted = self.wanted();
+        let mut names = Names::new();
+        let mut running = Vec::new();
+        let mut instances: BTreeMap<Name, Vec<Here>> = BTreeMap::new();
+        let mut ready_of: BTreeMap<Name, Vec<Ipv4Addr>> = BTreeMap::new();
+        for (name, _) in wanted.spec().workloads() {
+            let (mut ready, mut up) = (Vec::new(), Vec::new());
+            for (index, instance) in (0..).zip(instances_of(&wanted, name)) {
+                let slots = self.slots();
+                let Some(slot) = slots.get(&instance) else { continue };
+                let Some(container) = slot.container.clone().filter(|c| c.phase().is_running()) else { continue };
+                let Some(address) = container.read(|record| record.address) else { continue };
+                up.push(address);
+                if slot.ready {
+                    ready.push(address);
+                }
+                let leaving = slot.stop.as_ref().is_some_and(|stop| *stop.borrow());
+                let here = Here { key: instance.clone(), index, address, ready: slot.ready, leaving };
+                instances.entry(name.clone()).or_default().push(here);
+                if instance != name.as_str() {
+                    names.insert(instance, vec![address]);
+                }
+                running.push(container);
+            }
+            let answers = if ready.is_empty() { up } else { ready.clone() };
+            if !answers.is_empty() {
+                names.insert(name.to_string(), answers);
+            }
+            ready_of.insert(name.clone(), ready);
+        }
+        for name in wanted.spec().services.keys().filter(|name| !self.ports(name).is_empty()) {
+            let ready = ready_of.get(name).map_or(&[][..], Vec::as_slice);
+            if let Err(error) = self.containers.network.route(&self.port_owner(name), ready) {
+                tracing::warn!(app = %self.name, service = %name, %error, "cannot publish its ports");
+            }
+        }
+        let addresses = self.containers.virtual_addresses(&wanted);
+        for (name, addresses) in &addresses {
+            let of_hosts = addresses.iter().filter_map(|address| match address {
+                IpAddr::V4(address) => Some(*address),
+                IpAddr::V6(_) => None,
+            });
+            names.insert(name.to_string(), of_hosts.collect());
+        }
+        let image_ports = self.image_ports(&wanted);
+        self.containers.present(&self.name, Present { wanted: wanted.clone(), instances, image_ports, addresses });
+        if *current != names {
+            for container in running {
+                self.containers.refresh_hosts(&container, &names);
+            }
+            *current = names;
+        }
+    }
+}
+
+/// The asked ports, with a host port of 0 filled in from what was chosen before.
+fn with_known_ports(asked: &[PortSpec], known: Option<&Vec<PortSpec>>) -> Vec<PortSpec> {
+    let fill = |port: &PortSpec| {
+        let same = |old: &&PortSpec| {
+            (old.host_ip, old.container, old.protocol) == (port.host_ip, port.container, port.protocol)
+        };
+        let before = known.into_iter().flatten().find(same).map(|old| old.host);
+        PortSpec { host: if port.host == 0 { before.unwrap_or(0) } else { port.host }, ..*port }
+    };
+    asked.iter().map(fill).collect()
+}
