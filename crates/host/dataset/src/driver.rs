@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::DatasetError;
 use crate::name::{DatasetName, SnapshotName};
+use crate::properties::Properties;
 use crate::stamps::Stamps;
 use crate::store::{Snapshot, Survey};
 
@@ -93,6 +94,9 @@ pub(crate) trait Driver: Debug + Send + Sync {
 
     /// Takes the dataset away; its folder is the caller's.
     fn destroy(&self, at: &Place) -> Result<(), DatasetError>;
+
+    /// Gives the head and those that come after it these; says what the storage cannot.
+    fn set_properties(&self, at: &Place, properties: &Properties) -> Result<Vec<String>, DatasetError>;
 
     /// Bytes on disk of the head.
     fn size(&self, at: &Place) -> Result<u64, DatasetError>;

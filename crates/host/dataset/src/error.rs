@@ -17,6 +17,8 @@ pub enum DatasetError {
     NoSnapshot { dataset: DatasetName, snapshot: SnapshotName },
     #[error("dataset {dataset} has a snapshot {snapshot} already: choose another name")]
     SnapshotExists { dataset: DatasetName, snapshot: SnapshotName },
+    #[error("attachment {key} has {len} bytes: at most {} fit", crate::attachment::ATTACHMENT_MAX)]
+    Attachment { key: SnapshotName, len: usize },
     #[error("cannot run `zfs`: {source}; install OpenZFS or zfs-fuse, or take `zfs` out of [volumes] in node.toml")]
     NoZfs { source: io::Error },
     #[error("`zfs {command}` failed: {said}")]

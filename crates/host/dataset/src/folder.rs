@@ -1,6 +1,7 @@
 //! The folders that datasets and what belongs to them are kept in.
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
@@ -61,4 +62,18 @@ pub(crate) fn app_of(folder: &str) -> Option<Option<Name>> {
         Err(_) if folder == NO_APP => Some(None),
         Err(_) => None,
     }
+}
+
+/// Writes a file beside, and puts it in the place of the one that is there. Both are on disk when it returns.
+pub(crate) fn write(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), DatasetError> {
+    let aside = folder.join(format!(".{name}.new"));
+    let written = File::create(&aside).and_then(|mut file| {
+        file.write_all(bytes)?;
+        file.sync_all()
+    });
+    if let Err(error) = written {
+        let _ = fs::remove_file(&aside);
+        return Err(DatasetError::io("write", aside)(error));
+    }
+    rename(&aside, &folder.join(name))
 }

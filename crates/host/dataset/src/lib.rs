@@ -17,19 +17,23 @@
 //! Refused: snapshots of what is being written, where the kind cannot do it at one moment ([`Kind::Directory`]): that is
 //! for the caller to see to.
 
+mod attachment;
 mod copy;
 mod driver;
 mod error;
 mod folder;
 mod name;
+mod properties;
 mod stamps;
 mod store;
 mod tree;
 mod trees;
 mod zfs;
 
+pub use attachment::ATTACHMENT_MAX;
 pub use driver::Kind;
 pub use error::DatasetError;
 pub use name::{DatasetName, NameError, SnapshotName};
+pub use properties::{Compression, Properties};
 pub use stamps::{StampError, Stamps};
 pub use store::{Dataset, Snapshot, Store, Survey};

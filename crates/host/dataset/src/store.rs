@@ -9,6 +9,7 @@ use crate::driver::{Driver, Kind, Place};
 use crate::error::DatasetError;
 use crate::folder::{lock, make};
 use crate::name::{DatasetName, SnapshotName};
+use crate::properties::Properties;
 use crate::stamps::Stamps;
 use crate::trees::Trees;
 use crate::zfs::Zfs;
@@ -186,6 +187,20 @@ impl Store {
             gone.push(snapshot.name);
         }
         Ok(gone)
+    }
+
+    /// Has a dataset's head and those that come after it be kept so, from now on. Gives back a sentence for each thing that
+    /// its storage cannot do, and does otherwise or not at all.
+    pub fn set_properties(&self, name: &DatasetName, properties: &Properties) -> Result<Vec<String>, DatasetError> {
+        let held = self.hold(name)?;
+        let words = self.driver.set_properties(&held.place, properties)?;
+        properties.write(&held.place.folder)?;
+        Ok(words)
+    }
+
+    /// What was asked for last by [`set_properties`](Self::set_properties).
+    pub fn properties(&self, name: &DatasetName) -> Properties {
+        Properties::read(&self.place(name).folder)
     }
 
     /// Removes a dataset and its snapshots. Clones of those stay.

@@ -4,12 +4,18 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use coppice_linux::{
-    BTRFS_MAGIC, create_subvolume, destroy_subvolume, is_subvolume, set_subvolume_read_only, snapshot_subvolume,
-    statfs_magic,
+    BTRFS_MAGIC, create_subvolume, destroy_subvolume, enable_simple_quotas, is_subvolume, limit_subvolume,
+    set_subvolume_read_only, snapshot_subvolume, statfs_magic,
 };
+use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
+use rustix::io::Errno;
 
 use crate::copy::copy;
 use crate::error::DatasetError;
+use crate::properties::{Compression, Properties};
+
+/// What btrfs calls the property (btrfs-property(8)).
+const COMPRESSION: &str = "btrfs.compression";
 
 /// What a head and its snapshots are, where they are trees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +67,36 @@ impl Form {
         }
     }
 
+    /// Has a tree be kept so, as far as the form can; says what it cannot.
+    pub(crate) fn set_properties(self, at: &Path, properties: &Properties) -> Result<Vec<String>, DatasetError> {
+        let Properties { compression, quota, record_size } = *properties;
+        let mut words = Vec::new();
+        if let Some(size) = record_size {
+            words.push(format!("record_size = {size}: only ZFS keeps files in records; ignored here"));
+        }
+        match self {
+            Self::Subvolume => {
+                // The limit first: where it is reached, the other can only be written with more room.
+                words.extend(limit(at, quota)?);
+                words.extend(compress(at, compression)?);
+            }
+            Self::Directory => {
+                if let Some(compression) = compression.filter(|one| *one != Compression::Off) {
+                    let asked = compression.as_str();
+                    words.push(format!(
+                        "compression = {asked:?}: directories are not compressed; put volumes on btrfs or ZFS"
+                    ));
+                }
+                if let Some(quota) = quota {
+                    words.push(format!(
+                        "quota = {quota}: directories have no limit of their own; put volumes on btrfs or ZFS"
+                    ));
+                }
+            }
+        }
+        Ok(words)
+    }
+
     /// Removes a tree, sealed or not.
     pub(crate) fn remove(self, at: &Path) -> Result<(), DatasetError> {
         if self == Self::Subvolume && is_subvolume(open(at)?).map_err(DatasetError::call("look at", at))? {
@@ -69,6 +105,53 @@ impl Form {
         }
         fs::remove_dir_all(at).map_err(DatasetError::io("remove", at))
     }
+}
+
+/// Has what is made in a subvolume be compressed.
+fn compress(at: &Path, compression: Option<Compression>) -> Result<Option<String>, DatasetError> {
+    let (value, word) = match compression {
+        None => ("", None),
+        Some(Compression::Off) => ("none", None),
+        Some(Compression::Lz4) => ("lzo", Some("compression = \"lz4\": btrfs has none; lzo is used".to_owned())),
+        Some(Compression::Zstd) => ("zstd", None),
+        Some(Compression::Gzip) => ("zlib", None),
+    };
+    let tree = open(at)?;
+    let mut is = [0u8; 16];
+    let len = match fgetxattr(&tree, COMPRESSION, &mut is) {
+        Err(Errno::NODATA) => 0,
+        other => other.map_err(DatasetError::errno("look at the compression of", at))?,
+    };
+    if is[..len] == *value.as_bytes() {
+        return Ok(word);
+    }
+    if value.is_empty() {
+        match fremovexattr(&tree, COMPRESSION) {
+            Err(Errno::NODATA) | Ok(()) => {}
+            Err(errno) => return Err(DatasetError::errno("set the compression of", at)(errno)),
+        }
+    } else {
+        let set = fsetxattr(&tree, COMPRESSION, value.as_bytes(), XattrFlags::empty());
+        set.map_err(DatasetError::errno("set the compression of", at))?;
+    }
+    Ok(word)
+}
+
+/// Has a subvolume hold at most so much.
+fn limit(at: &Path, quota: Option<u64>) -> Result<Option<String>, DatasetError> {
+    let tree = open(at)?;
+    let mut limited = limit_subvolume(&tree, quota);
+    if limited.as_ref().is_err_and(|error| error.errno == Errno::NOTCONN) {
+        let Some(quota) = quota else { return Ok(None) };
+        // Full accounting would make each removal of a snapshot slow.
+        if let Err(error) = enable_simple_quotas(&tree) {
+            return Ok(Some(format!(
+                "quota = {quota}: this kernel's btrfs counts nothing by subvolume ({error}); no limit"
+            )));
+        }
+        limited = limit_subvolume(&tree, Some(quota));
+    }
+    limited.map(|()| None).map_err(DatasetError::call("limit", at))
 }
 
 pub(crate) fn open(directory: &Path) -> Result<File, DatasetError> {

@@ -17,6 +17,7 @@ use crate::driver::{Driver, Fill, HEAD, Kind, Place};
 use crate::error::DatasetError;
 use crate::folder::{make, names, of_paths, rename};
 use crate::name::{DatasetName, SnapshotName};
+use crate::properties::Properties;
 use crate::stamps::Stamps;
 use crate::store::Snapshot;
 use crate::tree::{Form, open};
@@ -165,6 +166,8 @@ impl Driver for Trees {
         let (from, keep) = (existing(at, to)?, vacant(at, keep)?);
         let next = at.folder.join(NEXT);
         self.form.copy(&from, &next)?;
+        // It is kept as the head is now, not as it was then; what the storage cannot, was said when it was asked for.
+        self.form.set_properties(&next, &Properties::read(&at.folder))?;
         // From here to the second rename there is no head; whoever looks next puts it there.
         rename(&at.head(), &keep)?;
         rename(&next, &at.head())?;
@@ -184,6 +187,10 @@ impl Driver for Trees {
         }
         rename(&at.folder, &aside)?;
         self.clear(&aside)
+    }
+
+    fn set_properties(&self, at: &Place, properties: &Properties) -> Result<Vec<String>, DatasetError> {
+        self.form.set_properties(&at.head(), properties)
     }
 
     fn size(&self, at: &Place) -> Result<u64, DatasetError> {

@@ -15,6 +15,14 @@ const SNAP_DESTROY: libc::c_ulong = 0x5000_940f;
 const SNAP_CREATE_V2: libc::c_ulong = 0x5000_9417;
 /// `_IOW(0x94, 26, __u64)`.
 const SUBVOL_SETFLAGS: libc::c_ulong = 0x4008_941a;
+/// `_IOWR(0x94, 40, struct btrfs_ioctl_quota_ctl_args)`.
+const QUOTA_CTL: libc::c_ulong = 0xc010_9428;
+/// `_IOR(0x94, 43, struct btrfs_ioctl_qgroup_limit_args)`.
+const QGROUP_LIMIT: libc::c_ulong = 0x8030_942b;
+/// `BTRFS_QUOTA_CTL_ENABLE_SIMPLE_QUOTA` (Linux 6.7).
+const ENABLE_SIMPLE_QUOTA: u64 = 4;
+/// `BTRFS_QGROUP_LIMIT_MAX_RFER`.
+const LIMIT_MAX_RFER: u64 = 1;
 /// `BTRFS_SUBVOL_RDONLY`.
 const RDONLY: u64 = 1 << 1;
 /// Inode number of a subvolume's root (`BTRFS_FIRST_FREE_OBJECTID`).
@@ -39,6 +47,25 @@ struct VolArgs2 {
     name: [u8; 4040],
 }
 
+/// `struct btrfs_ioctl_quota_ctl_args`.
+#[repr(C)]
+struct QuotaCtl {
+    command: u64,
+    status: u64,
+}
+
+/// `struct btrfs_ioctl_qgroup_limit_args`, with the `struct btrfs_qgroup_limit` in it.
+#[repr(C)]
+struct QgroupLimit {
+    group: u64,
+    flags: u64,
+    max_referenced: u64,
+    max_exclusive: u64,
+    reserved_referenced: u64,
+    reserved_exclusive: u64,
+}
+
+const _: () = assert!(size_of::<QuotaCtl>() == 16 && size_of::<QgroupLimit>() == 48);
 const _: () = assert!(size_of::<VolArgs>() == 4096 && size_of::<VolArgs2>() == 4096);
 
 /// Makes an empty subvolume `name` in the directory `parent`, mode 0755 less the umask.
@@ -85,6 +112,33 @@ pub fn set_subvolume_read_only(subvolume: impl AsFd, read_only: bool) -> Syscall
 pub fn is_subvolume(directory: impl AsFd) -> SyscallResult<bool> {
     let inode = fstat(&directory).map_err(|errno| SyscallError::new("fstat", "", errno))?.st_ino;
     Ok(inode == ROOT_INODE && crate::statfs_magic(directory)? == BTRFS_MAGIC)
+}
+
+/// Has the filesystem of a directory count by subvolume who wrote what (simple quotas, Linux 6.7). What was written before
+/// is not counted.
+pub fn enable_simple_quotas(directory: impl AsFd) -> SyscallResult<()> {
+    let mut args = QuotaCtl { command: ENABLE_SIMPLE_QUOTA, status: 0 };
+    // SAFETY: the kernel reads and writes one `quota_ctl_args`.
+    let rc = unsafe { libc::ioctl(directory.as_fd().as_raw_fd(), QUOTA_CTL, &raw mut args) };
+    check("ioctl(BTRFS_IOC_QUOTA_CTL)", "", rc.into()).map(drop)
+}
+
+/// The most bytes that a subvolume may hold of its own; `None` is as many as fit. Fails with `ENOTCONN` where the filesystem does
+/// not count them.
+pub fn limit_subvolume(subvolume: impl AsFd, bytes: Option<u64>) -> SyscallResult<()> {
+    let args = QgroupLimit {
+        // Of the subvolume that the descriptor is in.
+        group: 0,
+        flags: LIMIT_MAX_RFER,
+        // All ones takes a limit away.
+        max_referenced: bytes.unwrap_or(u64::MAX),
+        max_exclusive: 0,
+        reserved_referenced: 0,
+        reserved_exclusive: 0,
+    };
+    // SAFETY: the kernel reads one `qgroup_limit_args`.
+    let rc = unsafe { libc::ioctl(subvolume.as_fd().as_raw_fd(), QGROUP_LIMIT, &raw const args) };
+    check("ioctl(BTRFS_IOC_QGROUP_LIMIT)", "", rc.into()).map(drop)
 }
 
 /// A name with the zero byte that ends it, and all after.

@@ -11,6 +11,7 @@ use crate::launcher::LauncherError;
 use crate::network::NetworkError;
 use crate::peer::PeerTlsError;
 use crate::prepare::PrepareError;
+use crate::secrets::SecretsError;
 use crate::signal::UnknownSignal;
 use crate::table::{ClaimError, LookupError};
 
@@ -80,6 +81,8 @@ pub enum NodeError {
     #[error("{0}")]
     Invalid(String),
     #[error(transparent)]
+    Secrets(Box<SecretsError>),
+    #[error(transparent)]
     Cgroup(Box<coppice_cgroup::CgroupError>),
 }
 
@@ -96,7 +99,8 @@ fn volume_kind(error: &coppice_dataset::DatasetError) -> ErrorKind {
         DatasetError::Exists(_) | DatasetError::SnapshotExists { .. } => ErrorKind::Conflict,
         DatasetError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
         DatasetError::Zfs { said, .. } if said.contains("out of space") => ErrorKind::NoSpace,
-        DatasetError::NoZfs { .. }
+        DatasetError::Attachment { .. }
+        | DatasetError::NoZfs { .. }
         | DatasetError::Zfs { .. }
         | DatasetError::Occupied { .. }
         | DatasetError::MountedElsewhere { .. }
@@ -139,6 +143,7 @@ impl NodeError {
             Self::Ingress(error) => error.kind(),
             Self::Certificates(error) => error.kind(),
             Self::Peer(error) => error.kind(),
+            Self::Secrets(error) => error.kind(),
             Self::Launcher(LauncherError::Refused(refused)) => match refused {
                 LaunchError::NotFound(_) | LaunchError::NotExecutable { .. } | LaunchError::Setup { .. } => {
                     ErrorKind::CannotStart
@@ -183,6 +188,7 @@ boxed_from!(
     Ingress(IngressError),
     Certificates(CertificatesError),
     Peer(PeerTlsError),
+    Secrets(SecretsError),
     Cgroup(coppice_cgroup::CgroupError),
 );
 

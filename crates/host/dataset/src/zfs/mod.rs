@@ -19,19 +19,21 @@ mod mounts;
 mod property;
 mod state;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use command::zfs;
-use state::{CUT, CUT_AS, GONE, HEAD_OF, Objects, Volume, objects};
+use state::{CUT, CUT_AS, GONE, HEAD_OF, Objects, QUOTA, Volume, objects};
 
 use crate::copy::copy;
 use crate::driver::{Driver, Fill, Kind, Place};
 use crate::error::DatasetError;
 use crate::folder::{app_of, make};
 use crate::name::{DatasetName, SnapshotName};
+use crate::properties::Properties;
 use crate::stamps::Stamps;
 use crate::store::{Snapshot, Survey};
 use crate::tree::open;
@@ -41,6 +43,9 @@ const CHILD: &str = "coppice-volumes";
 /// How a generation is made. It is told where it belongs when it is a head: `zfs clone` of some versions mounts it at once,
 /// whatever `canmount` is.
 const UNMOUNTED: [&str; 4] = ["-o", "canmount=noauto", "-o", "mountpoint=none"];
+/// Bytes that FUSE writes at once. Where a quota lets zfs-fuse write some records of them and not all, it aborts, and every mount
+/// of it is dead: its records must be as large.
+const FUSE_WRITE: u64 = 128 << 10;
 /// How often, and how long apart, what is busy is tried again: a filesystem of zfs-fuse closes a moment after its last mount
 /// went.
 const TRIES: u32 = 50;
@@ -296,6 +301,10 @@ impl Driver for Zfs {
         let Some(volume) = Volume::of(&dataset, &objects(&dataset)?) else { return Ok(false) };
         let head = volume.generations.get(&volume.head);
         self.show(&format!("{dataset}/{}", volume.head), head.and_then(|head| head.own.get("mountpoint")), at)?;
+        if let Some(head) = head {
+            // One that holds more already cannot be limited so: that was said when the limit was asked for.
+            let _ = set_quota(&format!("{dataset}/{}", volume.head), &head.own, volume.quota.as_deref())?;
+        }
         self.sweep(at, &volume)?;
         Ok(true)
     }
@@ -407,10 +416,81 @@ impl Driver for Zfs {
         fs::remove_dir_all(&at.folder).map_err(DatasetError::io("remove", &at.folder))
     }
 
+    fn set_properties(&self, at: &Place, properties: &Properties) -> Result<Vec<String>, DatasetError> {
+        let dataset = self.dataset(&at.name);
+        let found = objects(&dataset)?;
+        let empty = BTreeMap::new();
+        let own = found.get(&dataset).map_or(&empty, |object| &object.own);
+        let mut words = Vec::new();
+        // Of the volume's own dataset: its generations inherit them.
+        let compression = properties.compression.map(|one| one.as_str().to_owned());
+        if let Err(said) = set(&dataset, own, "compression", compression.as_deref())? {
+            let asked = compression.unwrap_or_default();
+            match set(&dataset, own, "compression", Some("on"))? {
+                Ok(()) => words.push(format!("compression = {asked:?}: this ZFS has none ({said}); its own is used")),
+                Err(_) => words.push(format!("compression = {asked:?}: {said}")),
+            }
+        }
+        let is_fuse = mounts::on(&self.root)?.is_some_and(|mount| mount.is_fuse);
+        if let Some(size) = properties.record_size.filter(|size| is_fuse && *size < FUSE_WRITE) {
+            words.push(format!(
+                "record_size = {size}: zfs-fuse ends when a quota is reached within a write of {FUSE_WRITE} bytes; ignored here"
+            ));
+        }
+        let size = properties.record_size.filter(|size| !is_fuse || *size >= FUSE_WRITE).map(|size| size.to_string());
+        if let Err(said) = set(&dataset, own, "recordsize", size.as_deref())? {
+            words.push(format!("record_size = {}: {said}", size.unwrap_or_default()));
+        }
+        let quota = properties.quota.map(|quota| quota.to_string());
+        if let Err(said) = set(&dataset, own, QUOTA, quota.as_deref())? {
+            words.push(format!("quota = {}: {said}", quota.as_deref().unwrap_or("none")));
+        }
+        if let Some(head) = Volume::of(&dataset, &found).map(|volume| volume.head) {
+            let head = format!("{dataset}/{head}");
+            let own = found.get(&head).map_or(&empty, |object| &object.own);
+            if let Err(said) = set_quota(&head, own, quota.as_deref())? {
+                words.push(format!("quota = {}: {said}", quota.as_deref().unwrap_or("none")));
+            }
+        }
+        Ok(words)
+    }
+
     fn size(&self, at: &Place) -> Result<u64, DatasetError> {
         let head = format!("{}/{}", self.dataset(&at.name), self.volume(at)?.head);
         let text = zfs(&["get", "-H", "-p", "-o", "value", "referenced", &head])?;
         text.trim_end().parse().map_err(|_| DatasetError::Zfs { command: "get referenced".into(), said: text })
+    }
+}
+
+/// Gives a dataset a property, or the one it inherits again; says what `zfs` has against it.
+fn set(
+    dataset: &str,
+    own: &BTreeMap<String, String>,
+    property: &str,
+    value: Option<&str>,
+) -> Result<Result<(), String>, DatasetError> {
+    let done = match (own.get(property).map(String::as_str), value) {
+        (is, wanted) if is == wanted => return Ok(Ok(())),
+        (_, Some(value)) => zfs(&["set", &format!("{property}={value}"), dataset]),
+        (_, None) => zfs(&["inherit", property, dataset]),
+    };
+    match done {
+        Ok(_) => Ok(Ok(())),
+        Err(DatasetError::Zfs { said, .. }) => Ok(Err(said)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Limits a head; its snapshots do not count.
+fn set_quota(
+    head: &str,
+    own: &BTreeMap<String, String>,
+    quota: Option<&str>,
+) -> Result<Result<(), String>, DatasetError> {
+    // It is not inherited: to take it away is to set it.
+    match (own.get("refquota").filter(|is| !matches!(is.as_str(), "none" | "0")), quota) {
+        (None, None) => Ok(Ok(())),
+        _ => set(head, own, "refquota", Some(quota.unwrap_or("none"))),
     }
 }
 

@@ -13,6 +13,8 @@ pub(crate) struct Mounted {
     device: (u32, u32),
     pub(crate) at: PathBuf,
     pub(crate) is_zfs: bool,
+    /// By zfs-fuse.
+    pub(crate) is_fuse: bool,
     pub(crate) source: String,
 }
 
@@ -44,8 +46,8 @@ fn parse(line: &str) -> Option<Mounted> {
     Some(Mounted {
         device: (major.parse().ok()?, minor.parse().ok()?),
         at: at.into(),
-        // zfs-fuse's are `fuse.zfs`.
         is_zfs: matches!(kind, "zfs" | "fuse.zfs"),
+        is_fuse: kind == "fuse.zfs",
         source: unescape(fields.next()?),
     })
 }
@@ -71,8 +73,8 @@ mod tests {
     fn a_line_of_the_table_says_what_is_where() {
         let line = r"36 35 0:52 / /mnt/two\040words rw,relatime shared:9 - fuse.zfs tank/a rw,user_id=0";
         let mount = parse(line).unwrap();
-        assert_eq!((mount.device, mount.at, mount.is_zfs), ((0, 52), "/mnt/two words".into(), true));
-        assert_eq!(mount.source, "tank/a");
+        assert_eq!((mount.device, mount.at), ((0, 52), "/mnt/two words".into()));
+        assert_eq!((mount.is_zfs, mount.is_fuse, mount.source.as_str()), (true, true, "tank/a"));
         assert!(!parse("25 1 252:0 / / rw - ext4 /dev/vda rw").unwrap().is_zfs);
         assert!(parse("nonsense").is_none());
     }

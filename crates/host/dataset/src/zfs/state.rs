@@ -13,6 +13,8 @@ use crate::store::Snapshot;
 pub(super) const HEAD_OF: &str = "com.coppice.store:head";
 /// As what the head before this one is kept: on a generation that a switch made.
 pub(super) const CUT_AS: &str = "com.coppice.store:cut";
+/// Most bytes of the head, whichever that is: on a volume's dataset.
+pub(super) const QUOTA: &str = "com.coppice.store:quota";
 /// Before the snapshot that a switch takes of the head it cuts, until it has happened.
 pub(super) const CUT: &str = "_cut-";
 /// Before names of snapshots that are nobody's but those of clones.
@@ -59,6 +61,8 @@ pub(super) fn objects(dataset: &str) -> Result<Objects, DatasetError> {
 pub(super) struct Volume {
     /// Name of the child that is the head.
     pub(super) head: String,
+    /// Bytes.
+    pub(super) quota: Option<String>,
     /// By name of the child.
     pub(super) generations: BTreeMap<String, Generation>,
 }
@@ -74,7 +78,8 @@ pub(super) struct Generation {
 impl Volume {
     /// Reads it from what is below its dataset; `None` where that is not there, or half-made.
     pub(super) fn of(dataset: &str, objects: &Objects) -> Option<Self> {
-        let head = objects.get(dataset)?.own.get(HEAD_OF)?.clone();
+        let own = &objects.get(dataset)?.own;
+        let (head, quota) = (own.get(HEAD_OF)?.clone(), own.get(QUOTA).cloned());
         let mut generations: BTreeMap<String, Generation> = BTreeMap::new();
         for (name, object) in objects {
             let Some(inner) = name.strip_prefix(dataset).and_then(|rest| rest.strip_prefix('/')) else { continue };
@@ -86,7 +91,7 @@ impl Volume {
                 }
             }
         }
-        Some(Self { head, generations })
+        Some(Self { head, quota, generations })
     }
 
     pub(super) fn head_stamps(&self) -> Stamps {

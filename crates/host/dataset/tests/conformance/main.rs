@@ -2,12 +2,13 @@
 
 mod crashes;
 mod ground;
+mod properties;
 mod trees;
 mod zfs;
 
 use std::os::unix::fs::MetadataExt;
 
-use coppice_dataset::{DatasetError, DatasetName};
+use coppice_dataset::{DatasetError, DatasetName, Snapshot};
 use ground::{EVERYWHERE, Ground, On, named, output, read, snapshot, stamps};
 
 #[test]
@@ -212,5 +213,51 @@ fn the_size_is_what_the_head_takes_on_disk() {
         let now = ground.store.size(&name).unwrap() - before;
         assert!((1 << 20..(1 << 20) + (64 << 10)).contains(&now), "{:?}: {now}", ground.on);
         assert_eq!(head.join("large").metadata().unwrap().nlink(), 2);
+    }
+}
+
+#[test]
+fn what_nobody_wants_to_keep_goes_and_what_others_came_from_stays_theirs() {
+    for ground in EVERYWHERE.map(Ground::new) {
+        let (name, head) = ground.dataset("data");
+        let store = &ground.store;
+        for release in ["r1", "r2", "r3", "r4"] {
+            store.snapshot(&name, &snapshot(release), &stamps(&[("release", release)])).unwrap();
+        }
+        let cloned = store.clone_to(&name, &snapshot("r1"), &named("copy")).unwrap();
+        store.switch(&name, &snapshot("r2"), &snapshot("cut")).unwrap();
+        let keep = |one: &Snapshot| matches!(one.stamps.get("release"), Some("r3" | "r4"));
+        assert_eq!(store.prune(&name, &keep).unwrap(), [snapshot("cut"), snapshot("r1"), snapshot("r2")]);
+        assert_eq!(store.prune(&name, &keep).unwrap(), []);
+        let found = ground.reopened().inspect(&name).unwrap();
+        assert_eq!(found.snapshots.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["r3", "r4"]);
+        assert_eq!((read(head.join("file")), read(cloned.join("file"))), ("one".into(), "one".into()));
+        store.switch(&name, &snapshot("r4"), &snapshot("r1")).unwrap();
+    }
+}
+
+#[test]
+fn all_there_is_can_be_read_at_once_from_the_datasets_alone() {
+    for ground in EVERYWHERE.map(Ground::new) {
+        let store = &ground.store;
+        for volume in ["a", "b"] {
+            let (name, _) = ground.dataset(volume);
+            store.stamp(&name, &stamps(&[("release", "2"), ("why", "a line\nand a tab\t")])).unwrap();
+            store.snapshot(&name, &snapshot("r1"), &stamps(&[("release", "1")])).unwrap();
+        }
+        let survey = ground.reopened().survey().unwrap();
+        assert!(survey.unreadable.is_empty(), "{:?}", survey.unreadable);
+        let one_by_one = ["a", "b"].map(|volume| store.inspect(&named(volume)).unwrap());
+        assert_eq!(survey.datasets, one_by_one);
+        assert_eq!(survey.datasets[0].snapshots[0].stamps.get("why"), Some("a line\nand a tab\t"));
+        if ground.on != On::Zfs {
+            // One whose head was lost is no reason to know nothing of the others.
+            std::fs::remove_dir_all(ground.root().join("shop/a/snapshots"))
+                .or_else(|_| std::fs::rename(ground.root().join("shop/a/snapshots"), ground.root().join(".lost")))
+                .unwrap();
+            let survey = store.survey().unwrap();
+            assert_eq!((survey.datasets.len(), survey.unreadable.len()), (1, 1), "{survey:?}");
+            assert_eq!(survey.unreadable[0].0, named("a"));
+        }
     }
 }
