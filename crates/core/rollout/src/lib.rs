@@ -32,19 +32,27 @@
 //! What it refuses: two rollouts of one app at once (a later one waits), restarting what runs (supervision's work), and
 //! judging health itself.
 
+mod back;
+mod candidate;
+mod check;
+mod control;
 mod event;
+mod forward;
 mod machine;
 mod outcome;
 mod plan;
 mod progress;
+mod replace;
+mod resume;
 mod status;
 
 pub use event::{Action, CandidateId, Control, Event, HookWhen, Side};
-pub use machine::{ATTEMPTS_MAX, FLAPS_MAX, ResumeError, Rollout};
+pub use machine::{ATTEMPTS_MAX, FLAPS_MAX, Rollout};
 pub use outcome::{Failure, Outcome, Reason, Verdict};
 pub use plan::{How, Pace, Plan, Stage, StageVolume, Target, VolumeSnapshot, VolumeSwitch, WorkloadKind};
 pub use progress::{
     Blocked, Candidate, CandidateState, ControlState, DataProgress, DataState, FAILURES_MAX, HaltState, Hooks, Phase,
     Progress, Record, STEPS_MAX, StageProgress, Step, TargetProgress, TargetState, Watch,
 };
+pub use resume::ResumeError;
 pub use status::{Checkpoint, Counts, FailureDetail, RolloutState, Status, TargetStatus};

@@ -32,8 +32,8 @@ pub struct Progress {
     pub control: ControlState,
     /// It rests, until somebody resumes or cancels it.
     pub blocked: Option<Blocked>,
-    /// By the plan's order: taken.
-    pub snapshots: Vec<bool>,
+    /// By the plan's order.
+    pub snapshots: Vec<DataState>,
     pub before: Hooks,
     pub after: Hooks,
     pub data: DataProgress,
@@ -93,7 +93,7 @@ pub struct Blocked {
 pub struct Hooks {
     /// How many of the plan's have ended well.
     pub done: usize,
-    /// Runs so far of the one after these; 0: not asked for yet.
+    /// Runs so far, of all of them.
     pub attempt: u32,
     pub running: bool,
 }
@@ -104,6 +104,8 @@ pub struct DataProgress {
     pub halt: HaltState,
     /// By the order of the plan's switches.
     pub switches: Vec<DataState>,
+    /// The halt above is the one for going back.
+    pub back: bool,
     /// The halted workloads were given back to the old release.
     pub left: bool,
 }
@@ -150,10 +152,12 @@ pub struct StageProgress {
     pub ready_until: Option<Timestamp>,
     /// It is all new and was ready.
     pub done: bool,
-    /// It was begun and taken back.
-    pub reverted: bool,
-    /// Taken back by itself, to be blocked then (never half-way through a switch).
+    /// It is being taken back.
     pub reverting: bool,
+    /// It was taken back: the workload is the old release's again.
+    pub reverted: bool,
+    /// After that it was ready, or given up.
+    pub settled: bool,
     /// Old candidates did not come up: supervision does it.
     pub handed_over: bool,
     /// By the plan's order.
@@ -258,7 +262,7 @@ impl Progress {
             deadline: now.plus(plan.deadline.0),
             control: ControlState::Active,
             blocked: None,
-            snapshots: vec![false; plan.snapshots.len()],
+            snapshots: vec![DataState::No; plan.snapshots.len()],
             before: Hooks::default(),
             after: Hooks::default(),
             data: DataProgress { switches: vec![DataState::No; plan.switches.len()], ..DataProgress::default() },
