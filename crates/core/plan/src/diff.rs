@@ -3,13 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::Name;
-use coppice_spec::{AppSpec, MountSource, PolicySpec, PullPolicy, RestartPolicy, ServiceSpec, WorkloadSpec};
+use coppice_spec::{
+    AppSpec, HooksSpec, MountSource, PolicySpec, PortSpec, PullPolicy, RestartPolicy, ServiceSpec, WorkerSpec,
+    WorkloadSpec,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, Edit};
 use crate::fields;
 use crate::instance::instance_name;
-use crate::step::{Plan, PullReason, Step, StopReason, Subject};
+use crate::step::{HookWhen, Plan, PullReason, Replacement, Step, StopReason, Subject};
 
 /// What is known of the node. Empty: nothing is here, and nothing is known of what runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,16 +26,37 @@ pub struct Observed {
 /// What leads from `current` (`None`: the app does not exist) to `desired`. Both must pass `AppSpec::check`. An
 /// image that must be pulled always is only pulled for instances that are started or replaced anyway.
 pub fn diff(current: Option<&AppSpec>, desired: &AppSpec, observed: &Observed) -> Plan {
+    // Taken apart so that a field that is added cannot be forgotten: each is named with who compares it.
+    let AppSpec {
+        name: _, // by which `current` was found
+        services: _,
+        workers: _, // instance_steps, stops, ports, traffic
+        volumes: _, // volumes_in, snapshots
+        labels: _,
+        supervise: _,
+        groups: _,
+        on_exhausted: _, // supervision
+        policy: _,       // traffic
+        crons: _,        // crons
+        hooks: _,
+        keep: _,
+        secrets: _, // releases
+    } = desired;
+    let order = desired.start_order();
     let mut steps = Vec::new();
-    let runs = instance_steps(current, desired, observed);
+    let runs = instance_steps(current, desired, &order, observed);
+    let stops: Vec<Step> = current.into_iter().flat_map(|current| stops(current, desired)).collect();
 
     volumes_in(current, desired, &mut steps);
     pulls(desired, observed, &runs, &mut steps);
+    let before = steps.len();
     let (gone_ports, new_ports) = ports(current, desired);
     steps.extend(gone_ports);
-    steps.extend(current.into_iter().flat_map(|current| stops(current, desired)));
-    supervision(current, desired, &mut steps);
+    steps.extend(stops);
+    supervision(current, desired, &order, &mut steps);
+    releases(current, desired, &mut steps);
     traffic(current, desired, &mut steps);
+    crons(current, desired, &mut steps);
     steps.extend(runs);
     steps.extend(new_ports);
     for volume in current.into_iter().flat_map(|current| current.volumes.keys()) {
@@ -40,7 +64,120 @@ pub fn diff(current: Option<&AppSpec>, desired: &AppSpec, observed: &Observed) -
             steps.push(Step::LeaveVolume { volume: volume.clone() });
         }
     }
+    if !steps.is_empty() {
+        let hook = |when| move |worker: &Name| Step::RunHook { worker: worker.clone(), when };
+        let HooksSpec { before_deploy, after_deploy, before_rollback: _ } = &desired.hooks;
+        let mut first = Vec::new();
+        if let Some(current) = current {
+            snapshots(current, desired, &steps, &mut first);
+        }
+        first.extend(before_deploy.iter().map(hook(HookWhen::BeforeDeploy)));
+        steps.extend(after_deploy.iter().map(hook(HookWhen::AfterDeploy)));
+        steps.splice(before..before, first);
+    }
     Plan { app: desired.name.clone(), steps }
+}
+
+/// Volumes with data of the app's own that something mounts which stops or is replaced; all of them, where a worker or
+/// hook runs: a migration writes through the service that has the data.
+fn snapshots(current: &AppSpec, desired: &AppSpec, touched: &[Step], steps: &mut Vec<Step>) {
+    let is_own = |volume: &Name| current.volumes.get(volume).is_some_and(|spec| spec.host_path.is_none());
+    let mut changing: Vec<&Name> = Vec::new();
+    for step in touched {
+        match step {
+            Step::StopInstance { reason: StopReason::Scaled { .. }, .. } => {}
+            Step::StopInstance { workload, .. }
+            | Step::ReplaceInstance { workload, .. }
+            | Step::StartInstance { workload, .. }
+                if changing.last() != Some(&workload) =>
+            {
+                changing.push(workload);
+            }
+            _ => {}
+        }
+    }
+    let HooksSpec { before_deploy, after_deploy, before_rollback: _ } = &desired.hooks;
+    let runs: Vec<&Name> = (changing.iter().copied().filter(|name| desired.workers.contains_key(*name)))
+        .chain(before_deploy.iter().chain(after_deploy))
+        .collect();
+    let mut volumes: BTreeMap<&Name, Vec<Name>> = BTreeMap::new();
+    for workload in changing {
+        for mount in current.workload(workload.as_str()).into_iter().flat_map(|definition| &definition.volumes) {
+            if let MountSource::Volume(volume) = &mount.source
+                && is_own(volume)
+                && !mount.read_only
+                && !volumes.get(volume).is_some_and(|workloads| workloads.contains(workload))
+            {
+                volumes.entry(volume).or_default().push(workload.clone());
+            }
+        }
+    }
+    if !runs.is_empty() {
+        for volume in current.volumes.keys().filter(|volume| is_own(volume)) {
+            let workloads = volumes.entry(volume).or_default();
+            for worker in &runs {
+                if !workloads.contains(worker) {
+                    workloads.push((*worker).clone());
+                }
+            }
+        }
+    }
+    let each = volumes.into_iter();
+    steps.extend(each.map(|(volume, workloads)| Step::SnapshotVolume { volume: volume.clone(), workloads }));
+}
+
+/// Crons that come, change and go.
+fn crons(current: Option<&AppSpec>, desired: &AppSpec, steps: &mut Vec<Step>) {
+    let nothing = BTreeMap::new();
+    let old = current.map_or(&nothing, |current| &current.crons);
+    let gone = old.keys().filter(|cron| !desired.crons.contains_key(*cron));
+    steps.extend(gone.map(|cron| Step::RemoveCron { cron: cron.clone() }));
+    for (cron, spec) in &desired.crons {
+        match old.get(cron) {
+            None => {
+                let schedule = fields::schedule(&spec.schedule);
+                steps.push(Step::CreateCron { cron: cron.clone(), schedule });
+            }
+            Some(old) => {
+                let mut changes = fields::cron(old, spec);
+                changes.extend(current.into_iter().flat_map(|app| moved_volumes(app, desired, &spec.workload)));
+                if !changes.is_empty() {
+                    steps.push(Step::ChangeCron { cron: cron.clone(), changes });
+                }
+            }
+        }
+    }
+}
+
+/// What changes for releases: how many are kept, hooks, secrets that are declared, how services are rolled out.
+fn releases(current: Option<&AppSpec>, desired: &AppSpec, steps: &mut Vec<Step>) {
+    let no_secrets = BTreeMap::new();
+    let changes = fields::secrets(current.map_or(&no_secrets, |current| &current.secrets), &desired.secrets);
+    if !changes.is_empty() {
+        steps.push(Step::ChangeSecrets { changes });
+    }
+    let Some(current) = current else { return };
+    let changes = fields::releases((current.keep, &current.hooks), (desired.keep, &desired.hooks));
+    if !changes.is_empty() {
+        steps.push(Step::ChangeReleases { changes });
+    }
+    for (worker, new) in desired.workers.iter().filter(|(worker, _)| desired.hooks.contains(worker.as_str())) {
+        let Some(old) = current.workers.get(worker) else { continue };
+        let WorkerSpec { workload, restart } = old;
+        let mut changes = fields::workload(workload, &new.workload);
+        changes.extend(fields::supervision((*restart, &workload.depends_on), (new.restart, &new.workload.depends_on)));
+        changes.extend(moved_volumes(current, desired, &new.workload));
+        if !changes.is_empty() {
+            steps.push(Step::ChangeHook { worker: worker.clone(), changes });
+        }
+    }
+    for (service, new) in &desired.services {
+        let Some(old) = current.services.get(service) else { continue };
+        let changes = fields::rollout(&old.rollout, &new.rollout);
+        if !changes.is_empty() {
+            steps.push(Step::ChangeRollout { service: service.clone(), changes });
+        }
+    }
 }
 
 /// What takes the whole app down; `volumes`: with its volumes and their data, but never a directory of the host.
@@ -62,22 +199,24 @@ pub fn teardown(current: &AppSpec, volumes: bool) -> Plan {
 }
 
 /// Starts and replacements, dependencies first.
-fn instance_steps(current: Option<&AppSpec>, desired: &AppSpec, observed: &Observed) -> Vec<Step> {
+fn instance_steps(current: Option<&AppSpec>, desired: &AppSpec, order: &[Name], observed: &Observed) -> Vec<Step> {
     let mut steps = Vec::new();
-    for workload in desired.start_order() {
+    for workload in order {
         let Some(definition) = desired.workload(workload.as_str()) else { continue };
         let before: BTreeSet<String> =
-            current.into_iter().flat_map(|current| same_kind(current, desired, &workload)).collect();
+            current.into_iter().flat_map(|current| same_kind(current, desired, workload)).collect();
         let changes = current
             .filter(|_| !before.is_empty())
-            .map(|current| definition_changes(current, desired, &workload, observed))
+            .map(|current| definition_changes(current, desired, workload, observed))
             .unwrap_or_default();
-        for instance in numbered(desired, &workload) {
+        let strategy = desired.services.get(workload).map(|service| service.rollout.strategy);
+        let how = strategy.map_or(Replacement::Restart, Replacement::from);
+        for instance in numbered(desired, workload) {
             let workload = workload.clone();
             if !before.contains(&instance) {
                 steps.push(Step::StartInstance { instance, workload, image: definition.image.clone() });
             } else if !changes.is_empty() {
-                steps.push(Step::ReplaceInstance { instance, workload, changes: changes.clone() });
+                steps.push(Step::ReplaceInstance { instance, workload, changes: changes.clone(), how });
             }
         }
     }
@@ -90,6 +229,8 @@ fn stops(current: &AppSpec, desired: &AppSpec) -> Vec<Step> {
     for workload in current.start_order().into_iter().rev() {
         let (stays, reason) = if same_kind(current, desired, &workload).is_empty() || !is_in(desired, &workload) {
             (BTreeSet::new(), StopReason::Removed)
+        } else if desired.hooks.contains(workload.as_str()) {
+            (BTreeSet::new(), StopReason::Hook)
         } else {
             let (from, to) = (replicas(current, &workload), replicas(desired, &workload));
             (numbered(desired, &workload).into_iter().collect(), StopReason::Scaled { from, to })
@@ -176,13 +317,15 @@ fn pulls(desired: &AppSpec, observed: &Observed, runs: &[Step], steps: &mut Vec<
 
 /// Ports that go, and ports that come.
 fn ports(current: Option<&AppSpec>, desired: &AppSpec) -> (Vec<Step>, Vec<Step>) {
-    let published = |app: &AppSpec| -> Vec<_> {
+    let published = |app: &AppSpec| -> Vec<(Name, PortSpec)> {
         let each = app.services.iter().flat_map(|(name, service)| service.ports.iter().map(|p| (name.clone(), *p)));
         each.collect()
     };
     let (old, new) = (current.map(published).unwrap_or_default(), published(desired));
-    let gone = old.iter().filter(|port| !new.contains(port));
-    let come = new.iter().filter(|port| !old.contains(port));
+    let key = |(name, port): &(Name, PortSpec)| (name.clone(), port.host_ip, port.host, port.container, port.protocol);
+    let (was, is): (BTreeSet<_>, BTreeSet<_>) = (old.iter().map(key).collect(), new.iter().map(key).collect());
+    let gone = old.iter().filter(|port| !is.contains(&key(port)));
+    let come = new.iter().filter(|port| !was.contains(&key(port)));
     (
         gone.map(|(service, port)| Step::UnpublishPort { service: service.clone(), port: *port }).collect(),
         come.map(|(service, port)| Step::PublishPort { service: service.clone(), port: *port }).collect(),
@@ -190,7 +333,7 @@ fn ports(current: Option<&AppSpec>, desired: &AppSpec) -> (Vec<Step>, Vec<Step>)
 }
 
 /// What changes for supervisors without touching what runs. Of a new app there is nothing to tell.
-fn supervision(current: Option<&AppSpec>, desired: &AppSpec, steps: &mut Vec<Step>) {
+fn supervision(current: Option<&AppSpec>, desired: &AppSpec, order: &[Name], steps: &mut Vec<Step>) {
     let Some(current) = current else { return };
     let mut push = |of: Subject, changes: Vec<Change>| {
         if !changes.is_empty() {
@@ -198,6 +341,7 @@ fn supervision(current: Option<&AppSpec>, desired: &AppSpec, steps: &mut Vec<Ste
         }
     };
     let mut of_app = fields::supervise(&current.supervise, &desired.supervise);
+    of_app.extend(fields::on_exhausted(current.on_exhausted, desired.on_exhausted));
     of_app.extend(fields::labels(&current.labels, &desired.labels));
     push(Subject::App(desired.name.clone()), of_app);
 
@@ -212,9 +356,9 @@ fn supervision(current: Option<&AppSpec>, desired: &AppSpec, steps: &mut Vec<Ste
         let removed = Change { field: "group".to_owned(), edit: Edit::Removed(None) };
         push(Subject::Group(name.clone()), vec![removed]);
     }
-    for name in desired.start_order() {
-        if let (Some(old), Some(new)) = (supervised(current, &name), supervised(desired, &name))
-            && current.workers.contains_key(&name) == desired.workers.contains_key(&name)
+    for name in order.iter().filter(|name| !desired.hooks.contains(name.as_str())) {
+        if let (Some(old), Some(new)) = (supervised(current, name), supervised(desired, name))
+            && current.workers.contains_key(name) == desired.workers.contains_key(name)
         {
             push(Subject::Workload(name.clone()), fields::supervision(old, new));
         }
@@ -256,6 +400,7 @@ fn replicas(app: &AppSpec, workload: &Name) -> u32 {
 fn numbered(app: &AppSpec, workload: &Name) -> Vec<String> {
     match app.services.get(workload) {
         Some(service) => (1..=service.replicas).map(|index| instance_name(workload, index)).collect(),
+        None if app.hooks.contains(workload.as_str()) => Vec::new(),
         None if app.workers.contains_key(workload) => vec![workload.to_string()],
         None => Vec::new(),
     }

@@ -1,11 +1,15 @@
 //! Which fields of the parts of a spec differ. Each spec is taken apart without `..`, so that a field added to it
 //! cannot be forgotten here.
 
-use coppice_base::DurationText;
+use std::collections::BTreeMap;
+
+use coppice_base::{DurationText, Name};
 use coppice_spec::{
-    Backoff, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, Limits, MountSource, NetworkMode, OnRotate,
-    Pair, PeerTls, PolicySpec, PortSpec, Protocol, PullPolicy, RestartPolicy, RouteSpec, SecretTarget, SecretUse,
-    ServiceSpec, Strategy, SuperviseSpec, TlsSpec, Verdict, VolumeMount, VolumeSpec, WorkloadSpec,
+    AnalysisSpec, Backoff, CanaryStep, Condition, CronSpec, Dependency, FailureAction, GroupSpec, HealthProbe,
+    HealthSpec, HooksSpec, Limits, Missed, MountSource, NetworkMode, OnExhausted, OnRotate, Overlap, Pair, PeerTls,
+    PolicySpec, PortSpec, Protocol, PullPolicy, RestartPolicy, RolloutSpec, RouteSpec, Schedule, SecretKind,
+    SecretSpec, SecretTarget, SecretUse, ServiceSpec, Strategy, SuperviseSpec, TlsSpec, Verdict, VolumeMount,
+    VolumeSpec, WorkloadSpec,
 };
 
 use crate::change::{Change, Changes};
@@ -156,13 +160,155 @@ pub(crate) fn group(old: &GroupSpec, new: &GroupSpec) -> Vec<Change> {
 
 /// What the proxy and the name server read of a service.
 pub(crate) fn traffic(old: &ServiceSpec, new: &ServiceSpec) -> Vec<Change> {
+    let ServiceSpec {
+        workload: _, // the instances'
+        replicas: _,
+        ports: was_ports,
+        restart: _, // supervision's
+        health: _,
+        routes: was_routes,
+        tls: was_tls,
+        headless: was_headless,
+        rollout: _, // below
+    } = old;
     let mut changes = Changes::default();
-    let routes = |service: &ServiceSpec| -> std::collections::BTreeMap<String, RouteSpec> {
+    let routes = |service: &ServiceSpec| -> BTreeMap<String, RouteSpec> {
         service.routes.iter().map(|route| (route.name.to_string(), route.clone())).collect()
     };
     changes.table("route", &routes(old), &routes(new), |route| Some(self::route(route)));
-    changes.option("tls", &old.tls, &new.tls, tls);
-    changes.value("headless", &old.headless, &new.headless, bool::to_string);
+    // The first of both counts for more than the others.
+    let names = |routes: &[RouteSpec]| routes.iter().map(|route| route.name.to_string()).collect::<Vec<_>>();
+    let (was, is) = (names(was_routes), names(&new.routes));
+    order(&mut changes, "order of routes", &was, &is);
+    let ports = |ports: &[PortSpec]| ports.iter().map(port).collect::<Vec<_>>();
+    order(&mut changes, "order of ports", &ports(was_ports), &ports(&new.ports));
+    changes.option("tls", was_tls, &new.tls, tls);
+    changes.value("headless", was_headless, &new.headless, bool::to_string);
+    changes.0
+}
+
+/// The same things in another order.
+fn order(changes: &mut Changes, field: &str, old: &[String], new: &[String]) {
+    let sorted = |items: &[String]| {
+        let mut items = items.to_vec();
+        items.sort();
+        items
+    };
+    if old != new && sorted(old) == sorted(new) {
+        changes.value(field, &old.join(", "), &new.join(", "), String::clone);
+    }
+}
+
+/// How a service goes to later releases.
+pub(crate) fn rollout(old: &RolloutSpec, new: &RolloutSpec) -> Vec<Change> {
+    let RolloutSpec {
+        strategy,
+        parallelism,
+        max_surge,
+        delay,
+        ready_timeout,
+        deadline,
+        failure_action,
+        canary,
+        analysis: AnalysisSpec { max_errors_permille, max_p99, min_requests },
+    } = old;
+    let mut changes = Changes::default();
+    changes.value("rollout.strategy", strategy, &new.strategy, |strategy| strategy.as_str().to_owned());
+    changes.value("rollout.parallelism", parallelism, &new.parallelism, u32::to_string);
+    changes.value("rollout.max_surge", max_surge, &new.max_surge, u32::to_string);
+    changes.value("rollout.delay_between_batches", delay, &new.delay, DurationText::to_string);
+    changes.value("rollout.health_check_timeout", ready_timeout, &new.ready_timeout, DurationText::to_string);
+    changes.value("rollout.deadline", deadline, &new.deadline, DurationText::to_string);
+    changes.value("rollout.failure_action", failure_action, &new.failure_action, |action| {
+        match action {
+            FailureAction::Rollback => "rollback",
+            FailureAction::Pause => "pause",
+        }
+        .to_owned()
+    });
+    let step = |step: &CanaryStep| format!("{} at {} % for {}", step.instances, step.weight, step.duration);
+    changes.value("rollout.canary", canary, &new.canary, |steps| list(steps, step));
+    let percent = |permille: &u32| format!("{}.{}", permille / 10, permille % 10);
+    let analysis = &new.analysis;
+    changes.option("rollout.analysis.max_error_percent", max_errors_permille, &analysis.max_errors_permille, percent);
+    changes.option("rollout.analysis.max_p99", max_p99, &analysis.max_p99, DurationText::to_string);
+    changes.value("rollout.analysis.min_requests", min_requests, &analysis.min_requests, u64::to_string);
+    changes.0
+}
+
+/// Everything of a cron; its image and environment count from its next run on.
+pub(crate) fn cron(old: &CronSpec, new: &CronSpec) -> Vec<Change> {
+    let CronSpec { workload: was, schedule: when, time_zone, overlap, missed, timeout, history } = old;
+    let mut changes = Changes(workload(was, &new.workload));
+    changes.value("depends_on", &was.depends_on, &new.workload.depends_on, |all| list(all, dependency));
+    changes.value("schedule", when, &new.schedule, schedule);
+    changes.value("time_zone", time_zone, &new.time_zone, String::clone);
+    changes.value("overlap", overlap, &new.overlap, |overlap| {
+        match overlap {
+            Overlap::Skip => "skip",
+            Overlap::Queue => "queue",
+            Overlap::Replace => "replace",
+        }
+        .to_owned()
+    });
+    changes.value("missed", missed, &new.missed, |missed| {
+        match missed {
+            Missed::Skip => "skip",
+            Missed::RunOnce => "run_once",
+        }
+        .to_owned()
+    });
+    changes.option("timeout", timeout, &new.timeout, DurationText::to_string);
+    changes.value("history", history, &new.history, u32::to_string);
+    changes.0
+}
+
+/// `every 1h`, or the expression.
+pub(crate) fn schedule(schedule: &Schedule) -> String {
+    match schedule {
+        Schedule::Every(apart) => format!("every {apart}"),
+        Schedule::Expression(text) => text.clone(),
+    }
+}
+
+/// How many releases are kept, and the hooks around them.
+pub(crate) fn releases(old: (u32, &HooksSpec), new: (u32, &HooksSpec)) -> Vec<Change> {
+    let HooksSpec { before_deploy, after_deploy, before_rollback } = old.1;
+    let mut changes = Changes::default();
+    changes.value("release.keep", &old.0, &new.0, u32::to_string);
+    let names = |names: &Vec<Name>| list(names, ToString::to_string);
+    changes.value("hooks.before_deploy", before_deploy, &new.1.before_deploy, names);
+    changes.value("hooks.after_deploy", after_deploy, &new.1.after_deploy, names);
+    changes.value("hooks.before_rollback", before_rollback, &new.1.before_rollback, names);
+    changes.0
+}
+
+/// Which secrets are declared, and how they come to be.
+pub(crate) fn secrets(old: &BTreeMap<Name, SecretSpec>, new: &BTreeMap<Name, SecretSpec>) -> Vec<Change> {
+    let texts = |secrets: &BTreeMap<Name, SecretSpec>| -> BTreeMap<String, String> {
+        let text = |SecretSpec { generate }: &SecretSpec| match generate {
+            None => "set by hand".to_owned(),
+            Some(SecretKind::Random256) => "random-256".to_owned(),
+            Some(SecretKind::Password) => "password".to_owned(),
+            Some(SecretKind::Ed25519) => "ed25519".to_owned(),
+            Some(SecretKind::Tls { name }) => format!("tls for {name}"),
+        };
+        secrets.iter().map(|(name, secret)| (name.to_string(), text(secret))).collect()
+    };
+    let mut changes = Changes::default();
+    changes.table("secret", &texts(old), &texts(new), |text| Some(text.clone()));
+    changes.0
+}
+
+pub(crate) fn on_exhausted(old: OnExhausted, new: OnExhausted) -> Vec<Change> {
+    let mut changes = Changes::default();
+    changes.value("supervise.on_exhausted", &old, &new, |on| {
+        match on {
+            OnExhausted::Stay => "stay",
+            OnExhausted::Rollback => "rollback",
+        }
+        .to_owned()
+    });
     changes.0
 }
 
@@ -193,7 +339,7 @@ pub(crate) fn policy(old: &PolicySpec, new: &PolicySpec) -> Vec<Change> {
     };
     changes.value("policy.default", default, &new.default, verdict);
     for (field, was, is) in [("policy.allow", allow, &new.allow), ("policy.deny", deny, &new.deny)] {
-        let rules = |pairs: &std::collections::BTreeSet<Pair>| -> std::collections::BTreeMap<String, ()> {
+        let rules = |pairs: &std::collections::BTreeSet<Pair>| -> BTreeMap<String, ()> {
             pairs.iter().map(|pair| (format!("{} -> {}", pair.from, pair.to), ())).collect()
         };
         changes.table(field, &rules(was), &rules(is), |()| None);
@@ -201,10 +347,7 @@ pub(crate) fn policy(old: &PolicySpec, new: &PolicySpec) -> Vec<Change> {
     changes.0
 }
 
-pub(crate) fn labels(
-    old: &std::collections::BTreeMap<String, String>,
-    new: &std::collections::BTreeMap<String, String>,
-) -> Vec<Change> {
+pub(crate) fn labels(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<Change> {
     let mut changes = Changes::default();
     changes.table("label", old, new, |value| Some(value.clone()));
     changes.0

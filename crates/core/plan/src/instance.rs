@@ -10,8 +10,13 @@ pub fn instance_name(service: &Name, index: u32) -> String {
     format!("{service}-{index}")
 }
 
-/// Every instance of the app with its workload, dependencies first, a service's by index.
+/// Every instance of the app with its workload, dependencies first, a service's by index. Hooks have none.
 pub fn instances(app: &AppSpec) -> Vec<(String, Name)> {
+    named(app).into_iter().filter(|(_, workload)| !app.hooks.contains(workload.as_str())).collect()
+}
+
+/// The names that instances and hooks have.
+fn named(app: &AppSpec) -> Vec<(String, Name)> {
     let each = app.start_order().into_iter().flat_map(|workload| {
         let names: Vec<String> = match app.services.get(&workload) {
             Some(service) => (1..=service.replicas).map(|index| instance_name(&workload, index)).collect(),
@@ -27,7 +32,7 @@ pub fn instances(app: &AppSpec) -> Vec<(String, Name)> {
 pub fn name_clashes(app: &AppSpec) -> Vec<String> {
     let mut owners: BTreeMap<String, Name> = BTreeMap::new();
     let mut clashes = Vec::new();
-    for (name, workload) in instances(app) {
+    for (name, workload) in named(app) {
         if let Some(other) = owners.get(&name) {
             clashes.push(format!("{other} and {workload} would both have an instance {name}: rename one of them"));
         }

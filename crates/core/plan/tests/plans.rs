@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use coppice_base::{Bytes, DurationText, MilliCpu, Name};
-use coppice_plan::{Observed, Plan, Step, diff, teardown};
+use coppice_plan::{Effect, Observed, Plan, Step, diff, teardown};
 use coppice_spec::{
-    AppSpec, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, MountSource, NetworkMode, NetworkPriority,
-    PortSpec, Protocol, PullPolicy, RestartPolicy, ServiceSpec, Strategy as Restarts, SuperviseSpec, VolumeMount,
-    VolumeSpec, WorkerSpec, WorkloadSpec,
+    AppSpec, CanaryStep, Compression, Condition, CronSpec, Dependency, FailureAction, GroupSpec, HealthProbe,
+    HealthSpec, HooksSpec, Missed, MountSource, NetworkMode, NetworkPriority, OnExhausted, OnRotate, Overlap, PortSpec,
+    Protocol, PullPolicy, RestartPolicy, RolloutSpec, RolloutStrategy, Schedule, SecretKind, SecretSpec, SecretTarget,
+    SecretUse, ServiceSpec, Strategy as Restarts, SuperviseSpec, VolumeMount, VolumeSpec, WorkerSpec, WorkloadSpec,
 };
 
 fn name(text: &str) -> Name {
@@ -102,20 +103,21 @@ fn an_update_says_for_each_instance_what_changed_and_hides_environment_values() 
         &plan,
         "
 app shop
-  + image redis:7        not on this node
+  + image redis:7            not on this node
+  + snapshot of volume data  taken before db
   - port 8080:80 of web
-  - instance web-3       replicas changed 3 -> 2
-  - instance migrate     migrate is no longer in the app
-  ~ app shop             supervise.strategy changed one_for_one -> one_for_all
-  ~ supervision of web   restart changed always -> on-failure
-                         depends_on changed migrate completed -> db healthy
-  ~ instance db-1        image changed redis:6 -> redis:7
-                         env PASSWORD changed
-                         env TOKEN added
-                         limits.memory added 512MiB
-                         health added tcp :6379
+  - instance web-3           replicas changed 3 -> 2
+  - instance migrate         migrate is no longer in the app
+  ~ app shop                 supervise.strategy changed one_for_one -> one_for_all
+  ~ supervision of web       restart changed always -> on-failure
+                             depends_on changed migrate completed -> db healthy
+  ~ instance db-1            image changed redis:6 -> redis:7
+                             env PASSWORD changed
+                             env TOKEN added
+                             limits.memory added 512MiB
+                             health added tcp :6379
   + port auto:80 of web
-2 to create, 3 to change, 3 to remove
+3 to create, 3 to change, 3 to remove
 ",
     );
     let step = plan.steps.iter().find(|step| matches!(step, Step::StopInstance { .. })).unwrap();
@@ -136,8 +138,9 @@ fn an_image_that_became_another_under_its_name_replaces_what_runs_the_old_one() 
         &diff(Some(&shop()), &shop(), &observed),
         "
 app shop
-  ~ instance db-1  what redis:6 is changed sha256:old -> sha256:redis:6
-0 to create, 1 to change, 0 to remove
+  + snapshot of volume data  taken before db
+  ~ instance db-1            what redis:6 is changed sha256:old -> sha256:redis:6
+1 to create, 1 to change, 0 to remove
 ",
     );
 }
@@ -161,10 +164,11 @@ fn a_volume_that_moves_replaces_who_mounts_it_and_one_that_goes_keeps_its_data()
         &diff(Some(&shop()), &new, &here(&[])),
         "
 app shop
-  ~ volume data    host_path added /srv/redis
-  + image redis:6  not on this node
-  ~ instance db-1  volume data host_path added /srv/redis
-1 to create, 2 to change, 0 to remove
+  ~ volume data              host_path added /srv/redis
+  + image redis:6            not on this node
+  + snapshot of volume data  taken before db
+  ~ instance db-1            volume data host_path added /srv/redis
+2 to create, 2 to change, 0 to remove
 ",
     );
     let mut without = shop();
@@ -183,12 +187,13 @@ fn a_service_that_becomes_a_worker_is_stopped_and_started_under_its_new_name() {
         &diff(Some(&shop()), &new, &here(&["redis:6", "shop:1"])),
         "
 app shop
+  + snapshot of volume data  taken before web
   - port 8080:80 of web
-  - instance web-3       web is no longer in the app
-  - instance web-2       web is no longer in the app
-  - instance web-1       web is no longer in the app
-  + instance web         from shop:1
-1 to create, 0 to change, 4 to remove
+  - instance web-3           web is no longer in the app
+  - instance web-2           web is no longer in the app
+  - instance web-1           web is no longer in the app
+  + instance web             from shop:1
+2 to create, 0 to change, 4 to remove
 ",
     );
 }
@@ -217,7 +222,7 @@ app shop
 
 /// One edit per field that a container is fixed to, with the change it must be told as.
 type FieldEdit = (fn(&mut WorkloadSpec), &'static str);
-const FIELD_EDITS: [FieldEdit; 29] = [
+const FIELD_EDITS: [FieldEdit; 30] = [
     (|w| w.image = "redis:7".into(), "image changed redis:6 -> redis:7"),
     (|w| w.pull = PullPolicy::Never, "pull changed missing -> never"),
     (|w| w.entrypoint = Some(vec![]), "entrypoint added []"),
@@ -247,7 +252,199 @@ const FIELD_EDITS: [FieldEdit; 29] = [
     (|w| w.hostname = Some("db".into()), "hostname added db"),
     (|w| assert!(w.extra_hosts.insert("x".into(), [10, 0, 0, 1].into()).is_none()), "extra_hosts x added 10.0.0.1"),
     (|w| w.init = true, "init changed false -> true"),
+    (
+        |w| {
+            let target = SecretTarget::Env("PW".into());
+            w.secrets = vec![SecretUse { secret: name("pw"), part: None, target, on_rotate: OnRotate::Restart }];
+        },
+        "secrets changed none -> pw:$PW (restart on rotation)",
+    ),
 ];
+
+/// The shop with a cron, a hook and a declared secret.
+fn with_releases() -> AppSpec {
+    let mut app = shop();
+    let workload = WorkloadSpec::of("shop:1");
+    let cron = CronSpec {
+        workload: workload.clone(),
+        schedule: Schedule::Expression("30 4 * * *".into()),
+        time_zone: CronSpec::DEFAULT_TIME_ZONE.into(),
+        overlap: Overlap::Skip,
+        missed: Missed::Skip,
+        timeout: None,
+        history: CronSpec::DEFAULT_HISTORY,
+    };
+    app.crons.insert(name("report"), cron);
+    app.workers.insert(name("convert"), WorkerSpec { workload, restart: RestartPolicy::Never });
+    app.hooks.before_deploy = vec![name("convert")];
+    app.secrets.insert(name("pw"), SecretSpec { generate: Some(SecretKind::Password) });
+    app
+}
+
+#[test]
+fn what_a_release_is_made_of_beside_what_runs_is_told_field_by_field() {
+    type AppEdit = (fn(&mut AppSpec), &'static str);
+    fn rollout(app: &mut AppSpec) -> &mut RolloutSpec {
+        &mut app.services.get_mut("web").unwrap().rollout
+    }
+    fn cron(app: &mut AppSpec) -> &mut CronSpec {
+        app.crons.get_mut("report").unwrap()
+    }
+    let edits: [AppEdit; 27] = [
+        (|a| a.on_exhausted = OnExhausted::Rollback, "~ app shop: supervise.on_exhausted changed stay -> rollback"),
+        (|a| a.keep = 2, "~ releases: release.keep changed 5 -> 2"),
+        (|a| a.hooks.after_deploy = vec![name("convert")], "~ releases: hooks.after_deploy changed none -> convert"),
+        (
+            |a| a.hooks.before_rollback = vec![name("convert")],
+            "~ releases: hooks.before_rollback changed none -> convert",
+        ),
+        (
+            |a| a.workers.get_mut("convert").unwrap().workload.image = "x".into(),
+            "~ hook convert: image changed shop:1 -> x",
+        ),
+        (
+            |a| a.workers.get_mut("convert").unwrap().restart = RestartPolicy::OnFailure,
+            "~ hook convert: restart changed never -> on-failure",
+        ),
+        (|a| a.secrets.clear(), "~ secrets: secret pw removed, was password"),
+        (
+            |a| a.secrets.get_mut("pw").unwrap().generate = Some(SecretKind::Tls { name: "db".into() }),
+            "~ secrets: secret pw changed password -> tls for db",
+        ),
+        (|a| a.crons.clear(), "- cron report: no longer in the app"),
+        (
+            |a| cron(a).schedule = Schedule::Every(DurationText(Duration::from_secs(60))),
+            "~ cron report: schedule changed 30 4 * * * -> every 1m",
+        ),
+        (|a| cron(a).time_zone = "Europe/Berlin".into(), "~ cron report: time_zone changed UTC -> Europe/Berlin"),
+        (|a| cron(a).overlap = Overlap::Queue, "~ cron report: overlap changed skip -> queue"),
+        (|a| cron(a).missed = Missed::RunOnce, "~ cron report: missed changed skip -> run_once"),
+        (|a| cron(a).timeout = Some(DurationText(Duration::from_secs(60))), "~ cron report: timeout added 1m"),
+        (|a| cron(a).history = 3, "~ cron report: history changed 10 -> 3"),
+        (|a| cron(a).workload.image = "x".into(), "~ cron report: image changed shop:1 -> x"),
+        (
+            |a| rollout(a).strategy = RolloutStrategy::BlueGreen,
+            "~ rollout of web: rollout.strategy changed rolling -> blue_green",
+        ),
+        (|a| rollout(a).parallelism = 2, "~ rollout of web: rollout.parallelism changed 1 -> 2"),
+        (|a| rollout(a).max_surge = 2, "~ rollout of web: rollout.max_surge changed 1 -> 2"),
+        (
+            |a| rollout(a).delay = DurationText(Duration::from_secs(5)),
+            "~ rollout of web: rollout.delay_between_batches changed 0s -> 5s",
+        ),
+        (
+            |a| rollout(a).ready_timeout = DurationText(Duration::ZERO),
+            "~ rollout of web: rollout.health_check_timeout changed 2m -> 0s",
+        ),
+        (
+            |a| rollout(a).deadline = DurationText(Duration::from_secs(60)),
+            "~ rollout of web: rollout.deadline changed 10m -> 1m",
+        ),
+        (
+            |a| rollout(a).failure_action = FailureAction::Pause,
+            "~ rollout of web: rollout.failure_action changed rollback -> pause",
+        ),
+        (
+            |a| rollout(a).canary = vec![CanaryStep::DEFAULT],
+            "~ rollout of web: rollout.canary changed none -> 1 at 10 % for 30s",
+        ),
+        (
+            |a| rollout(a).analysis.max_errors_permille = Some(5),
+            "~ rollout of web: rollout.analysis.max_error_percent changed 1.0 -> 0.5",
+        ),
+        (
+            |a| rollout(a).analysis.max_p99 = Some(DurationText(Duration::from_millis(250))),
+            "~ rollout of web: rollout.analysis.max_p99 added 250ms",
+        ),
+        (|a| rollout(a).analysis.min_requests = 1, "~ rollout of web: rollout.analysis.min_requests changed 20 -> 1"),
+    ];
+    for (edit, told) in edits {
+        let mut new = with_releases();
+        edit(&mut new);
+        let plan = diff(Some(&with_releases()), &new, &Observed::default());
+        // The hooks run around every release, after the data is safe.
+        let around = |step: &&Step| !matches!(step, Step::RunHook { .. } | Step::SnapshotVolume { .. });
+        let steps: Vec<String> = plan.steps.iter().filter(around).map(Step::to_string).collect();
+        assert_eq!(steps, [told]);
+        assert!(plan.steps.iter().all(|step| matches!(step.effect(), Effect::None | Effect::Starts)), "{plan}");
+    }
+}
+
+#[test]
+fn a_plan_says_what_is_interrupted_and_what_becomes_of_data() {
+    let mut old = with_releases();
+    old.services.get_mut("db").unwrap().rollout.strategy = RolloutStrategy::Switch;
+    old.volumes.insert(name("old"), VolumeSpec::default());
+    let mut new = old.clone();
+    new.hooks.after_deploy = vec![name("convert")];
+    new.services.get_mut("db").unwrap().workload.image = "redis:7".into();
+    new.services.get_mut("web").unwrap().workload.image = "shop:2".into();
+    new.services.get_mut("web").unwrap().replicas = 1;
+    new.workers.get_mut("migrate").unwrap().workload.image = "shop:2".into();
+    new.volumes.remove("old");
+    new.volumes.get_mut("data").unwrap().compression = Some(Compression::Zstd);
+    new.volumes.insert(name("more"), VolumeSpec::default());
+    let plan = diff(Some(&old), &new, &here(&["redis:7", "shop:2"]));
+    let told: Vec<String> = plan
+        .steps
+        .iter()
+        .map(|step| {
+            let how = step.how().map_or(String::new(), |(how, _)| format!(" by {}", how.as_str()));
+            let data = step.data().map_or(String::new(), |(volume, data)| format!(" data of {volume} {data:?}"));
+            format!("{} {} {:?}{how}{data}", step.word(), step.target(), step.effect())
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "change_volume volume data None data of data Changed",
+            "create_volume volume more None data of more Created",
+            "snapshot_volume snapshot of volume data None data of data Snapshotted",
+            "snapshot_volume snapshot of volume old None data of old Snapshotted",
+            "run_hook hook convert Starts",
+            "stop_instance instance web-3 Stops",
+            "stop_instance instance web-2 Stops",
+            "change_releases releases None",
+            "replace_instance instance db-1 Interrupts by switch",
+            "replace_instance instance migrate Interrupts by restart",
+            "replace_instance instance web-1 Replaces by rolling",
+            "leave_volume volume old None data of old Left",
+            "run_hook hook convert Starts",
+        ]
+    );
+}
+
+#[test]
+fn a_hook_has_no_instance_and_a_worker_that_becomes_one_is_stopped() {
+    let first = diff(None, &with_releases(), &here(&["redis:6", "shop:1"])).to_string();
+    assert!(first.contains("+ hook convert") && !first.contains("instance convert"), "{first}");
+    assert!(first.contains("+ cron report  ") && first.contains("30 4 * * *"), "{first}");
+    let mut before = with_releases();
+    before.hooks = HooksSpec::default();
+    let plan = diff(Some(&before), &with_releases(), &here(&["redis:6", "shop:1"])).to_string();
+    assert!(plan.contains("- instance convert"), "{plan}");
+    assert!(plan.contains("convert is a hook now and runs around releases only"), "{plan}");
+    assert!(diff(Some(&with_releases()), &before, &here(&["shop:1"])).to_string().contains("+ instance convert"));
+}
+
+#[test]
+fn a_plan_for_a_thousand_services_in_a_chain_is_made_without_walking_them_a_thousand_times() {
+    let mut app = AppSpec::of(name("chain"));
+    for n in 0..1000 {
+        let mut one = service(WorkloadSpec::of("x"), 1);
+        one.ports = vec![port(10_000 + n, 80)];
+        if n > 0 {
+            one.workload.depends_on = vec![after(&format!("s{:04}", n - 1), Condition::Started)];
+        }
+        app.services.insert(name(&format!("s{n:04}")), one);
+    }
+    let mut new = app.clone();
+    for service in new.services.values_mut() {
+        service.workload.image = "y".into();
+    }
+    assert!(diff(Some(&app), &app, &here(&["x"])).is_empty());
+    assert_eq!(diff(Some(&app), &new, &here(&["x", "y"])).steps.len(), 1000);
+}
 
 #[test]
 fn each_field_a_container_is_fixed_to_replaces_the_instance_and_is_the_only_reason_told() {
@@ -256,7 +453,10 @@ fn each_field_a_container_is_fixed_to_replaces_the_instance_and_is_the_only_reas
         edit(&mut new.services.get_mut("db").unwrap().workload);
         let plan = diff(Some(&shop()), &new, &here(&["redis:6", "redis:7", "shop:1"]));
         let steps: Vec<String> = plan.steps.iter().map(Step::to_string).collect();
-        assert_eq!(steps, [format!("~ instance db-1: {told}")]);
+        assert_eq!(
+            steps,
+            ["+ snapshot of volume data: taken before db".to_owned(), format!("~ instance db-1: {told}")]
+        );
     }
 }
 
@@ -292,7 +492,10 @@ fn each_part_of_a_health_check_replaces_the_instance() {
     ] {
         let plan = diff(Some(&with(Some(check.clone()))), &with(new), &here(&["redis:6"]));
         let steps: Vec<String> = plan.steps.iter().map(Step::to_string).collect();
-        assert_eq!(steps, [format!("~ instance db-1: {told}")]);
+        assert_eq!(
+            steps,
+            ["+ snapshot of volume data: taken before db".to_owned(), format!("~ instance db-1: {told}")]
+        );
     }
 }
 

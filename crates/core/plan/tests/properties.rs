@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use coppice_base::{Bytes, DurationText, Name};
-use coppice_plan::{Observed, Plan, Step, Subject, diff, instances, teardown};
+use coppice_plan::{Effect, Observed, Plan, Step, StopReason, Subject, diff, instances, teardown};
 use coppice_spec::{
-    AppSpec, Condition, Dependency, GroupSpec, HealthProbe, HealthSpec, MountSource, PolicySpec, PortSpec, Protocol,
-    PullPolicy, RestartPolicy, RouteSpec, ServiceSpec, SuperviseSpec, Verdict, VolumeMount, VolumeSpec, WorkerSpec,
-    WorkloadSpec,
+    AppSpec, Condition, CronSpec, Dependency, GroupSpec, HealthProbe, HealthSpec, Missed, MountSource, OnExhausted,
+    Overlap, PolicySpec, PortSpec, Protocol, PullPolicy, RestartPolicy, RolloutStrategy, RouteSpec, Schedule,
+    SecretKind, SecretSpec, ServiceSpec, SuperviseSpec, Verdict, VolumeMount, VolumeSpec, WorkerSpec, WorkloadSpec,
 };
 use proptest::prelude::*;
 
@@ -137,6 +137,43 @@ fn app() -> impl Strategy<Value = AppSpec> {
     })
 }
 
+/// An app with all that a release is made of beside what runs.
+fn release() -> impl Strategy<Value = AppSpec> {
+    let strategy = prop::sample::select(vec![RolloutStrategy::Rolling, RolloutStrategy::Switch]);
+    let cron = prop::option::of((workload(0), 1..3u64));
+    let secret = prop::sample::select(vec![None, Some(SecretKind::Password), Some(SecretKind::Random256)]);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (app(), strategy, 1..3u32, cron, prop::option::of(secret), 0..2u32, flags).prop_map(
+        |(mut app, strategy, parallelism, cron, secret, keep, (hooked, rolls_back, reversed))| {
+            for service in app.services.values_mut() {
+                service.rollout.strategy = strategy;
+                service.rollout.parallelism = parallelism;
+                if reversed {
+                    service.routes.reverse();
+                    service.ports.reverse();
+                }
+            }
+            let cron = cron.map(|(mut workload, hours)| {
+                workload.volumes.clear();
+                let schedule = Schedule::Every(DurationText(Duration::from_secs(hours * 3600)));
+                let (time_zone, history) = (CronSpec::DEFAULT_TIME_ZONE.to_owned(), CronSpec::DEFAULT_HISTORY);
+                let (overlap, missed) = (Overlap::Skip, Missed::Skip);
+                let spec = CronSpec { workload, schedule, time_zone, overlap, missed, timeout: None, history };
+                (name("nightly"), spec)
+            });
+            app.crons = cron.into_iter().collect();
+            app.secrets = secret.map(|generate| (name("pw"), SecretSpec { generate })).into_iter().collect();
+            app.keep = keep;
+            app.on_exhausted = if rolls_back { OnExhausted::Rollback } else { OnExhausted::Stay };
+            let is_needed =
+                |worker: &Name| app.workloads().any(|(_, w)| w.depends_on.iter().any(|on| on.name == *worker));
+            let hooks = app.workers.keys().filter(|worker| hooked && !is_needed(worker)).cloned().collect();
+            app.hooks.before_deploy = hooks;
+            app
+        },
+    )
+}
+
 /// A node as far as a plan speaks of it. What an instance runs from is taken from the spec when it is made.
 #[derive(Debug, Default, PartialEq)]
 struct Model {
@@ -234,7 +271,7 @@ impl Model {
                 ready(self, workload);
                 assert!(self.instances.insert(instance.clone(), made_from(app, workload)).is_none(), "{step}");
             }
-            Step::ReplaceInstance { instance, workload, changes } => {
+            Step::ReplaceInstance { instance, workload, changes, how: _ } => {
                 assert!(!changes.is_empty(), "{step}: for no reason");
                 ready(self, workload);
                 assert!(self.instances.insert(instance.clone(), made_from(app, workload)).is_some(), "{step}");
@@ -264,6 +301,18 @@ impl Model {
                 self.left.insert(volume.clone());
             }
             Step::RemoveVolume { .. } => panic!("{step}: an update removes no volume"),
+            Step::SnapshotVolume { volume, .. } => {
+                assert!(self.volumes.contains_key(volume), "{step}: it is not there");
+            }
+            // They touch nothing of the model.
+            Step::RunHook { .. }
+            | Step::ChangeHook { .. }
+            | Step::ChangeRollout { .. }
+            | Step::ChangeReleases { .. }
+            | Step::CreateCron { .. }
+            | Step::ChangeCron { .. }
+            | Step::RemoveCron { .. }
+            | Step::ChangeSecrets { .. } => {}
         }
     }
 }
@@ -297,6 +346,29 @@ proptest! {
     #[test]
     fn an_app_compared_with_itself_leaves_nothing_to_do(app in app()) {
         prop_assert!(diff(Some(&app), &app, &Observed::default()).is_empty());
+    }
+
+    #[test]
+    fn two_apps_that_differ_in_anything_have_a_step_between_them(old in release(), new in release()) {
+        prop_assert_eq!(new.check(), Vec::<String>::new());
+        prop_assert_eq!(old == new, diff(Some(&old), &new, &Observed::default()).is_empty());
+    }
+
+    #[test]
+    fn data_is_snapshotted_before_anything_that_has_it_stops(old in release(), new in release()) {
+        let steps = diff(Some(&old), &new, &Observed::default()).steps;
+        let first = steps.iter().position(|step| !matches!(step.effect(), Effect::None)).unwrap_or(steps.len());
+        let late = steps[first..].iter().any(|step| matches!(step, Step::SnapshotVolume { .. }));
+        prop_assert!(!late);
+        for step in &steps {
+            let (Step::ReplaceInstance { workload, .. } | Step::StopInstance { workload, reason: StopReason::Removed, .. }) = step
+            else { continue };
+            for mount in old.workload(workload.as_str()).into_iter().flat_map(|w| &w.volumes).filter(|m| !m.read_only) {
+                let MountSource::Volume(data) = &mount.source else { continue };
+                let taken = steps.iter().any(|s| matches!(s, Step::SnapshotVolume { volume, .. } if volume == data));
+                prop_assert_eq!(taken, old.volumes[data].host_path.is_none(), "{} of {}", data, workload);
+            }
+        }
     }
 
     #[test]

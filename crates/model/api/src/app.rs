@@ -26,19 +26,102 @@ pub struct ApplyReply {
     pub plan: PlanReply,
 }
 
-/// What an apply would do, in order.
+/// What an apply would do, in order. Fields and words are only ever added to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlanReply {
+    #[serde(default)]
+    pub app: String,
+    /// The release it starts from; none: the app does not exist.
+    #[serde(default)]
+    pub release: Option<u64>,
+    /// Empty: nothing would be done, and no release be made.
     pub steps: Vec<PlanStep>,
+    #[serde(default)]
+    pub summary: PlanSummary,
+}
+
+/// The steps of a plan, counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PlanSummary {
+    pub create: u32,
+    pub change: u32,
+    pub remove: u32,
+    /// Instances that start, hooks included.
+    pub starts: u32,
+    /// Instances that make way for a successor that is ready.
+    pub replaces: u32,
+    /// Instances that are down for a moment.
+    pub interrupts: u32,
+    /// Instances that stop for good.
+    pub stops: u32,
+    /// Volumes that are snapshotted before anything else.
+    pub snapshots: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlanStep {
     pub action: StepAction,
+    /// What kind of step: `create_volume`, `change_volume`, `pull_image`, `snapshot_volume`, `run_hook`,
+    /// `unpublish_port`, `stop_instance`, `change_supervision`, `change_secrets`, `change_releases`, `change_hook`,
+    /// `change_rollout`, `change_traffic`, `change_policy`, `create_cron`, `change_cron`, `remove_cron`,
+    /// `start_instance`, `replace_instance`, `publish_port`, `leave_volume`, `remove_volume`.
+    #[serde(default)]
+    pub kind: String,
     /// What it is done to, e.g. `instance web-1`, `volume data`, `image redis:7`.
     pub target: String,
+    /// The service, worker or cron it is about, if it is about one.
+    #[serde(default)]
+    pub workload: Option<String>,
+    #[serde(default)]
+    pub effect: StepEffect,
+    /// How an instance is replaced: `rolling`, `canary`, `blue_green`, `switch`, or `restart` for a worker.
+    #[serde(default)]
+    pub strategy: Option<String>,
+    /// What that means, as a sentence.
+    #[serde(default)]
+    pub how: Option<String>,
+    /// The data it touches.
+    #[serde(default)]
+    pub data: Option<StepData>,
     /// Why, one line each, e.g. `image: redis:6 -> redis:7`.
     pub why: Vec<String>,
+    /// The fields that change, as data.
+    #[serde(default)]
+    pub changes: Vec<FieldChange>,
+}
+
+/// What a step does to what runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StepEffect {
+    /// Nothing that runs is touched.
+    #[default]
+    None,
+    Starts,
+    /// A successor takes its place; somebody answers all the time.
+    Replaces,
+    /// It is down for a moment.
+    Interrupts,
+    Stops,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StepData {
+    pub volume: String,
+    /// `created`, `snapshotted`, `changed` (its place or properties; what is in it stays), `left` (it stays, unused), or
+    /// `removed`.
+    pub effect: String,
+}
+
+/// A field that differs. Neither value is told where it may be a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FieldChange {
+    /// As in the manifest: `image`, `limits.memory`, `env PASSWORD`.
+    pub field: String,
+    /// `added`, `removed` or `changed`.
+    pub edit: String,
+    pub from: Option<String>,
+    pub to: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

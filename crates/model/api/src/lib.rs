@@ -20,8 +20,8 @@ pub mod stream;
 mod volume;
 
 pub use app::{
-    AppStatus, AppSummary, ApplyReply, ApplyRequest, ChildStatus, HistoryEntry, PlanReply, PlanStep, StepAction,
-    SupervisorStatus, WorkloadRequest,
+    AppStatus, AppSummary, ApplyReply, ApplyRequest, ChildStatus, FieldChange, HistoryEntry, PlanReply, PlanStep,
+    PlanSummary, StepAction, StepData, StepEffect, SupervisorStatus, WorkloadRequest,
 };
 pub use certificate::{
     CertificateFailure, CertificateList, CertificateSource, CertificateSummary, InstallRequest, ProvisionRequest,

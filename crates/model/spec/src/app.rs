@@ -312,22 +312,30 @@ impl AppSpec {
     /// Workload names so that each comes after all it depends on. Ties are alphabetical. A circle (which
     /// [`check`](Self::check) refuses) leaves its members out.
     pub fn start_order(&self) -> Vec<Name> {
-        let mut order: Vec<Name> = Vec::new();
-        let mut left: BTreeMap<&Name, &WorkloadSpec> = self.workloads().collect();
-        loop {
-            let ready: Vec<&Name> = left
-                .iter()
-                .filter(|(_, w)| w.depends_on.iter().all(|d| order.contains(&d.name)))
-                .map(|(name, _)| *name)
-                .collect();
-            if ready.is_empty() {
-                return order;
-            }
-            for name in ready {
-                left.remove(name);
-                order.push(name.clone());
+        let mut left: BTreeMap<&Name, usize> = BTreeMap::new();
+        let mut dependents: BTreeMap<&Name, Vec<&Name>> = BTreeMap::new();
+        for (name, workload) in self.workloads() {
+            left.insert(name, workload.depends_on.len());
+            for dependency in &workload.depends_on {
+                dependents.entry(&dependency.name).or_default().push(name);
             }
         }
+        let mut order: Vec<Name> = Vec::new();
+        let mut ready: BTreeSet<&Name> = left.iter().filter(|(_, needs)| **needs == 0).map(|(name, _)| *name).collect();
+        while !ready.is_empty() {
+            let mut next = BTreeSet::new();
+            for dependent in ready.iter().flat_map(|name| dependents.get(name)).flatten() {
+                if let Some(needs) = left.get_mut(dependent) {
+                    *needs = needs.saturating_sub(1);
+                    if *needs == 0 {
+                        next.insert(*dependent);
+                    }
+                }
+            }
+            order.extend(ready.into_iter().cloned());
+            ready = next;
+        }
+        order
     }
 }
 

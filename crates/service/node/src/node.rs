@@ -2,6 +2,7 @@
 
 mod certificates;
 mod network;
+mod plan;
 mod policy;
 mod volumes;
 
@@ -13,15 +14,13 @@ use std::time::Duration;
 
 use coppice_api::{
     AppStatus, AppSummary, ApplyReply, ApplyRequest, ContainerDetail, ContainerSummary, Created, ExecRequest,
-    ExitReply, LogLine, LogQuery, Metrics, NodeStatus, PlanReply, PlanStep, Process, RunRequest, Stats, StepAction,
-    StopRequest,
+    ExitReply, LogLine, LogQuery, Metrics, NodeStatus, Process, RunRequest, Stats, StopRequest,
 };
 use coppice_base::{Clock, Name, SystemClock, SystemRandom, Timestamp};
 use coppice_container::TerminalSize;
 use coppice_image::ImageStore;
 use coppice_launcher::protocol::Event as LauncherEvent;
 use coppice_log::{Log, ProposeError};
-use coppice_plan::Observed;
 use coppice_spec::AppSpec;
 use coppice_state::{Actor, Body, Command, CommandId, Effect, NodeId, ReleaseId, ReleaseTerms};
 use tokio::sync::{mpsc, watch};
@@ -486,23 +485,6 @@ impl Node {
         }
     }
 
-    /// What an apply of this spec would do.
-    pub fn plan(&self, spec: &AppSpec) -> PlanReply {
-        let state = self.log.read();
-        let current = state.app(spec.name.as_str());
-        let images = spec.workloads().filter_map(|(_, workload)| {
-            let image = self.containers.images.resolve(&workload.image).ok().flatten()?;
-            Some((workload.image.clone(), image.manifest_digest.to_string()))
-        });
-        let running = current.into_iter().flat_map(|app| &app.current().images);
-        let observed = Observed {
-            images: images.collect(),
-            running: running.map(|(name, digest)| (name.clone(), digest.as_str().to_owned())).collect(),
-        };
-        let plan = coppice_plan::diff(current.map(|app| app.spec()), spec, &observed);
-        PlanReply { steps: plan.steps.iter().map(plan_step).collect() }
-    }
-
     /// Records a new release and returns once the node has begun to make it so.
     pub async fn apply(&self, uid: u32, request: ApplyRequest) -> Result<ApplyReply, NodeError> {
         let spec = request.spec;
@@ -725,15 +707,6 @@ impl Node {
 
 fn size_of(request: &RunRequest) -> Option<TerminalSize> {
     request.size.map(|size| TerminalSize { rows: size.rows, columns: size.columns })
-}
-
-fn plan_step(step: &coppice_plan::Step) -> PlanStep {
-    let action = match step.kind() {
-        coppice_plan::StepKind::Create => StepAction::Create,
-        coppice_plan::StepKind::Change => StepAction::Change,
-        coppice_plan::StepKind::Remove => StepAction::Remove,
-    };
-    PlanStep { action, target: step.target(), why: step.why() }
 }
 
 fn lock(path: &Path) -> Result<std::fs::File, OpenError> {

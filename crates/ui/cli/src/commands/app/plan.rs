@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use coppice_api::{ApplyRequest, PlanReply, StepAction};
+use coppice_api::{ApplyRequest, PlanReply, PlanSummary, StepAction, StepEffect};
 use coppice_base::Name;
 use coppice_spec::AppSpec;
 
@@ -59,9 +59,33 @@ fn render(plan: &PlanReply, style: &Style) -> String {
         for why in &step.why {
             text.push_str(&format!("    {}\n", style.paint(Paint::Dim, &visible(why))));
         }
+        if let Some(how) = &step.how {
+            let paint = if step.effect == StepEffect::Interrupts { Paint::Yellow } else { Paint::Dim };
+            text.push_str(&format!("    {}\n", style.paint(paint, &visible(how))));
+        }
     }
     text.push_str(&format!("{} to create, {} to change, {} to remove\n", counts[0], counts[1], counts[2]));
-    text
+    text + &consequences(plan, style)
+}
+
+/// What all of it does to what runs and to data, in one line; nothing where it does nothing to either.
+fn consequences(plan: &PlanReply, style: &Style) -> String {
+    let PlanSummary { create: _, change: _, remove: _, starts: _, replaces, interrupts, stops, snapshots } =
+        plan.summary;
+    let mut clauses: Vec<String> = Vec::new();
+    for (count, what, paint) in [
+        (replaces, "replaced without a gap", Paint::Green),
+        (interrupts, "down for a moment", Paint::Yellow),
+        (stops, "stopped", Paint::Red),
+    ] {
+        if count > 0 {
+            clauses.push(style.paint(paint, &format!("{count} {what}")).to_string());
+        }
+    }
+    if snapshots > 0 {
+        clauses.push(format!("{snapshots} volume{} snapshotted", if snapshots == 1 { "" } else { "s" }));
+    }
+    if clauses.is_empty() { String::new() } else { clauses.join(", ") + "\n" }
 }
 
 #[cfg(test)]
@@ -73,23 +97,39 @@ mod tests {
     fn a_plan_is_signs_targets_and_reasons() {
         let step = |action, target: &str, why: &[&str]| PlanStep {
             action,
+            kind: String::new(),
             target: target.into(),
+            workload: None,
+            effect: StepEffect::None,
+            strategy: None,
+            how: None,
+            data: None,
             why: why.iter().map(|why| (*why).to_owned()).collect(),
+            changes: Vec::new(),
         };
+        let mut replaced = step(StepAction::Change, "instance web-1", &["image: redis:6 -> redis:7"]);
+        (replaced.effect, replaced.how) = (StepEffect::Interrupts, Some("switch: stopped first".into()));
         let plan = PlanReply {
             steps: vec![
                 step(StepAction::Create, "volume data", &[]),
-                step(StepAction::Change, "instance web-1", &["image: redis:6 -> redis:7"]),
+                step(StepAction::Create, "snapshot of volume data", &["taken before web"]),
+                replaced,
                 step(StepAction::Remove, "instance web-2", &["replicas: 2 -> 1"]),
             ],
+            summary: PlanSummary { interrupts: 1, stops: 1, snapshots: 1, ..PlanSummary::default() },
+            ..PlanReply::default()
         };
         insta::assert_snapshot!(render(&plan, &Style::plain()), @r"
         + volume data
+        + snapshot of volume data
+            taken before web
         ~ instance web-1
             image: redis:6 -> redis:7
+            switch: stopped first
         - instance web-2
             replicas: 2 -> 1
-        1 to create, 1 to change, 1 to remove
+        2 to create, 1 to change, 1 to remove
+        1 down for a moment, 1 stopped, 1 volume snapshotted
         ");
         assert_eq!(render(&PlanReply::default(), &Style::plain()), "nothing to do\n");
     }
