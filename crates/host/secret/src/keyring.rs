@@ -122,19 +122,24 @@ impl Keyring {
         Ok(key)
     }
 
-    /// Puts the new key in the old one's place: nothing is sealed with that any more. `keep`: under which id the old one
-    /// stays beside it.
-    pub fn replace(&self, keep: Option<&str>) -> Result<(), KeyringError> {
-        if let Some(id) = keep {
-            let (from, to) = (self.path(KEY), self.path(&format!("{KEY}.{id}")));
-            match fs::hard_link(&from, &to) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(KeyFileError::Io { path: to, source: error }.into());
-                }
-                _ => {}
+    /// Has the current key stay beside the next one, by its id.
+    pub fn keep(&self, id: &str) -> Result<PathBuf, KeyFileError> {
+        let (from, to) = (self.path(KEY), self.path(&format!("{KEY}.{id}")));
+        match fs::hard_link(&from, &to).and_then(|()| durable::sync_folder_of(&to)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(KeyFileError::Io { path: to, source: error })
             }
+            _ => Ok(to),
         }
-        Ok(self.promote()?)
+    }
+
+    /// Puts the new key in the old one's place: nothing is sealed with that any more. One who opened it meanwhile has done
+    /// so already.
+    pub fn replace(&self) -> Result<(), KeyFileError> {
+        match self.promote() {
+            Err(error) if error.is_not_there() => Ok(()),
+            other => other,
+        }
     }
 
     fn promote(&self) -> Result<(), KeyFileError> {
@@ -238,7 +243,9 @@ mod tests {
         let ground = Ground::new();
         let old = ground.plain().open(None).unwrap().id();
         let new = ground.plain().prepare().unwrap().id();
-        ground.plain().replace(Some(&old)).unwrap();
+        ground.plain().keep(&old).unwrap();
+        ground.plain().replace().unwrap();
+        ground.plain().replace().expect("done already");
         assert_eq!(ground.names(), ["secrets.key".to_owned(), format!("secrets.key.{old}")]);
         assert_eq!(ground.plain().open(Some(&new)).unwrap().id(), new);
         assert_eq!(ground.plain().open(Some(&old)).unwrap().id(), old);

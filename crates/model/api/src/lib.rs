@@ -16,6 +16,7 @@ mod network;
 mod node;
 pub mod path;
 mod policy;
+mod secret;
 pub mod stream;
 mod volume;
 
@@ -46,6 +47,10 @@ pub use network::{
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};
 pub use policy::{PolicyRuleRequest, PolicyRuleSummary, PolicySource};
+pub use secret::{
+    RekeyReply, RekeyRequest, SecretCheck, SecretReply, SecretRequest, SecretState, SecretSummary, SecretText,
+    SecretUser, SecretValue, SecretVersionSummary,
+};
 pub use volume::{
     SnapshotDetail, VolumeCloneRequest, VolumeDetail, VolumeKind, VolumeRollbackReply, VolumeRollbackRequest,
     VolumeSnapshotRequest, VolumeSummary,

@@ -101,6 +101,23 @@ pub const CERTIFICATE_RENEW: &str = "/v1/certificates/{domain}/renew";
 /// 204; DELETE `?from=&to=` → 204.
 pub const POLICY: &str = "/v1/policy";
 
+/// GET → list of [`SecretSummary`](crate::SecretSummary).
+pub const SECRETS: &str = "/v1/secrets";
+/// GET → list of [`SecretVersionSummary`](crate::SecretVersionSummary), oldest first; POST
+/// [`SecretRequest`](crate::SecretRequest) → [`SecretReply`](crate::SecretReply): a new version, which releases get from
+/// now on; DELETE `?force=true` → 204.
+pub const SECRET: &str = "/v1/secrets/{secret}";
+/// POST [`SecretRequest`](crate::SecretRequest) → [`SecretReply`](crate::SecretReply): a new version, which current
+/// releases get at once.
+pub const SECRET_ROTATE: &str = "/v1/secrets/{secret}/rotate";
+/// GET `?version=&part=` → [`SecretValue`](crate::SecretValue). For root alone, but for the public part of a key pair.
+pub const SECRET_VALUE: &str = "/v1/secrets/{secret}/value";
+/// POST [`RekeyRequest`](crate::RekeyRequest) → [`RekeyReply`](crate::RekeyReply): another key, everything sealed anew.
+pub const SECRETS_KEY: &str = "/v1/secrets-key";
+/// GET `?secret=` (several) → list of [`SecretCheck`](crate::SecretCheck): whether they open, and whether instances have
+/// what they are to have.
+pub const SECRETS_CHECK: &str = "/v1/secrets-check";
+
 /// GET → [`NetworkStatus`](crate::NetworkStatus).
 pub const NETWORK: &str = "/v1/network";
 /// GET `?from=&to=` → [`DoctorReport`](crate::DoctorReport): why one does not reach another; without, how the node's

@@ -6,6 +6,7 @@
 
 mod instances;
 mod reach;
+mod secrets;
 mod tree;
 
 pub(crate) use instances::run_spec;
@@ -137,7 +138,10 @@ impl App {
         app.apply_stops(&wanted, true);
         // Whatever it has: who waits for the first word of all apps waits for this one's, too.
         let telling = app.clone();
-        tokio::spawn(async move { telling.refresh_network().await });
+        tokio::spawn(async move {
+            telling.refresh_network().await;
+            telling.give_secrets().await;
+        });
         Ok(app)
     }
 
@@ -240,6 +244,7 @@ impl App {
         let app = self.clone();
         tokio::spawn(async move {
             app.refresh_network().await;
+            app.give_secrets().await;
             app.sweep().await;
         });
     }

@@ -19,6 +19,7 @@ use crate::container::{Container, Phase};
 use crate::containers::Containers;
 use crate::error::NodeError;
 use crate::prepare;
+use crate::secrets::Delivery;
 use crate::signal::KILL;
 
 /// Bytes copied at a time towards the client.
@@ -118,6 +119,16 @@ pub(crate) async fn exec(
     container: Arc<Container>,
     request: ExecRequest,
 ) -> Result<Attached, NodeError> {
+    let secrets = containers.secrets.delivery(&container.record())?;
+    add(containers, container, request, &secrets).await
+}
+
+async fn add(
+    containers: &Containers,
+    container: Arc<Container>,
+    request: ExecRequest,
+    secrets: &Delivery,
+) -> Result<Attached, NodeError> {
     // Whoever is about to freeze the container waits for this process to be there, or has begun already.
     let Ok(unfrozen) = container.freezing.try_read() else { return Err(NodeError::Paused(container.name.clone())) };
     match container.phase() {
@@ -138,6 +149,7 @@ pub(crate) async fn exec(
     }
     let hostname = prepare::hostname(&record.spec, &record.name);
     let mut env = prepare::environment(&record.spec, &image.config, &hostname);
+    secrets.add_to(&mut env);
     for entry in request.env {
         let key = entry.split('=').next().unwrap_or_default().to_owned();
         env.retain(|old| old.split('=').next() != Some(&key));
@@ -205,7 +217,12 @@ pub(crate) async fn exec_quietly(
         privileged: false,
         detach: false,
     };
-    let attached = exec(containers, container.clone(), request).await?;
+    // A probe that goes without is no reason to take a container for unhealthy.
+    let secrets = containers.secrets.delivery(&container.record()).unwrap_or_else(|error| {
+        tracing::warn!(container = %container.name, %error, "a command in it goes without its secrets");
+        Delivery::default()
+    });
+    let attached = add(containers, container.clone(), request, &secrets).await?;
     let mut process = KillOnDrop(Some(attached.stream));
     let lost = |source| NodeError::disk("lost the stream of an exec", source);
     let mut said = Vec::new();

@@ -9,6 +9,7 @@
 //!
 //! The record is what a returning daemon reads; whether the process still runs it asks the launcher.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
@@ -60,6 +61,24 @@ impl Home {
     }
 }
 
+/// Which values of secrets a container was given; never the values.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretVersions {
+    pub files: BTreeMap<Name, u64>,
+    pub env: BTreeMap<Name, u64>,
+}
+
+impl SecretVersions {
+    fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.env.is_empty()
+    }
+
+    /// As a start gives them.
+    pub(crate) fn at_start(pins: BTreeMap<Name, u64>) -> Self {
+        Self { files: pins.clone(), env: pins }
+    }
+}
+
 /// What is written to `container.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -81,6 +100,9 @@ pub struct Record {
     /// Fingerprint of an instance's definition; another one means that it is replaced. Empty for ad-hoc ones.
     #[serde(default)]
     pub revision: String,
+    /// Versions of the secrets in its files, and those its environment was made with when it started.
+    #[serde(default, skip_serializing_if = "SecretVersions::is_empty")]
+    pub secrets: SecretVersions,
     /// What could not be had, from the last start.
     pub words: Vec<String>,
 }

@@ -24,7 +24,7 @@ use coppice_image::{Image, ImageStore};
 use coppice_launcher::protocol::{ContainerStatus, Exit, LaunchError};
 use coppice_spec::RunSpec;
 
-use crate::container::{Container, Home, Owner, Phase, Record};
+use crate::container::{Container, Home, Owner, Phase, Record, SecretVersions};
 use crate::directories::Directories;
 use crate::error::NodeError;
 use crate::events::{About, Events};
@@ -34,6 +34,7 @@ use crate::network::{Names, NodeNetwork};
 use crate::policies::Policies;
 use crate::prepare::{self, Given};
 use crate::root::{RECORD, Root, replace_file};
+use crate::secrets::Secrets;
 use crate::settings::Settings;
 use crate::signal::KILL;
 use crate::storage::Storage;
@@ -81,6 +82,7 @@ pub(crate) struct Containers {
     pub(crate) policies: Policies,
     pub(crate) volumes: Store,
     pub(crate) storage: Arc<Storage>,
+    pub(crate) secrets: Secrets,
     /// Manifest digests that the kept releases of the apps name.
     pub(crate) release_images: Mutex<BTreeSet<String>>,
     launcher: RwLock<Launcher>,
@@ -89,6 +91,7 @@ pub(crate) struct Containers {
 }
 
 impl Containers {
+    #[expect(clippy::too_many_arguments, reason = "its parts, each made once")]
     pub(crate) fn new(
         root: Root,
         settings: Settings,
@@ -97,12 +100,14 @@ impl Containers {
         images: ImageStore,
         network: NodeNetwork,
         launcher: Launcher,
+        secrets: Secrets,
     ) -> Result<Self, NodeError> {
         let directories = Directories::prepare(&root)
             .map_err(|source| NodeError::disk("cannot make the directories of containers".to_owned(), source))?;
         let traffic = Traffic::new(&settings, &root, clock.clone());
         Ok(Self {
             volumes: volume::open(&root, &settings.volumes)?,
+            secrets,
             storage: Storage::new(root.run().join("storage"), settings.network.bpf),
             root,
             settings,
@@ -236,6 +241,7 @@ impl Containers {
             home,
             phase: Phase::Created,
             revision,
+            secrets: SecretVersions::default(),
             words: Vec::new(),
         }));
         let dir = self.root.container(id);
@@ -392,6 +398,7 @@ impl Containers {
             default_pids: self.settings.containers.pids,
             default_nofile: self.settings.containers.nofile,
             size,
+            secrets: self.secrets.delivery(record)?,
         };
         Ok(prepare::prepare(&record.spec, &image.config, given)?)
     }
@@ -658,7 +665,7 @@ impl Containers {
         }
     }
 
-    fn write_record(&self, record: &Record) -> io::Result<()> {
+    pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
         let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
         replace_file(&self.root.container(&record.id).join(RECORD), &bytes)
     }

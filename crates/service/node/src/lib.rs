@@ -42,6 +42,7 @@ mod prepare;
 mod removal;
 mod root;
 mod rotating;
+mod secrets;
 mod services;
 mod settings;
 mod signal;

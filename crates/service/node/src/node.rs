@@ -1,9 +1,11 @@
 //! The node as its API sees it: everything that can be asked of one machine.
 
 mod certificates;
+mod image;
 mod network;
 mod plan;
 mod policy;
+mod secrets;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +38,7 @@ use crate::events::{About, Events};
 use crate::launcher::{Launcher, LauncherCommand, LauncherError};
 use crate::network::{Names, NodeNetwork};
 use crate::root::{Root, RootError};
+use crate::secrets::Secrets;
 use crate::settings::{Settings, SettingsError};
 use crate::signal::parse_signal;
 use crate::{archive, host_network, images, logs, metrics, peer, stats, view, volume};
@@ -144,6 +147,7 @@ impl Node {
             images,
             network,
             launcher.clone(),
+            Secrets::new(&root, &settings.secrets, log.watch()),
         )?);
         containers.take_up_sockets(&log.read()).await;
         containers.adopt().await?;
@@ -505,6 +509,7 @@ impl Node {
             self.containers.network.check_ports(&format!("{}/{name}", spec.name), &service.ports)?;
         }
         self.containers.traffic.check(&spec)?;
+        self.refuse_unset_secrets(&spec)?;
         let plan = self.plan(&spec);
         // Old instances run on while images come.
         let mut digests = BTreeMap::new();
@@ -514,6 +519,7 @@ impl Node {
             let digest = coppice_state::Digest::parse(&image.manifest_digest.to_string());
             digests.insert(name.clone(), digest.map_err(|error| NodeError::Invalid(error.to_string()))?);
         }
+        let secrets = self.secrets_of(uid, &spec).await?;
         let (app, stopped) = (spec.name.clone(), self.stopped_after(&spec, &request.only));
         let body = Body::Apply {
             release: ReleaseId::generate(&mut SystemRandom),
@@ -521,7 +527,7 @@ impl Node {
             images: digests,
             expected_release: None,
             stopped,
-            secrets: BTreeMap::new(),
+            secrets,
             terms: ReleaseTerms::default(),
         };
         let (number, changed) = match self.propose(uid, body).await? {
@@ -660,48 +666,6 @@ impl Node {
         let asked = logs::Instances { app: app.name.clone(), targets: targets.to_vec() };
         tokio::spawn(logs::read_app(self.containers.clone(), asked, query, lines));
         Ok(())
-    }
-
-    // ── images ──────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Containers per image id.
-    pub fn images_in_use(&self) -> BTreeMap<String, u32> {
-        self.containers.images_in_use()
-    }
-
-    /// Images that nothing may remove.
-    pub fn pinned_images(&self) -> BTreeSet<coppice_image::Digest> {
-        images::pinned(&self.containers)
-    }
-
-    /// Says which containers, running or not, use an image; `None` when none does.
-    pub fn image_in_use(&self, text: &str) -> Option<NodeError> {
-        let id = self.containers.image(text).ok()?.id.to_string();
-        let uses = |container: &Arc<Container>| container.read(|record| record.image_id == id);
-        let all = self.containers.table.all();
-        let users: Vec<String> = all.iter().filter(|c| uses(c)).map(|c| c.name.clone()).collect();
-        (!users.is_empty()).then(|| NodeError::ImageInUse { image: text.to_owned(), users })
-    }
-
-    pub async fn pull(
-        &self,
-        reference: &str,
-        insecure: bool,
-        credentials: coppice_image::Credentials,
-        progress: impl Fn(coppice_image::Progress) + Send + Sync + 'static,
-    ) -> Result<Arc<coppice_image::Image>, NodeError> {
-        images::pull(&self.containers, reference, insecure, credentials, progress).await
-    }
-
-    pub fn image_summary(&self, image: &coppice_image::Image) -> coppice_api::ImageSummary {
-        let used = self.containers.images_in_use();
-        view::image_summary(image, used.get(&image.id.to_string()).copied().unwrap_or(0))
-    }
-
-    pub fn image_detail(&self, text: &str) -> Result<coppice_api::ImageDetail, NodeError> {
-        let image = self.containers.image(text)?;
-        let used = self.containers.images_in_use();
-        Ok(view::image_detail(&image, used.get(&image.id.to_string()).copied().unwrap_or(0)))
     }
 }
 

@@ -10,6 +10,7 @@ use coppice_container::{
 use coppice_image::ImageConfig;
 use coppice_spec::{HealthProbe, HealthSpec, MountSource, RunSpec, VolumeMount};
 
+use crate::secrets::Delivery;
 use crate::signal::{TERM, UnknownSignal, parse_signal};
 
 /// PATH of a container whose image sets none (docker's).
@@ -56,6 +57,7 @@ pub(crate) struct Given {
     pub(crate) default_pids: u32,
     pub(crate) default_nofile: Option<u64>,
     pub(crate) size: Option<TerminalSize>,
+    pub(crate) secrets: Delivery,
 }
 
 /// Files the node generates for a container, in its `etc/`.
@@ -158,7 +160,8 @@ pub(crate) fn prepare(spec: &RunSpec, image: &ImageConfig, given: Given) -> Resu
     }
     stop_signal(spec, image)?;
     let args = arguments(spec, image)?;
-    let env = environment(spec, image, &given.hostname);
+    let mut env = environment(spec, image, &given.hostname);
+    given.secrets.add_to(&mut env);
     for (what, list) in [("command", &args), ("environment", &env)] {
         if list.iter().any(|word| word.contains('\0')) {
             return Err(PrepareError::Nul(what));
@@ -183,6 +186,7 @@ pub(crate) fn prepare(spec: &RunSpec, image: &ImageConfig, given: Given) -> Resu
             source: KernelSource::Tmpfs { size: *size },
         });
     }
+    mounts.extend(given.secrets.mount());
     for (volume, path) in volumes(spec, image).iter().zip(given.sources) {
         mounts.push(Mount {
             target: absolute("mount target", &volume.target)?,
@@ -286,6 +290,7 @@ mod tests {
             default_pids: 100,
             default_nofile: None,
             size: None,
+            secrets: Delivery::default(),
         }
     }
 

@@ -13,6 +13,7 @@
 //! <root>/certificates/   certificates with their sealed keys, accounts at authorities, orders under way
 //! <root>/certificates/authority/   sealed roots of apps that encrypt between their services
 //! <root>/keys/certificates.key   what those keys are sealed with
+//! <root>/keys/secrets.key   what the secrets in the state are sealed with
 //! <root>/node.toml   settings
 //! ```
 
@@ -142,6 +143,11 @@ impl Root {
 
     pub fn certificates_key(&self) -> PathBuf {
         self.0.join("keys/certificates.key")
+    }
+
+    /// Where keys are, apart from what they seal.
+    pub(crate) fn keys(&self) -> PathBuf {
+        self.0.join("keys")
     }
 
     pub fn settings(&self) -> PathBuf {

@@ -23,6 +23,7 @@ pub struct Settings {
     pub certificates: CertificateSettings,
     pub peer: PeerSettings,
     pub metrics: MetricsSettings,
+    pub secrets: SecretSettings,
     pub volumes: VolumeSettings,
     pub telemetry: Option<TelemetrySettings>,
 }
@@ -118,6 +119,27 @@ pub struct VolumeSettings {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+pub struct SecretSettings {
+    /// What protects the key that secrets are sealed with.
+    pub key: SecretKeySettings,
+    /// What protected it before: the key's file is written anew for `key` when it is opened with this.
+    pub previous_key: Option<SecretKeySettings>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretKeySettings {
+    /// `"file"`: the mode of its file, `<root>/keys/secrets.key`, and nothing else.
+    #[default]
+    File,
+    /// `{ passphrase-file = "/run/passphrase" }`: a passphrase, in a file that nobody else may read.
+    PassphraseFile(PathBuf),
+    /// `{ credential = "coppice" }`: a credential that systemd gives the node (32 bytes, or their 64 hex digits).
+    Credential(String),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct CertificateSettings {
     /// PEM files of authorities that ACME directories are trusted by, beside the machine's own.
     pub roots: Vec<PathBuf>,
@@ -194,6 +216,17 @@ mod tests {
         std::fs::write(&path, "[logs]\nmax_sice = 1\n").unwrap();
         let error = Settings::read(&path).unwrap_err().to_string();
         assert!(error.contains("max_sice") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn what_protects_the_key_is_a_word_or_names_its_place() {
+        let read = |text: &str| toml::from_str::<Settings>(text).map(|settings| settings.secrets);
+        let key = |text: &str| read(&format!("[secrets]\nkey = {text}\n")).unwrap().key;
+        assert_eq!(key("\"file\""), SecretKeySettings::File);
+        assert_eq!(key("{ passphrase-file = \"/p\" }"), SecretKeySettings::PassphraseFile("/p".into()));
+        assert_eq!(key("{ credential = \"c\" }"), SecretKeySettings::Credential("c".to_owned()));
+        assert!(read("[secrets]\nkey = \"passphrase\"\n").is_err());
+        assert!(read("[secrets]\nkeys = \"file\"\n").is_err());
     }
 
     #[test]

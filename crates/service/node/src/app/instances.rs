@@ -8,8 +8,8 @@ use coppice_supervise::{Action, Event};
 use tokio::sync::watch;
 
 use super::tree::revision;
-use super::{App, AppState, workload_of};
-use crate::container::{Container, Home, Owner, Phase};
+use super::{App, AppState, secrets, workload_of};
+use crate::container::{Container, Home, Owner, Phase, SecretVersions};
 use crate::containers::OfApp;
 use crate::error::NodeError;
 use crate::events::About;
@@ -133,6 +133,8 @@ impl App {
         if *stopped.borrow() {
             return Err(NodeError::Invalid("stopped before it started".to_owned()));
         }
+        let pinned = secrets::pinned(&wanted, &workload);
+        container.change(|record| record.secrets = SecretVersions::at_start(pinned));
         let names = self.names.lock().await.clone();
         self.containers.start(&container, None, None, &names).await?;
         // Without a health check it is ready as soon as it runs: its routes are there before that is said.

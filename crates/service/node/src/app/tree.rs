@@ -6,7 +6,7 @@ use coppice_supervise::{ChildSpec, MemberSpec, Need, SupervisorSpec};
 use sha2::{Digest as _, Sha256};
 
 use super::instances::run_spec;
-use super::{App, AppState, instances_of};
+use super::{App, AppState, instances_of, secrets};
 
 impl App {
     pub(super) fn tree(&self, wanted: &AppState) -> SupervisorSpec<String> {
@@ -79,7 +79,11 @@ pub(super) fn revision(wanted: &AppState, workload: &Name) -> String {
         .collect();
     let health = spec.services.get(workload).and_then(|service| service.health.as_ref());
     let image = wanted.current().images.get(workload);
-    let parts = serde_json::to_vec(&(inside, volumes, health, image)).expect("specs are plain data");
+    let mut parts = serde_json::to_vec(&(inside, volumes, health, image)).expect("specs are plain data");
+    let secrets = secrets::part_of_revision(wanted, workload);
+    if !secrets.is_empty() {
+        parts.extend(serde_json::to_vec(&secrets).expect("names and numbers"));
+    }
     let hash: String = Sha256::digest(&parts).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     hash
 }
