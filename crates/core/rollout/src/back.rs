@@ -227,7 +227,7 @@ impl Rollout {
         let Some((state, is_back)) = self.switch_state(volume, to) else { return };
         match *state {
             DataState::Asked if !is_back => {
-                *state = DataState::No;
+                // It stays asked for: what failed half-way, or when it was asked for again, may be done all the same.
                 self.fail(turn, Some(volume.clone()), None, Reason::SwitchFailed, detail);
             }
             DataState::BackAsked { attempts, retry_at: None } if is_back => {

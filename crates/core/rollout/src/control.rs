@@ -95,6 +95,7 @@ impl Rollout {
         self.keep_failure(&failure);
         if self.record.plan.failure_action == FailureAction::Rollback
             || self.record.progress.phase == Phase::Data
+            || self.record.progress.control == ControlState::CancelRequested
             || self.must_not_rest()
         {
             return self.go_back(turn, failure);
@@ -175,6 +176,8 @@ impl Rollout {
         if self.record.progress.phase != Phase::Stages || s >= self.record.plan.stages.len() {
             return;
         }
+        self.ask_discards(turn);
+        self.ask_promotes(turn);
         let until = self.ready_until(now, s);
         let deadline = self.record.plan.stages[s].deadline.0;
         let stage = &mut self.record.progress.stages[s];
@@ -216,12 +219,12 @@ impl Rollout {
             for target in &mut stage.targets {
                 target.attempts = 0;
                 target.retry_at = None;
-                let promoting = |candidate: &mut crate::progress::Candidate| {
-                    candidate.state == CandidateState::Promoting && candidate.side == Side::New
-                };
-                if target.candidate.take_if(promoting).is_some() {
-                    // It was asked for: it is there, or about to be.
+                if let Some(candidate) = &mut target.candidate
+                    && candidate.state == CandidateState::Promoting
+                {
+                    // It was asked for: it is in its slot, or is a candidate still, which is then let go with the others.
                     target.side = Side::New;
+                    candidate.state = CandidateState::Ready;
                 }
                 if matches!(target.state, TargetState::Starting | TargetState::Blocked) {
                     target.state = TargetState::Pending;

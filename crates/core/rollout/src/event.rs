@@ -58,9 +58,10 @@ pub enum Action {
     StartCandidate { candidate: CandidateId, workload: Name, side: Side },
     /// Put these into the slots of their instances, all at one moment: traffic moves, what was in the slots drains and
     /// stops, the slot's definition is this side's. Answer [`Event::Promoted`] (the draining is not waited for), or
-    /// [`Event::CandidateFailed`] for the one that died before.
+    /// [`Event::CandidateFailed`] for one that died before: then none of them is, or will be, in its slot.
     Promote { workload: Name, candidates: Vec<CandidateId>, side: Side },
-    /// Stop and remove these, ready or not. Answer [`Event::Discarded`] for each when it is gone.
+    /// Stop and remove these, ready or not. One that is in its slot by now is no candidate any more and stays there. Answer
+    /// [`Event::Discarded`] for each that is not (any more) beside its slot.
     Discard { candidates: Vec<CandidateId> },
     /// This share of the workload's requests by routes, in percent, goes to its ready new instances, candidates and
     /// promoted ones together. `None`: no share is set, candidates get nothing. No answer.

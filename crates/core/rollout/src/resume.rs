@@ -16,6 +16,8 @@ pub struct ResumeError(pub Vec<String>);
 
 impl Rollout {
     /// Goes on from a record that another process kept: what it may have asked for and not seen done is asked for again.
+    /// Before it does the actions, the caller builds its supervision tree from the record ([`Record::is_entered`],
+    /// [`Record::side_of`], [`Record::halted`]): what these say need not come as an action again.
     /// One whose deadline has passed meanwhile fails by it; a step in the history says which. Going back gets its whole time
     /// again.
     pub fn resume(record: Record, now: Timestamp) -> Result<(Self, Vec<Action>), ResumeError> {
@@ -61,7 +63,7 @@ impl Rollout {
         self.settle(turn);
     }
 
-    fn ask_discards(&mut self, turn: &mut Turn) {
+    pub(crate) fn ask_discards(&mut self, turn: &mut Turn) {
         let gone: Vec<_> =
             self.in_state(CandidateState::Discarding).map(|(s, t, n)| self.candidate_id(s, t, n)).collect();
         if !gone.is_empty() {
@@ -69,7 +71,7 @@ impl Rollout {
         }
     }
 
-    fn ask_promotes(&mut self, turn: &mut Turn) {
+    pub(crate) fn ask_promotes(&mut self, turn: &mut Turn) {
         for (s, stage) in self.record.plan.stages.iter().enumerate() {
             for side in [Side::New, Side::Old] {
                 let of_it = |(at, t, number): (usize, usize, u32)| {

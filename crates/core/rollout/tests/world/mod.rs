@@ -86,10 +86,14 @@ pub(crate) enum Ask {
     Sample,
 }
 
+/// Decides what becomes of each thing that is asked for.
+type Fates = Box<dyn FnMut(Ask, &str) -> Fate>;
+
 struct Container {
     workload: Name,
     side: Side,
     was_ready: bool,
+    flaps: u32,
 }
 
 pub(crate) struct World {
@@ -109,7 +113,7 @@ pub(crate) struct World {
     /// By volume: what the data says.
     pub(crate) heads: BTreeMap<Name, String>,
     snapshots: BTreeMap<(Name, String), String>,
-    fate: Box<dyn FnMut(Ask, &str) -> Fate>,
+    fate: Fates,
 }
 
 impl World {
@@ -199,7 +203,65 @@ impl World {
         self.rollout = rollout;
         assert!(!was_back || self.going_back(), "it forgot that it goes back");
         self.check();
+        self.build_tree();
         self.execute(actions);
+    }
+
+    /// What a node does when it comes back, before it does anything else: its supervision tree is the record's.
+    fn build_tree(&mut self) {
+        let record = self.rollout.record().clone();
+        for workload in record.plan.stages.iter().map(|stage| &stage.workload).chain(&record.plan.removed) {
+            let halted = record.halted().contains(&workload);
+            let entered = record.is_entered(workload.as_str());
+            if halted {
+                self.stop(workload);
+            } else if entered && !self.entered.contains(workload) {
+                self.become_new(workload);
+            } else if !entered && (self.entered.contains(workload) || self.halted.contains(workload)) {
+                self.become_old(workload);
+            }
+        }
+    }
+
+    fn stop(&mut self, workload: &Name) {
+        if let Some(stage) = self.rollout.plan().stage_of(workload.as_str()) {
+            for target in &stage.targets {
+                self.slots.remove(&target.instance);
+            }
+        }
+        self.entered.remove(workload);
+        self.halted.insert(workload.clone());
+    }
+
+    fn become_new(&mut self, workload: &Name) {
+        let stage = self.stage(workload);
+        for target in &stage.targets {
+            let is_replaced = matches!(stage.how, How::Rolling(_) | How::Canary { .. } | How::BlueGreen);
+            let slot = self.slots.insert(target.instance.clone(), Side::New);
+            if is_replaced && target.has_old {
+                assert_eq!(slot, Some(Side::New), "{} was never replaced", target.instance);
+            }
+        }
+        if let How::Switch { volumes, .. } = &stage.how {
+            for volume in volumes {
+                self.heads.insert(volume.volume.clone(), "migrated".to_owned());
+            }
+        }
+        self.halted.remove(workload);
+        self.entered.insert(workload.clone());
+    }
+
+    fn become_old(&mut self, workload: &Name) {
+        self.halted.remove(workload);
+        self.entered.remove(workload);
+        let Some(stage) = self.rollout.plan().stage_of(workload.as_str()).cloned() else { return };
+        for target in &stage.targets {
+            if target.has_old {
+                self.slots.insert(target.instance.clone(), Side::Old);
+            } else {
+                self.slots.remove(&target.instance);
+            }
+        }
     }
 
     /// Time passes until something runs out.
@@ -235,8 +297,12 @@ impl World {
         if let Event::Discarded(id) = &event {
             self.candidates.remove(id);
         }
-        if let Event::CandidateUnhealthy(id, _) = &event {
-            // It flaps on.
+        if let Event::CandidateUnhealthy(id, _) = &event
+            && let Some(container) = self.candidates.get_mut(id)
+            && container.flaps < 20
+        {
+            container.flaps += 1;
+            // It flaps on; twenty times at most, lest a deadline never comes.
             self.pending.push(Event::CandidateReady(id.clone()));
             self.pending.push(Event::CandidateUnhealthy(id.clone(), "503".to_owned()));
         }
@@ -302,14 +368,8 @@ impl World {
             }
             Action::StopHook { .. } | Action::Weigh { .. } => {}
             Action::Halt { workloads, round } => {
-                for workload in workloads {
-                    if let Some(stage) = self.rollout.plan().stage_of(workload.as_str()) {
-                        for target in &stage.targets {
-                            self.slots.remove(&target.instance);
-                        }
-                    }
-                    self.entered.remove(&workload);
-                    self.halted.insert(workload);
+                for workload in &workloads {
+                    self.stop(workload);
                 }
                 if (self.fate)(Ask::Halt, "") != Fate::Silent {
                     self.pending.push(Event::Halted { round });
@@ -388,7 +448,7 @@ impl World {
         let stage = self.stage(&workload);
         assert!(!self.promoted.contains(&candidate), "{candidate:?} is in its slot already");
         let fate = (self.fate)(Ask::Candidate(side), &candidate.instance);
-        let container = Container { workload: workload.clone(), side, was_ready: false };
+        let container = Container { workload: workload.clone(), side, was_ready: false, flaps: 0 };
         self.candidates.entry(candidate.clone()).or_insert(container);
         let beside = self.candidates.values().filter(|other| other.workload == workload).count();
         if let How::Rolling(pace) | How::Canary { pace, .. } = stage.how {
@@ -421,6 +481,7 @@ impl World {
             Fate::Silent => {}
             Fate::Fails(reason) if !candidates.iter().any(|id| self.promoted.contains(id)) => {
                 let (candidate, detail) = (candidates[0].clone(), "died".to_owned());
+                self.candidates.remove(&candidate);
                 self.pending.push(Event::CandidateFailed { candidate, reason, detail });
             }
             _ => {
@@ -439,21 +500,7 @@ impl World {
 
     fn enter(&mut self, workload: Name) {
         assert!(!self.going_back(), "entered while all goes back:\n{}", self.told());
-        let stage = self.stage(&workload);
-        for target in &stage.targets {
-            let is_replaced = matches!(stage.how, How::Rolling(_) | How::Canary { .. } | How::BlueGreen);
-            let slot = self.slots.insert(target.instance.clone(), Side::New);
-            if is_replaced && target.has_old {
-                assert_eq!(slot, Some(Side::New), "{} was never replaced", target.instance);
-            }
-        }
-        if let How::Switch { volumes, .. } = &stage.how {
-            for volume in volumes {
-                self.heads.insert(volume.volume.clone(), "migrated".to_owned());
-            }
-        }
-        self.halted.remove(&workload);
-        self.entered.insert(workload.clone());
+        self.become_new(&workload);
         let side = Side::New;
         match (self.fate)(Ask::Enter, workload.as_str()) {
             Fate::Silent => {}
@@ -466,15 +513,9 @@ impl World {
     }
 
     fn leave(&mut self, workload: Name) {
-        self.halted.remove(&workload);
-        self.entered.remove(&workload);
-        let Some(stage) = self.rollout.plan().stage_of(workload.as_str()).cloned() else { return };
-        for target in &stage.targets {
-            if target.has_old {
-                self.slots.insert(target.instance.clone(), Side::Old);
-            } else {
-                self.slots.remove(&target.instance);
-            }
+        self.become_old(&workload);
+        if self.rollout.plan().stage_of(workload.as_str()).is_none() {
+            return;
         }
         let side = Side::Old;
         match (self.fate)(Ask::Leave, workload.as_str()) {
