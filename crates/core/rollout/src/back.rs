@@ -9,6 +9,7 @@ use crate::machine::{ATTEMPTS_MAX, BACKOFF, Rollout, Turn};
 use crate::outcome::{Reason, Verdict};
 use crate::plan::How;
 use crate::progress::{DataState, HaltState, Phase, TargetState};
+use crate::replace::Batch;
 
 impl Rollout {
     /// Does what can be done now; whether it got anywhere.
@@ -110,7 +111,7 @@ impl Rollout {
                 if pending.is_empty() {
                     break;
                 }
-                self.open(turn, s, pending.into_iter().take(batch as usize).collect());
+                self.open(turn, s, pending.into_iter().take(batch as usize).collect(), Batch::PutBack);
             }
             let manner = Manner { goal: Side::Old, surge, hold: false, together };
             if !self.drive(turn, s, manner) {

@@ -14,6 +14,13 @@ use crate::progress::{CandidateState, Phase, TargetState, Watch};
 /// How often a canary is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
 
+/// What a batch is for.
+pub(crate) enum Batch {
+    Beside,
+    Replace,
+    PutBack,
+}
+
 impl Rollout {
     pub(crate) fn roll(&mut self, turn: &mut Turn, s: usize, pace: Pace) -> bool {
         if self.record.progress.stages[s].batch.is_empty() {
@@ -39,7 +46,7 @@ impl Rollout {
             } else {
                 held
             };
-            self.open(turn, s, batch);
+            self.open(turn, s, batch, Batch::Replace);
             self.unweigh(turn, s);
         }
         let manner = Manner { goal: Side::New, surge: Some(pace.max_surge), hold: false, together: false };
@@ -63,7 +70,7 @@ impl Rollout {
             if !self.may_go_on(turn) {
                 return self.record.progress.phase == Phase::Back;
             }
-            self.open(turn, s, pending);
+            self.open(turn, s, pending, Batch::Replace);
         }
         let manner = Manner { goal: Side::New, surge: None, hold: false, together: true };
         if self.drive(turn, s, manner) {
@@ -111,7 +118,7 @@ impl Rollout {
             if !self.may_go_on(turn) {
                 return self.record.progress.phase == Phase::Back;
             }
-            self.open(turn, s, wave);
+            self.open(turn, s, wave, Batch::Beside);
         }
         let manner = Manner { goal: Side::New, surge: Some(pace.max_surge), hold: true, together: false };
         if !self.drive(turn, s, manner) {
@@ -192,10 +199,16 @@ impl Rollout {
         self.record.plan.stages[s].slots().filter(|t| targets[*t].side != side).collect()
     }
 
-    pub(crate) fn open(&mut self, turn: &mut Turn, s: usize, batch: Vec<usize>) {
+    /// Begins a batch, and says so.
+    pub(crate) fn open(&mut self, turn: &mut Turn, s: usize, batch: Vec<usize>, what: Batch) {
         let targets = &self.record.plan.stages[s].targets;
         let names: Vec<&str> = batch.iter().map(|t| targets[*t].instance.as_str()).collect();
-        let what = format!("replaces {}", names.join(", "));
+        let names = names.join(", ");
+        let what = match what {
+            Batch::Beside => format!("starts {names} beside the old"),
+            Batch::Replace => format!("replaces {names}"),
+            Batch::PutBack => format!("puts {names} back"),
+        };
         self.record.progress.stages[s].batch = batch;
         self.note(turn, what);
     }

@@ -359,3 +359,62 @@ fn a_record_that_does_not_fit_its_plan_is_refused() {
     let error = coppice_rollout::Rollout::resume(record, world.now).unwrap_err();
     assert!(error.to_string().contains("its targets are not the plan's"), "{error}");
 }
+
+#[test]
+fn an_answer_to_an_earlier_halt_is_not_taken_for_the_later_ones() {
+    let fate = |ask, of: &str| match (ask, of) {
+        (Ask::Enter, "db") => Fate::Fails(Reason::ProcessFailed),
+        _ => Fate::Well,
+    };
+    let mut world = World::new(with_data(), fate);
+    let first = world.pending[0].clone();
+    assert_eq!(first, Event::Halted { round: 1 });
+    world.run_until(|world| world.phase() == Phase::Back);
+    world.send(first);
+    assert!(!world.asked.iter().any(|action| matches!(action, Action::SwitchBack { .. })));
+    world.run();
+    assert_eq!(verdict_of(&world), Verdict::RolledBack);
+}
+
+#[test]
+fn a_ready_new_workload_is_not_taken_for_the_old_one_that_comes_back() {
+    let fate = |ask, _: &str| match ask {
+        Ask::Enter => Fate::Fails(Reason::ProcessFailed),
+        Ask::Leave => Fate::Silent,
+        _ => Fate::Well,
+    };
+    let mut world = World::new(plan(vec![stage("db", How::Tree, 1)]), fate);
+    world.run_until(|world| world.phase() == Phase::Settling);
+    world.send(Event::WorkloadReady { workload: name("db"), side: Side::New });
+    assert!(world.outcome.is_none());
+    world.send(Event::WorkloadReady { workload: name("db"), side: Side::Old });
+    assert_eq!(verdict_of(&world), Verdict::RolledBack);
+}
+
+#[test]
+fn a_candidate_that_was_being_discarded_when_the_node_was_killed_is_discarded_by_the_next() {
+    let mut failures = 1;
+    let fate = move |ask, _: &str| match ask {
+        Ask::Candidate(Side::New) if failures > 0 => {
+            failures -= 1;
+            Fate::Fails(Reason::StartFailed)
+        }
+        _ => Fate::Well,
+    };
+    let mut world = World::new(web(), fate);
+    world.run_until(|world| world.asked.iter().any(|action| matches!(action, Action::Discard { .. })));
+    world.kill();
+    world.run();
+    assert_eq!(verdict_of(&world), Verdict::Completed);
+}
+
+#[test]
+fn an_old_one_that_is_being_put_back_when_the_node_is_killed_is_put_back_by_the_next() {
+    let mut world = World::new(web(), but(Ask::Candidate(Side::New), "web-3", Fate::Silent));
+    let is_old = |action: &Action| matches!(action, Action::Promote { side: Side::Old, .. });
+    world.run_until(|world| world.asked.iter().any(is_old));
+    world.kill();
+    assert!(world.steps().contains("the node is back: the way back goes on"), "{}", world.steps());
+    world.run();
+    assert_eq!(verdict_of(&world), Verdict::RolledBack);
+}

@@ -349,3 +349,14 @@ fn a_switch_that_fails_is_taken_back_before_its_rollout_rests_and_snapshots_anew
     assert_eq!(snapshots, BTreeSet::from(["r1", "r1.2"]));
     assert_eq!(world.rollout.record().control_state(), ControlState::Active);
 }
+
+#[test]
+fn a_canary_that_passed_goes_into_its_slots_at_once_and_the_rest_follows_batch_by_batch() {
+    let steps = vec![CanaryStep { instances: 3, weight: 30, duration: secs(30) }];
+    let how = How::Canary { steps, analysis: AnalysisSpec::default(), pace: pace(1, 3) };
+    let mut world = World::new(plan(vec![stage("web", how, 5)]), well);
+    world.run();
+    let steps = world.steps();
+    let batches: Vec<&str> = steps.lines().filter(|line| line.starts_with("replaces")).collect();
+    assert_eq!(batches, ["replaces web-1, web-2, web-3", "replaces web-4", "replaces web-5"], "{steps}");
+}
