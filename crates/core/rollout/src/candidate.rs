@@ -6,7 +6,7 @@ use crate::event::{Action, CandidateId, Side};
 use crate::machine::{ATTEMPTS_MAX, BACKOFF, FLAPS_MAX, Rollout, Turn};
 use crate::outcome::Reason;
 use crate::plan::How;
-use crate::progress::{Candidate, CandidateState, TargetState};
+use crate::progress::{Candidate, CandidateState, ControlState, TargetState};
 
 /// How the targets of a batch are replaced.
 #[derive(Clone, Copy)]
@@ -96,6 +96,10 @@ impl Rollout {
         if target.attempts < ATTEMPTS_MAX && reason.is_worth_another_try() {
             target.retry_at = Some(turn.now.plus(BACKOFF * (1 << (target.attempts - 1))));
             target.reason = Some(reason);
+            if side == Side::New && self.record.progress.control == ControlState::CancelRequested {
+                // Nothing is in its slot half-way: there is no use in waiting for another.
+                return self.cancel(turn);
+            }
             let what = format!("{}: {reason}: {detail}; is tried again", id.instance);
             return self.note(turn, what);
         }

@@ -65,7 +65,7 @@ impl Rollout {
         self.record.data_is_halted() && self.record.plan.halt.iter().any(halted)
     }
 
-    fn cancel(&mut self, turn: &mut Turn) {
+    pub(crate) fn cancel(&mut self, turn: &mut Turn) {
         for target in self.record.progress.stages.iter_mut().flat_map(|stage| &mut stage.targets) {
             if !matches!(target.state, TargetState::Ready | TargetState::Failed) {
                 target.state = TargetState::Failed;

@@ -38,11 +38,12 @@ impl Rollout {
         all
     }
 
-    pub(crate) fn snapshotted(&mut self, volume: &Name, snapshot: &str) {
+    pub(crate) fn snapshotted(&mut self, turn: &mut Turn, volume: &Name, snapshot: &str) {
         if let Some(state) = self.snapshot_state(volume, snapshot)
             && *state == DataState::Asked
         {
             *state = DataState::Done;
+            self.note(turn, format!("the data of {volume} is kept as {snapshot}"));
         }
     }
 

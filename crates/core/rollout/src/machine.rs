@@ -93,7 +93,7 @@ impl Rollout {
 
     fn take(&mut self, turn: &mut Turn, event: Event) {
         match event {
-            Event::Snapshotted { volume, snapshot } => self.snapshotted(&volume, &snapshot),
+            Event::Snapshotted { volume, snapshot } => self.snapshotted(turn, &volume, &snapshot),
             Event::SnapshotFailed { volume, snapshot, detail } => {
                 self.snapshot_failed(turn, &volume, &snapshot, detail);
             }

@@ -9,7 +9,7 @@ use crate::event::{Action, Side};
 use crate::machine::{Rollout, Turn};
 use crate::outcome::Reason;
 use crate::plan::{How, Pace};
-use crate::progress::{CandidateState, Phase, TargetState, Watch};
+use crate::progress::{Candidate, CandidateState, Phase, TargetState, Watch};
 
 /// How often a canary is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
@@ -201,15 +201,20 @@ impl Rollout {
 
     /// Begins a batch, and says so.
     pub(crate) fn open(&mut self, turn: &mut Turn, s: usize, batch: Vec<usize>, what: Batch) {
-        let targets = &self.record.plan.stages[s].targets;
-        let names: Vec<&str> = batch.iter().map(|t| targets[*t].instance.as_str()).collect();
-        let names = names.join(", ");
+        let (plan, progress) = (&self.record.plan.stages[s].targets, &self.record.progress.stages[s].targets);
+        let lives = |candidate: &Candidate| candidate.state != CandidateState::Discarding;
+        let stands = |t: &usize| progress[*t].side == Side::New || progress[*t].candidate.as_ref().is_some_and(lives);
+        let named = batch.iter().filter(|t| !matches!(what, Batch::Beside) || !stands(t));
+        let names: Vec<&str> = named.map(|t| plan[*t].instance.as_str()).collect();
+        let (is_empty, names) = (names.is_empty(), names.join(", "));
         let what = match what {
             Batch::Beside => format!("starts {names} beside the old"),
             Batch::Replace => format!("replaces {names}"),
             Batch::PutBack => format!("puts {names} back"),
         };
         self.record.progress.stages[s].batch = batch;
-        self.note(turn, what);
+        if !is_empty {
+            self.note(turn, what);
+        }
     }
 }
