@@ -14,13 +14,22 @@ pub struct Context<'c> {
     dir: PathBuf,
     variables: Variables<'c>,
     files: Files<'c>,
+    environment: Option<Environment>,
+}
+
+/// Which `[env.NAME]` a manifest is read with.
+#[derive(Clone, Debug)]
+pub(crate) struct Environment {
+    pub(crate) name: String,
+    /// A manifest without environments is no mistake.
+    pub(crate) lenient: bool,
 }
 
 impl<'c> Context<'c> {
     /// A context for a manifest in `dir` (absolute), without variables or files.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let nothing = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-        Self { dir: dir.into(), variables: Box::new(|_| None), files: Box::new(nothing) }
+        Self { dir: dir.into(), variables: Box::new(|_| None), files: Box::new(nothing), environment: None }
     }
 
     /// The process's environment and the host's files. `dir` is made absolute; a variable that is not UTF-8
@@ -30,6 +39,7 @@ impl<'c> Context<'c> {
             dir: whole(dir.as_ref()),
             variables: Box::new(|name| std::env::var(name).ok()),
             files: Box::new(read_plain_file),
+            environment: None,
         }
     }
 
@@ -41,6 +51,23 @@ impl<'c> Context<'c> {
     pub fn with_files(mut self, read: impl Fn(&Path) -> io::Result<Vec<u8>> + 'c) -> Self {
         self.files = Box::new(read);
         self
+    }
+
+    /// Chooses the environment whose `[env.NAME]` is put over the manifest; one it does not have is an error.
+    pub fn with_environment(mut self, name: impl Into<String>) -> Self {
+        self.environment = Some(Environment { name: name.into(), lenient: false });
+        self
+    }
+
+    /// Like [`with_environment`](Self::with_environment), where the choice is not for this manifest alone (a variable
+    /// of the shell): one without any environments is read as it is.
+    pub fn with_environment_if_any(mut self, name: impl Into<String>) -> Self {
+        self.environment = Some(Environment { name: name.into(), lenient: true });
+        self
+    }
+
+    pub(crate) fn environment(&self) -> Option<&Environment> {
+        self.environment.as_ref()
     }
 
     /// The manifest's directory; relative paths start here.

@@ -155,11 +155,13 @@ pub(crate) struct Report<'t> {
     more: usize,
     /// What a `when` leaves out (volumes as `volume NAME`), and where that stands.
     pub(crate) left_out: BTreeMap<String, Range<usize>>,
+    /// The environment that is looked at beside the chosen one: of that only errors that are its own are told.
+    pub(crate) beside: Option<String>,
 }
 
 impl<'t> Report<'t> {
     pub(crate) fn new(source: &'t Source<'t>) -> Self {
-        Self { source, found: Vec::new(), errors: 0, more: 0, left_out: BTreeMap::new() }
+        Self { source, found: Vec::new(), errors: 0, more: 0, left_out: BTreeMap::new(), beside: None }
     }
 
     pub(crate) fn error(&mut self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
@@ -185,6 +187,23 @@ impl<'t> Report<'t> {
     }
 
     fn add(&mut self, source: &Source<'_>, span: &Range<usize>, severity: Severity, message: String, help: String) {
+        let place = source.place(span);
+        let mut finding = Diagnostic {
+            severity,
+            file: place.file,
+            line: place.line,
+            column: place.column,
+            end_column: place.column + place.width,
+            message,
+            help,
+            source_line: place.line_text,
+        };
+        if let Some(environment) = &self.beside {
+            if severity == Severity::Warning || self.found.contains(&finding) {
+                return;
+            }
+            finding.message.push_str(&format!(" (with --env {environment})"));
+        }
         if severity == Severity::Error {
             self.errors += 1;
         }
@@ -196,17 +215,6 @@ impl<'t> Report<'t> {
                 return;
             }
         }
-        let place = source.place(span);
-        let finding = Diagnostic {
-            severity,
-            file: source.file.clone(),
-            line: place.line,
-            column: place.column,
-            end_column: place.column + place.width,
-            message,
-            help,
-            source_line: place.line_text,
-        };
         if !self.found.contains(&finding) {
             self.found.push(finding);
         }

@@ -30,7 +30,7 @@ fn env_file(
     env: &mut BTreeMap<String, String>,
     report: &mut Report<'_>,
 ) {
-    let whole = match host_path(path, input.context.dir()) {
+    let whole = match host_path(path, &input.dir(span, report)) {
         Ok(whole) => whole,
         Err((message, help)) => return report.error(span, message, help),
     };

@@ -57,6 +57,10 @@ pub(crate) enum Kind {
     /// An array of tables.
     Tables(&'static Section),
     Table(&'static Section),
+    /// A string, the first section, or a table of apps, each the second.
+    App(&'static Section, &'static Section),
+    /// A table of tables with any section of the manifest.
+    Overlays,
     /// The section, or a string for its first key alone.
     TextOrTable(&'static Section),
     /// A table whose keys the user chooses, each holding the section.
@@ -85,10 +89,10 @@ const fn aliased(name: &'static str, alias: &'static str, kind: Kind, doc: &'sta
     Key { name, alias: Some(alias), kind, required: false, doc }
 }
 
-pub(crate) static ROOT: Section = Section {
-    doc: "An app: what runs, on what it depends, and how it is supervised.",
-    keys: &[
-        key("app", Kind::TextOrTable(&APP), "The app itself, or just its name."),
+/// The sections an app is made of, beside those given.
+macro_rules! sections {
+    ($($own:expr),* $(,)?) => { &[
+        $($own,)*
         key("supervise", Kind::Table(&SUPERVISE), "How the app's root supervisor behaves."),
         key("release", Kind::Table(&RELEASE), "What is kept of releases."),
         key("hooks", Kind::Table(&HOOKS), "Workers that run around a release, and only then."),
@@ -99,7 +103,22 @@ pub(crate) static ROOT: Section = Section {
         key("volume", Kind::Named(&VOLUME), "Named volumes. A named volume that is not declared is a local one."),
         key("secret", Kind::Named(&SECRET), "Secrets that are made for the app. Values are never in a manifest."),
         key("policy", Kind::Table(&POLICY), "Which services may speak to which."),
+    ] };
+}
+
+pub(crate) static ROOT: Section = Section {
+    doc: "An app: what runs, on what it depends, and how it is supervised.",
+    keys: sections![
+        key("app", Kind::App(&APP, &APPS), "The app itself, or just its name; or several apps, [app.NAME] each."),
+        key("include", Kind::Texts, "Files whose sections belong here too, relative to this one."),
+        key("env", Kind::Overlays, "What is different in an environment: any section, below [env.NAME]."),
     ],
+};
+
+/// One of several apps in a file.
+pub(crate) static APPS: Section = Section {
+    doc: "One of several apps in a file: its sections are written below [app.NAME], as in [app.shop.service.web].",
+    keys: sections![key("labels", Kind::Pairs, "Labels on the app.")],
 };
 
 pub(crate) static APP: Section = Section {
@@ -218,6 +237,7 @@ pub(crate) static VOLUME: Section = Section {
         ),
         key("path", Kind::Text, "The host's directory (driver host). Relative paths start at the manifest."),
         key("labels", Kind::Pairs, "Labels on the volume."),
+        WHEN,
         key(
             "compression",
             Kind::Choice(names::COMPRESSION_WORDS),
@@ -325,6 +345,7 @@ pub(crate) static ROUTE: Section = Section {
         key("max_body", Kind::Size, "Largest request body, as in \"10m\". Default: any."),
         key("redirect", Kind::TextOrTable(&REDIRECT), "Answer with a redirect instead."),
         key("maintenance", Kind::Text, "Answer 503 with this HTML instead."),
+        WHEN,
     ],
 };
 
@@ -379,6 +400,11 @@ pub(crate) static DNS: Section = Section {
 };
 
 const DEPENDS_ON: Key = key("depends_on", Kind::DependsOn, "What must be started, healthy or completed first.");
+const WHEN: Key = key(
+    "when",
+    Kind::Text,
+    "It is there only if this holds, as in \"env == 'prod' && var.REGION in ['eu', 'us']\". Default: always.",
+);
 const GROUP_KEY: Key = key("group", Kind::Text, "The [group.X] it belongs to, instead of listing it there.");
 
 /// The keys services, workers and crons share, then the section's own.
@@ -412,6 +438,7 @@ macro_rules! workload_keys {
             key("hostname", Kind::Text, "The name of the workload when absent."),
             key("extra_hosts", Kind::Hosts, "Lines for /etc/hosts, as in { db = \"10.0.0.5\" }."),
             key("init", Kind::Boolean, "Run a small init as PID 1 that reaps and forwards signals."),
+            WHEN,
             key("secrets", Kind::Uses(&SECRET_USE), "Secrets it gets, as files below /run/secrets unless told otherwise."),
             $($own),*
         ]
@@ -549,7 +576,7 @@ pub(crate) static ANALYSIS: Section = Section {
 
 /// Words people bring from elsewhere, and what to write here.
 pub(crate) fn advice(section: &Section, word: &str) -> Option<&'static str> {
-    let top = std::ptr::eq(section, &ROOT);
+    let top = std::ptr::eq(section, &ROOT) || std::ptr::eq(section, &APPS);
     let (cron, rollout) = (std::ptr::eq(section, &CRON), std::ptr::eq(section, &ROLLOUT));
     let workload = std::ptr::eq(section, &SERVICE) || std::ptr::eq(section, &WORKER) || cron;
     Some(match word {

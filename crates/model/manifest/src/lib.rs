@@ -2,8 +2,9 @@
 //! says in one go everything that is wrong, with the place and the fix.
 //!
 //! ```text
-//! bytes ─TOML─→ spanned tree ─${VAR}─→ values ─sections─→ AppSpec ─cross checks─→ Parsed | Diagnostics
-//!                     (tree)   (expand)    (section, fields)          (check)
+//! bytes ─include─→ texts ─TOML─→ spanned trees ─env, when─→ one tree ─${VAR}─→ values ─sections─→ AppSpecs ─cross
+//!                                   (tree)     (merge, when)       (expand)     (keys, fields)     (check)     checks─→
+//! Parsed | Diagnostics
 //! ```
 //!
 //! Why a walk of its own instead of serde: serde stops at the first error, and its spans do not survive
@@ -26,7 +27,9 @@ mod health;
 mod hooks;
 mod host_name;
 mod host_port;
+mod include;
 mod keys;
+mod merge;
 mod mount;
 mod names;
 mod parse;
@@ -45,6 +48,7 @@ mod tls;
 mod toml_text;
 mod tree;
 mod volume;
+mod when;
 mod workload;
 mod write;
 

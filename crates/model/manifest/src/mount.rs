@@ -8,15 +8,16 @@ use coppice_spec::{MountSource, VolumeMount};
 
 use crate::diagnostic::{Report, quoted};
 use crate::fields::{Fields, Placed};
+use crate::parse::Input;
 
 const FORMS: &str = "write \"name:/path\", \"./dir:/path\" or \"/dir:/path:ro\"";
 
 /// The `volumes` of a workload.
-pub(crate) fn volumes(fields: &Fields<'_>, dir: &Path, report: &mut Report<'_>) -> Vec<Placed<VolumeMount>> {
+pub(crate) fn volumes(fields: &Fields<'_>, input: &Input<'_, '_>, report: &mut Report<'_>) -> Vec<Placed<VolumeMount>> {
     let mut mounts: Vec<Placed<VolumeMount>> = Vec::new();
     let mut targets = BTreeSet::new();
     for item in fields.texts("volumes", report).unwrap_or_default() {
-        match parse(&item.value, dir) {
+        match parse(&item.value, &input.dir(&item.span, report)) {
             Ok(mount) if !targets.insert(mount.target.clone()) => {
                 let message = format!("{} is mounted twice in {}", quoted(&mount.target), fields.title);
                 report.error(&item.span, message, "give one of the two another path");

@@ -1,6 +1,8 @@
 //! The whole of a manifest: limits, sections, and what becomes of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
 
 use coppice_base::Name;
 use coppice_spec::{AppSpec, OnExhausted, SuperviseSpec};
@@ -8,13 +10,13 @@ use coppice_spec::{AppSpec, OnExhausted, SuperviseSpec};
 use crate::check::{self, WrittenGroup};
 use crate::context::Context;
 use crate::cron::{self, ReadCron};
-use crate::diagnostic::{Diagnostics, Report};
+use crate::diagnostic::{Diagnostics, Report, quoted};
 use crate::fields::{self, Fields};
-use crate::keys::{APP, GROUP, RELEASE, ROOT, SUPERVISE};
+use crate::keys::{APP, APPS, GROUP, RELEASE, ROOT, SUPERVISE};
 use crate::source::Source;
 use crate::tree::{self, Entry, Value};
 use crate::workload::{self, Read, ReadKind};
-use crate::{hooks, policy, secret, starter, supervise, volume};
+use crate::{hooks, include, merge, policy, secret, starter, supervise, volume, when};
 
 /// Longest manifest, in bytes (yoq's bound).
 pub const FILE_MAX: usize = 1024 * 1024;
@@ -28,9 +30,17 @@ pub const WORKLOADS_MAX: usize = 1000;
 /// A manifest that is right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parsed {
-    pub spec: AppSpec,
+    /// One, unless the manifest says `[app.NAME.…]`; then all of them, in the order they are written. Never empty.
+    pub apps: Vec<AppSpec>,
     /// What is allowed and probably not meant; no errors.
     pub warnings: Diagnostics,
+}
+
+impl Parsed {
+    /// The app of a manifest that has one, else the first.
+    pub fn into_first(mut self) -> AppSpec {
+        self.apps.swap_remove(0)
+    }
 }
 
 /// What a manifest is read with.
@@ -39,6 +49,16 @@ pub(crate) struct Input<'i, 'c> {
     /// A draft (a converted file) may name variables and env files that are not there yet.
     pub(crate) draft: bool,
 }
+
+impl Input<'_, '_> {
+    /// The directory in which relative paths written at `span` start: that of the file.
+    pub(crate) fn dir(&self, span: &Range<usize>, report: &Report<'_>) -> PathBuf {
+        report.source.dir(span).unwrap_or(self.context.dir()).to_owned()
+    }
+}
+
+/// Most environments of one manifest: each is read through.
+const ENVIRONMENTS_MAX: usize = 32;
 
 /// Reads `coppice.toml`. `file_name` is only for messages.
 ///
@@ -67,23 +87,142 @@ pub fn parse_bytes(bytes: &[u8], file_name: &str, context: &Context<'_>) -> Resu
 }
 
 pub(crate) fn read(text: &str, file_name: &str, input: &Input<'_, '_>) -> Result<Parsed, Diagnostics> {
-    let too_long = text.len() > FILE_MAX;
-    let source = Source::new(file_name, if too_long { "" } else { text });
-    let mut report = Report::new(&source);
-    if too_long {
+    if text.len() > FILE_MAX {
+        let source = Source::new(file_name, "");
+        let mut report = Report::new(&source);
         report.error(&(0..0), "the file is larger than 1 MiB", "split it into several apps");
         return Err(report.finish());
     }
-    let spec = tree::read(input, &mut report).map(|entries| root(&entries, input, &mut report));
-    match spec {
-        Some(spec) if !report.has_errors() => Ok(Parsed { spec, warnings: report.finish() }),
-        _ => Err(report.finish()),
+    let (source, mistakes) = include::load(file_name, text, input.context);
+    let mut report = Report::new(&source);
+    for (span, message, help) in mistakes {
+        report.error(&span, message, help);
     }
+    let apps = match tree::read(&mut report) {
+        Some(files) => environments(merge::join(files, &mut report), input, &mut report),
+        None => Vec::new(),
+    };
+    if report.has_errors() { Err(report.finish()) } else { Ok(Parsed { apps, warnings: report.finish() }) }
 }
 
-fn root(entries: &[Entry], input: &Input<'_, '_>, report: &mut Report<'_>) -> AppSpec {
-    let root = Fields::over(entries, &ROOT, String::new(), report);
-    let (name, labels) = app(&root, input, report);
+/// The apps in the chosen environment. The others are read too, so that a mistake in them is found today.
+fn environments(mut sections: Vec<Entry>, input: &Input<'_, '_>, report: &mut Report<'_>) -> Vec<AppSpec> {
+    let at = sections.iter().position(|section| section.key == "env");
+    let written = at.map(|at| sections.remove(at));
+    let mut overlays: Vec<(&Entry, &[Entry])> = Vec::new();
+    match written.as_ref().map(|entry| (&entry.node.value, entry)) {
+        None => {}
+        Some((Value::Table(tables), entry)) => {
+            if tables.len() > ENVIRONMENTS_MAX {
+                let message = format!("a manifest has at most {ENVIRONMENTS_MAX} environments");
+                report.error(&entry.key_span, message, "split it into several apps");
+                return Vec::new();
+            }
+            for table in tables {
+                fields::name("an environment", &table.key, &table.key_span, report);
+                match &table.node.value {
+                    Value::Table(sections) => overlays.push((table, sections)),
+                    other => {
+                        let message = format!("[env.{}] must be a table, and this is {}", table.key, other.kind());
+                        let help = "write what is different below it, as in [env.prod.service.web]";
+                        report.error(&table.node.span, message, help);
+                    }
+                }
+            }
+        }
+        Some((other, entry)) => {
+            let message = format!("`env` must be a table of environments, and this is {}", other.kind());
+            let help = "write [env.prod.service.web]; a service's own variables are its `env`";
+            report.error(&entry.node.span, message, help);
+        }
+    }
+    for (table, sections) in &overlays {
+        for section in sections.iter().filter(|section| matches!(section.key.as_str(), "env" | "include")) {
+            let message = format!("`{}` cannot be in [env.{}]", section.key, table.key);
+            report.error(&section.key_span, message, "write it at the top of the manifest");
+        }
+    }
+    let chosen = input.context.environment();
+    let known = || overlays.iter().map(|(table, _)| table.key.as_str());
+    let found = chosen.and_then(|chosen| overlays.iter().find(|(table, _)| table.key == chosen.name));
+    if let Some(chosen) = chosen.filter(|chosen| found.is_none() && !(chosen.lenient && overlays.is_empty())) {
+        let span = written.as_ref().map_or(report.source.end()..report.source.end(), |entry| entry.key_span.clone());
+        let help = match known().collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => format!("it has none: add [env.{}], or choose none", chosen.name),
+            names => check::did_you_mean(&chosen.name, known(), format!("it has: {names}")),
+        };
+        report.error(&span, format!("{} is not an environment of the manifest", quoted(&chosen.name)), help);
+    }
+    let name = found.map_or("", |(table, _)| table.key.as_str());
+    let base = sections;
+    let whole = match found {
+        Some((_, over)) => merge::overlay(&base, over),
+        None => base.clone(),
+    };
+    let apps = apps(whole, name, input, report);
+    for (table, over) in overlays.iter().filter(|(table, _)| table.key != name) {
+        report.beside = Some(table.key.clone());
+        // Its variables and files may be there only where it is used.
+        let draft = Input { context: input.context, draft: true };
+        self::apps(merge::overlay(&base, over), &table.key, &draft, report);
+    }
+    report.beside = None;
+    apps
+}
+
+/// The apps that whole `sections` make, in `environment`.
+fn apps(mut sections: Vec<Entry>, environment: &str, input: &Input<'_, '_>, report: &mut Report<'_>) -> Vec<AppSpec> {
+    let at = sections.iter().position(|section| section.key == "app");
+    let is_app = |entry: &Entry| matches!(entry.node.value, Value::Table(_)) && entry.key != "labels";
+    let several = at.is_some_and(|at| match &sections[at].node.value {
+        Value::Table(keys) => keys.iter().any(is_app),
+        _ => false,
+    });
+    let Some(at) = at.filter(|_| several) else {
+        settle(&mut sections, environment, input, report);
+        let root = Fields::over(&sections, &ROOT, String::new(), report);
+        let (name, labels) = app(&root, input, report);
+        root.texts("include", report);
+        root.entry("env", report);
+        return vec![contents(root, name, labels, input, report)];
+    };
+    let written = sections.remove(at);
+    for stray in sections.iter().filter(|section| section.key != "include") {
+        let message = format!("`{}` is in no app, and this manifest has several", stray.key);
+        report.error(&stray.key_span, message, format!("write it below one of them, as in [app.NAME.{}]", stray.key));
+    }
+    let Value::Table(tables) = written.node.value else { return Vec::new() };
+    let mut apps = Vec::new();
+    for table in tables {
+        let name = fields::name("an app", &table.key, &table.key_span, report);
+        let Value::Table(mut sections) = table.node.value else {
+            let message = format!("`{}` is of no app, and this manifest has several", table.key);
+            report.error(&table.key_span, message, "write what is an app's own below [app.NAME]");
+            continue;
+        };
+        settle(&mut sections, environment, input, report);
+        let fields = Fields::over(&sections, &APPS, format!("[app.{}]", table.key), report);
+        let labels = fields.pairs("labels", report).into_iter().collect();
+        let Some(name) = name else { continue };
+        apps.push(contents(fields, name, labels, input, report));
+    }
+    apps
+}
+
+/// Takes out what is not there in `environment`, then puts the values of variables in.
+fn settle(sections: &mut [Entry], environment: &str, input: &Input<'_, '_>, report: &mut Report<'_>) {
+    report.left_out = when::prune(sections, environment, input, report);
+    tree::expand(sections, input, report);
+}
+
+/// One app of the sections in `root`.
+fn contents(
+    root: Fields<'_>,
+    name: Name,
+    labels: BTreeMap<String, String>,
+    input: &Input<'_, '_>,
+    report: &mut Report<'_>,
+) -> AppSpec {
     let (supervise, on_exhausted) = supervision(&root, report);
     let keep = keep(&root, report);
 
@@ -118,8 +257,11 @@ fn root(entries: &[Entry], input: &Input<'_, '_>, report: &mut Report<'_>) -> Ap
         crons.extend(one);
     }
     let is_empty = read.is_empty() && broken.is_empty();
-    if is_empty && !["service", "worker", "cron"].iter().any(|kind| root.has(kind)) {
-        let end = report.source.text.len();
+    let end = report.source.end();
+    if is_empty && crons.is_empty() && report.left_out.keys().any(|name| !name.starts_with("volume ")) {
+        let message = format!("every service, worker and cron of {name} is left out by its `when`");
+        report.error(&(end..end), message, "let one of them be there, or choose another environment: --env NAME");
+    } else if is_empty && !["service", "worker", "cron"].iter().any(|kind| root.has(kind)) {
         report.error(&(end..end), "the app has no service and no worker", "add [service.web] with image = \"…\"");
     }
 

@@ -64,6 +64,7 @@ fn one(
         let message = format!("{} has no `host`", fields.title);
         report.error(&entry.key_span, message, "add host = \"shop.example.com\"");
     }
+    fields.text("when", report);
     let mut route = RouteSpec::of(name, "");
     let hosts = fields.texts("host", report).unwrap_or_default();
     route.hosts = hosts.iter().filter_map(|host| host_name::read(host, report)).collect();

@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::keys::{
-    ACME, ANALYSIS, APP, BACKOFF, CANARY_STEP, CRON, DNS, GROUP, HEALTH, HOOKS, Key, Kind, LIMITS, POLICY, RATE_LIMIT,
-    REDIRECT, RELEASE, ROLLOUT, ROOT, ROUTE, SECRET, SECRET_USE, SERVICE, SUPERVISE, Section, TLS, VOLUME, WORKER,
+    ACME, ANALYSIS, APP, APPS, BACKOFF, CANARY_STEP, CRON, DNS, GROUP, HEALTH, HOOKS, Key, Kind, LIMITS, POLICY,
+    RATE_LIMIT, REDIRECT, RELEASE, ROLLOUT, ROOT, ROUTE, SECRET, SECRET_USE, SERVICE, SUPERVISE, Section, TLS, VOLUME,
+    WORKER,
 };
 use crate::workload::CONDITIONS;
 
@@ -13,6 +14,7 @@ const DEFINITIONS: &[(&str, &Section)] = &[
     ("acme", &ACME),
     ("analysis", &ANALYSIS),
     ("app", &APP),
+    ("apps", &APPS),
     ("backoff", &BACKOFF),
     ("canary_step", &CANARY_STEP),
     ("cron", &CRON),
@@ -137,6 +139,24 @@ fn value(kind: &Kind) -> Value {
             json!({ "type": "array", "items": { "$ref": format!("#/$defs/{}", definition(of)) }, "minItems": 1 })
         }
         Kind::Table(of) => json!({ "$ref": format!("#/$defs/{}", definition(of)) }),
+        Kind::App(of, apps) => json!({ "anyOf": [
+            text,
+            { "$ref": format!("#/$defs/{}", definition(of)) },
+            {
+                "type": "object",
+                "propertyNames": { "$ref": "#/$defs/name" },
+                "additionalProperties": { "$ref": format!("#/$defs/{}", definition(apps)) },
+            },
+        ] }),
+        // What is below changes sections and need not be whole, so it is looser here than it is read.
+        Kind::Overlays => json!({
+            "type": "object",
+            "propertyNames": { "$ref": "#/$defs/name" },
+            "additionalProperties": {
+                "type": "object",
+                "propertyNames": { "enum": ROOT.names().filter(|name| !matches!(*name, "env" | "include")).collect::<Vec<_>>() },
+            },
+        }),
         Kind::TextOrTable(of) => json!({ "anyOf": [text, { "$ref": format!("#/$defs/{}", definition(of)) }] }),
         Kind::Named(of) => json!({
             "type": "object",
@@ -159,6 +179,7 @@ mod tests {
     /// A right value for each key: by name where the kind does not settle it.
     fn sample(key: &Key) -> &'static str {
         match key.name {
+            "when" => r#""env != 'x'""#,
             "image" => r#""redis:7""#,
             "working_dir" | "path" => r#""/srv""#,
             "volumes" => r#"["data:/data", "/cache"]"#,
@@ -228,7 +249,7 @@ mod tests {
                 Kind::Ports => r#"["8080:80", 443]"#,
                 Kind::DependsOn => r#"["other"]"#,
                 Kind::Hosts => r#"{ db = "10.0.0.5" }"#,
-                Kind::Table(_) | Kind::TextOrTable(_) | Kind::Named(_) => "{}",
+                Kind::Table(_) | Kind::TextOrTable(_) | Kind::Named(_) | Kind::App(..) | Kind::Overlays => "{}",
             },
         }
     }
@@ -238,6 +259,10 @@ mod tests {
         let rest = "[service.other]\nimage = \"x\"\n[group.g]\n";
         let image = if line.starts_with("image") { "" } else { "image = \"x\"\n" };
         match name {
+            "apps" => {
+                let service = if line.starts_with("service") { "" } else { "[app.a.service.w]\nimage = \"x\"\n" };
+                format!("[app.a]\n{line}\n{service}")
+            }
             "app" | "supervise" => format!("[{name}]\n{line}\n{rest}"),
             "backoff" => format!("[supervise.backoff]\n{line}\n{rest}"),
             "group" => format!("[group.v]\n{line}\n{rest}"),
@@ -353,6 +378,7 @@ mod tests {
                 for word in [Some(key.name), key.alias].into_iter().flatten() {
                     let mut value = sample(key);
                     match word {
+                        _ if *name == "apps" && word != "labels" => value = "{}",
                         "health" | "health_check" => value = r#"{ type = "tcp", port = 80 }"#,
                         "acme" => value = r#"{ email = "me@example.com" }"#,
                         "dns" => value = r#"{ provider = "gcloud" }"#,

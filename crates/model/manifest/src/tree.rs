@@ -1,4 +1,5 @@
-//! The parsed TOML as a plain tree: tables in source order, every value with its byte range, `${VAR}` expanded.
+//! The parsed TOML as a plain tree: tables in source order, every value with its byte range; then `${VAR}` expanded, when
+//! it is known what of the tree counts.
 
 use std::ops::Range;
 
@@ -57,55 +58,67 @@ impl Value {
     }
 }
 
-/// The tree of `text`, or nothing where the TOML is broken (each mistake reported).
-pub(crate) fn read(input: &Input<'_, '_>, report: &mut Report<'_>) -> Option<Vec<Entry>> {
-    let (table, mut mistakes) = DeTable::parse_recoverable(report.source.text);
-    mistakes.sort_by_key(|mistake| mistake.span().map(|span| span.start));
-    let unclosed = mistakes.iter().any(|mistake| mistake.message().contains("unclosed array"));
-    let mut last_line = 0;
-    for mistake in &mistakes {
-        let span = mistake.span().unwrap_or(0..0);
-        let place = report.source.place(&span);
-        // One mistake often breaks a rule or two more on its line.
-        if place.line == last_line {
-            continue;
+/// The trees of the source's files, or nothing where TOML is broken (each mistake reported). Variables are still to be
+/// expanded.
+pub(crate) fn read(report: &mut Report<'_>) -> Option<Vec<Vec<Entry>>> {
+    let source = report.source;
+    let mut files = Vec::with_capacity(source.parts());
+    let mut broken = false;
+    for part in 0..source.parts() {
+        let base = source.base(part);
+        let (table, mut mistakes) = DeTable::parse_recoverable(source.part(part));
+        mistakes.sort_by_key(|mistake| mistake.span().map(|span| span.start));
+        broken |= !mistakes.is_empty();
+        let unclosed = mistakes.iter().any(|mistake| mistake.message().contains("unclosed array"));
+        let mut last_line = 0;
+        for mistake in &mistakes {
+            let span = moved(mistake.span().unwrap_or(0..0), base);
+            let place = source.place(&span);
+            // One mistake often breaks a rule or two more on its line.
+            if place.line == last_line {
+                continue;
+            }
+            last_line = place.line;
+            let in_array = mistake.message().contains("missing comma between array elements");
+            if unclosed && in_array && place.column == 1 {
+                // All that follows is read as part of the array: only this first place says something.
+                report.error(&span, "not valid TOML: an array above this line is not closed", "close it with `]`");
+                break;
+            }
+            let (message, help) = syntax(mistake.message(), source.text.get(span.clone()).unwrap_or_default());
+            report.error(&span, format!("not valid TOML: {message}"), help);
         }
-        last_line = place.line;
-        let in_array = mistake.message().contains("missing comma between array elements");
-        if unclosed && in_array && place.column == 1 {
-            // All that follows is read as part of the array: only this first place says something.
-            report.error(&span, "not valid TOML: an array above this line is not closed", "close it with `]`");
-            break;
+        if mistakes.is_empty() {
+            files.push(entries(table.into_inner(), 0, base, report));
         }
-        let (message, help) = syntax(mistake.message(), report.source.text.get(span.clone()).unwrap_or_default());
-        report.error(&span, format!("not valid TOML: {message}"), help);
     }
-    if !mistakes.is_empty() {
-        return None;
-    }
-    Some(entries(table.into_inner(), 0, input, report))
+    (!broken).then_some(files)
 }
 
-fn entries(table: DeTable<'_>, depth: usize, input: &Input<'_, '_>, report: &mut Report<'_>) -> Vec<Entry> {
+fn moved(span: Range<usize>, base: usize) -> Range<usize> {
+    span.start + base..span.end + base
+}
+
+fn entries(table: DeTable<'_>, depth: usize, base: usize, report: &mut Report<'_>) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::with_capacity(table.len());
     for (key, value) in table {
-        let key_span = key.span();
-        let node = node(value, depth, input, report);
+        let key_span = moved(key.span(), base);
+        let node = node(value, depth, base, report);
         entries.push(Entry { key: key.into_inner().into_owned(), key_span, node });
     }
     entries.sort_by_key(|entry| entry.key_span.start);
     entries
 }
 
-fn node(value: Spanned<DeValue<'_>>, depth: usize, input: &Input<'_, '_>, report: &mut Report<'_>) -> Node {
-    let span = value.span();
+fn node(value: Spanned<DeValue<'_>>, depth: usize, base: usize, report: &mut Report<'_>) -> Node {
+    let span = moved(value.span(), base);
     let depth = depth + 1;
     if depth > NESTING_MAX {
         report.error(&span, format!("tables and arrays are nested deeper than {NESTING_MAX}"), "flatten them");
         return Node { span, value: Value::Unknown };
     }
     let value = match value.into_inner() {
-        DeValue::String(text) => string(&text, &span, input, report),
+        DeValue::String(text) => Value::Text { text: text.into_owned(), expanded: false },
         DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
             Ok(number) => Value::Integer(number),
             Err(_) => {
@@ -122,10 +135,28 @@ fn node(value: Spanned<DeValue<'_>>, depth: usize, input: &Input<'_, '_>, report
         },
         DeValue::Boolean(yes) => Value::Boolean(yes),
         DeValue::Datetime(_) => Value::Date,
-        DeValue::Array(items) => Value::List(items.into_iter().map(|item| node(item, depth, input, report)).collect()),
-        DeValue::Table(table) => Value::Table(entries(table, depth, input, report)),
+        DeValue::Array(items) => Value::List(items.into_iter().map(|item| node(item, depth, base, report)).collect()),
+        DeValue::Table(table) => Value::Table(entries(table, depth, base, report)),
     };
     Node { span, value }
+}
+
+/// Puts the values of variables into every string; what cannot be is reported.
+pub(crate) fn expand(entries: &mut [Entry], input: &Input<'_, '_>, report: &mut Report<'_>) {
+    for entry in entries {
+        expand_node(&mut entry.node, input, report);
+    }
+}
+
+fn expand_node(node: &mut Node, input: &Input<'_, '_>, report: &mut Report<'_>) {
+    match &mut node.value {
+        Value::Text { text, .. } if text.contains(['$', '\0']) => {
+            node.value = string(&std::mem::take(text), &node.span, input, report);
+        }
+        Value::List(items) => items.iter_mut().for_each(|item| expand_node(item, input, report)),
+        Value::Table(entries) => expand(entries, input, report),
+        _ => {}
+    }
 }
 
 /// Broken references reported of one string; each costs a search through it.
@@ -138,7 +169,7 @@ fn string(text: &str, span: &Range<usize>, input: &Input<'_, '_>, report: &mut R
         if input.draft && matches!(broken.why, Why::Unset { .. } | Why::Required { .. }) {
             continue;
         }
-        let place = reference_span(text, broken.at, broken.length, span, report.source.text);
+        let place = reference_span(text, broken.at, broken.length, span, &report.source.text);
         match &broken.why {
             Why::Unset { name } => report.error(
                 &place,

@@ -28,6 +28,7 @@ pub(crate) fn read(entry: &Entry, input: &Input<'_, '_>, report: &mut Report<'_>
     let fields = Fields::open(&entry.node, &VOLUME, title, report)?;
     let driver = fields.choice("driver", report);
     let path = fields.text("path", report);
+    fields.text("when", report);
     let labels = fields.pairs("labels", report).into_iter().collect();
     let known = driver.is_some() || !fields.has("driver");
     let driver = driver.map_or("local", |found| found.value);
@@ -36,7 +37,7 @@ pub(crate) fn read(entry: &Entry, input: &Input<'_, '_>, report: &mut Report<'_>
         ("host", Some(path)) if path.value.is_empty() => {
             report.error(&path.span, "`path` is empty", "give a directory of the host, as in \"/srv/data\"");
         }
-        ("host", Some(path)) => match host_path(&path.value, input.context.dir()) {
+        ("host", Some(path)) => match host_path(&path.value, &input.dir(&path.span, report)) {
             Ok(path) => host = Some(path),
             Err((message, help)) => report.error(&path.span, message, help),
         },

@@ -122,7 +122,7 @@ pub(crate) struct Body {
 impl Body {
     pub(crate) fn read(fields: &Fields<'_>, entry: &Entry, input: &Input<'_, '_>, report: &mut Report<'_>) -> Self {
         let image = image(fields, entry, report);
-        let mounts = mount::volumes(fields, input.context.dir(), report);
+        let mounts = mount::volumes(fields, input, report);
         let mut workload = WorkloadSpec::of(image);
         workload.pull = match fields.choice("pull", report).map(|found| found.value) {
             Some("always") => PullPolicy::Always,
@@ -155,6 +155,8 @@ impl Body {
         workload.hostname = security::hostname(fields, report);
         workload.extra_hosts = security::extra_hosts(fields, report);
         workload.init = fields.boolean("init", report).unwrap_or_default();
+        // Whoever is read is there: it was left out before.
+        fields.text("when", report);
         let uses = secret::uses(fields, &workload, report);
         workload.secrets = uses.iter().map(|one| one.value.clone()).collect();
         Self { workload, mounts, uses }

@@ -26,7 +26,7 @@ fn read(converted: &Converted) -> coppice_spec::AppSpec {
         .with_variables(|name| Some(if name == "HOME" { "/root" } else { "1" }.to_owned()))
         .with_files(|_| Ok(Vec::new()));
     let parsed = parse(&converted.toml, "coppice.toml", &context);
-    parsed.unwrap_or_else(|errors| panic!("{errors}\n{}", converted.toml)).spec
+    parsed.unwrap_or_else(|errors| panic!("{errors}\n{}", converted.toml)).into_first()
 }
 
 #[test]

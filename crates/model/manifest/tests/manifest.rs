@@ -33,7 +33,7 @@ fn wrong(text: &str) -> String {
 fn a_whole_app_is_read_with_every_key() {
     let parsed = right(SHOP);
     assert!(parsed.warnings.is_empty(), "{}", parsed.warnings);
-    let json = serde_json::to_string_pretty(&parsed.spec).unwrap();
+    let json = serde_json::to_string_pretty(&parsed.apps[0]).unwrap();
     insta::assert_snapshot!(json);
 }
 
@@ -41,11 +41,11 @@ fn a_whole_app_is_read_with_every_key() {
 fn routes_certificates_and_policies_are_read_with_every_key_and_written_back() {
     let parsed = right(include_str!("fixtures/good/traffic.toml"));
     assert!(parsed.warnings.is_empty(), "{}", parsed.warnings);
-    let spec = parsed.spec;
+    let spec = parsed.into_first();
     assert_eq!(spec.check(), Vec::<String>::new());
     let text = to_toml(&spec);
     let again = parse(&text, "coppice.toml", &Context::new("/elsewhere")).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    assert_eq!(again.spec, spec);
+    assert_eq!(again.apps[0], spec);
     insta::assert_snapshot!(serde_json::to_string_pretty(&spec).unwrap());
 }
 
@@ -53,7 +53,7 @@ fn routes_certificates_and_policies_are_read_with_every_key_and_written_back() {
 fn rollouts_crons_hooks_and_secrets_are_read_with_every_key_and_written_back() {
     let parsed = right(include_str!("fixtures/good/release.toml"));
     assert!(parsed.warnings.is_empty(), "{}", parsed.warnings);
-    let spec = parsed.spec;
+    let spec = parsed.into_first();
     assert_eq!(spec.check(), Vec::<String>::new());
     let strategy = |service: &str| spec.services[service].rollout.strategy.as_str();
     // One writer and the host's own network: one instance at a time, unless told otherwise.
@@ -62,27 +62,27 @@ fn rollouts_crons_hooks_and_secrets_are_read_with_every_key_and_written_back() {
     assert_eq!(spec.services["first"].rollout.canary, [coppice_spec::CanaryStep::DEFAULT]);
     let text = to_toml(&spec);
     let again = parse(&text, "coppice.toml", &Context::new("/elsewhere")).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    assert_eq!(again.spec, spec);
+    assert_eq!(again.apps[0], spec);
     insta::assert_snapshot!(format!("{text}\n{}", serde_json::to_string_pretty(&spec).unwrap()));
 }
 
 #[test]
 fn what_is_read_also_passes_the_specs_own_check() {
-    assert_eq!(right(SHOP).spec.check(), Vec::<String>::new());
+    assert_eq!(right(SHOP).apps[0].check(), Vec::<String>::new());
 }
 
 #[test]
 fn a_spec_written_as_toml_reads_back_equal_in_any_directory() {
-    let spec = right(SHOP).spec;
+    let spec = right(SHOP).into_first();
     let text = to_toml(&spec);
     let again = parse(&text, "coppice.toml", &Context::new("/elsewhere")).unwrap_or_else(|e| panic!("{e}\n{text}"));
-    assert_eq!(again.spec, spec);
+    assert_eq!(again.apps[0], spec);
     insta::assert_snapshot!(text);
 }
 
 #[test]
 fn defaults_are_filled_in() {
-    let spec = right("[service.a]\nimage = \"x\"\n[worker.b]\nimage = \"x\"\n").spec;
+    let spec = right("[service.a]\nimage = \"x\"\n[worker.b]\nimage = \"x\"\n").into_first();
     assert_eq!(spec.name.as_str(), "shop", "the directory's name");
     assert_eq!((spec.services["a"].replicas, spec.services["a"].restart), (1, RestartPolicy::Always));
     assert_eq!(spec.workers["b"].restart, RestartPolicy::Never);
@@ -92,7 +92,7 @@ fn defaults_are_filled_in() {
 
 #[test]
 fn an_apps_name_may_stand_alone() {
-    let spec = right("app = \"hello\"\n[service.a]\nimage = \"x\"\n").spec;
+    let spec = right("app = \"hello\"\n[service.a]\nimage = \"x\"\n").into_first();
     assert_eq!(spec.name.as_str(), "hello");
     assert!(wrong("app = \"Hello\"\n[service.a]\nimage = \"x\"\n").contains("as in \"hello\""));
 }
@@ -101,7 +101,7 @@ fn an_apps_name_may_stand_alone() {
 fn a_probe_has_at_most_the_interval_when_nothing_is_said() {
     let text = "[service.a]\nimage = \"x\"\nhealth = { type = \"tcp\", port = 1, interval = \"1s\" }\n";
     let parsed = right(text);
-    assert_eq!(parsed.spec.services["a"].health.as_ref().unwrap().timeout.0, Duration::from_secs(1));
+    assert_eq!(parsed.apps[0].services["a"].health.as_ref().unwrap().timeout.0, Duration::from_secs(1));
     assert!(parsed.warnings.is_empty());
 }
 
@@ -111,14 +111,14 @@ fn a_dependency_waits_for_what_its_kind_can_reach() {
         "[service.a]\nimage = \"x\"\ndepends_on = [\"w\", \"h\", \"p\"]\n[worker.w]\nimage = \"x\"\n\
          [service.h]\nimage = \"x\"\nhealth = { type = \"tcp\", port = 1 }\n[service.p]\nimage = \"x\"\n",
     )
-    .spec;
+    .into_first();
     let conditions: Vec<Condition> = spec.services["a"].workload.depends_on.iter().map(|d| d.condition).collect();
     assert_eq!(conditions, [Condition::Completed, Condition::Healthy, Condition::Started]);
 }
 
 #[test]
 fn an_undeclared_volume_is_a_local_one_and_mounts_are_writable_unless_told() {
-    let spec = right("[service.a]\nimage = \"x\"\nvolumes = [\"data:/d\", \"data:/r:ro\"]\n").spec;
+    let spec = right("[service.a]\nimage = \"x\"\nvolumes = [\"data:/d\", \"data:/r:ro\"]\n").into_first();
     assert!(spec.volumes["data"].host_path.is_none());
     let mounts = &spec.services["a"].workload.volumes;
     assert_eq!((mounts[0].read_only, mounts[1].read_only), (false, true));
@@ -127,14 +127,14 @@ fn an_undeclared_volume_is_a_local_one_and_mounts_are_writable_unless_told() {
 
 #[test]
 fn a_variable_cannot_inject_toml() {
-    let spec = right("[service.a]\nimage = \"x\"\nenv = { A = \"${HOST_NAME}\" }\n").spec;
+    let spec = right("[service.a]\nimage = \"x\"\nenv = { A = \"${HOST_NAME}\" }\n").into_first();
     assert_eq!(spec.services["a"].workload.env["A"], "h\"1\n[x]");
     assert_eq!(spec.services.len(), 1);
 }
 
 #[test]
 fn variables_are_not_looked_for_in_keys_and_comments() {
-    let spec = right("# ${NO}\n[service.a]\nimage = \"x\" # ${NO\nlabels = { \"${NO}\" = \"v\" }\n").spec;
+    let spec = right("# ${NO}\n[service.a]\nimage = \"x\" # ${NO\nlabels = { \"${NO}\" = \"v\" }\n").into_first();
     assert_eq!(spec.services["a"].workload.labels["${NO}"], "v");
 }
 
@@ -144,14 +144,14 @@ fn members_come_in_the_order_they_are_listed_and_then_written() {
         "[group.g]\nmembers = [\"c\", \"a\"]\n[service.z]\nimage = \"x\"\ngroup = \"g\"\n[service.a]\nimage = \"x\"\n\
          [worker.b]\nimage = \"x\"\ngroup = \"g\"\n[service.c]\nimage = \"x\"\n",
     )
-    .spec;
+    .into_first();
     let members: Vec<&str> = spec.groups["g"].members.iter().map(|name| name.as_str()).collect();
     assert_eq!(members, ["c", "a", "z", "b"]);
 }
 
 #[test]
 fn the_environment_of_the_manifest_wins_over_its_env_files() {
-    let spec = right("[service.a]\nimage = \"x\"\nenv_file = [\"web.env\"]\nenv = { MODE = \"live\" }\n").spec;
+    let spec = right("[service.a]\nimage = \"x\"\nenv_file = [\"web.env\"]\nenv = { MODE = \"live\" }\n").into_first();
     let env = &spec.services["a"].workload.env;
     assert_eq!((env["MODE"].as_str(), env["FROM_FILE"].as_str()), ("live", "a b"));
 }
@@ -175,7 +175,7 @@ fn the_starter_is_right_as_it_is() {
     let text = init("My App!");
     let parsed = parse(&text, "coppice.toml", &Context::new("/x")).unwrap_or_else(|errors| panic!("{errors}"));
     assert!(parsed.warnings.is_empty(), "{}", parsed.warnings);
-    assert_eq!(parsed.spec.name.as_str(), "my-app");
+    assert_eq!(parsed.apps[0].name.as_str(), "my-app");
 }
 
 #[test]
@@ -280,7 +280,7 @@ fn the_host_gives_variables_and_env_files() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/good");
     let context = Context::from_host(&dir);
     let text = "[service.a]\nimage = \"x\"\nenv = { P = \"${CARGO_MANIFEST_DIR}\" }\nenv_file = \"host.env\"\n";
-    let spec = parse(text, "coppice.toml", &context).unwrap_or_else(|errors| panic!("{errors}")).spec;
+    let spec = parse(text, "coppice.toml", &context).unwrap_or_else(|errors| panic!("{errors}")).into_first();
     assert_eq!(spec.services["a"].workload.env["P"], env!("CARGO_MANIFEST_DIR"));
     assert_eq!(spec.services["a"].workload.env["GREETING"], "hello there");
     let error = parse("[service.a]\nimage = \"x\"\nenv_file = \".\"\n", "c", &context).unwrap_err().to_string();
@@ -312,7 +312,7 @@ proptest! {
     #[test]
     fn any_text_is_read_or_refused_with_places_inside_it(text in pieces()) {
         match parse(&text, "coppice.toml", &context()) {
-            Ok(parsed) => prop_assert_eq!(parsed.spec.check(), Vec::<String>::new()),
+            Ok(parsed) => prop_assert_eq!(parsed.apps[0].check(), Vec::<String>::new()),
             Err(errors) => {
                 prop_assert!(errors.errors().next().is_some());
                 for found in &errors.diagnostics {
@@ -341,9 +341,9 @@ proptest! {
         let text: Vec<&str> = SHOP.lines().zip(keep.iter().chain(std::iter::repeat(&true)))
             .filter(|(line, keep)| **keep || line.starts_with('[') || line.starts_with("image")).map(|(line, _)| line).collect();
         if let Ok(parsed) = parse(&text.join("\n"), "coppice.toml", &context()) {
-            let written = to_toml(&parsed.spec);
-            let again: AppSpec = parse(&written, "coppice.toml", &Context::new("/y")).map_err(|e| TestCaseError::fail(e.to_string()))?.spec;
-            prop_assert_eq!(again, parsed.spec);
+            let written = to_toml(&parsed.apps[0]);
+            let again: AppSpec = parse(&written, "coppice.toml", &Context::new("/y")).map_err(|e| TestCaseError::fail(e.to_string()))?.into_first();
+            prop_assert_eq!(&again, &parsed.apps[0]);
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use coppice_manifest::{Context, Diagnostics, Parsed, parse_bytes};
-use coppice_spec::{Party, PartyError};
+use coppice_manifest::{Context, Diagnostics, parse_bytes};
+use coppice_spec::{AppSpec, Party, PartyError};
 
+use crate::args::ManifestArgs;
 use crate::error::{CommandError, eprint_all};
 use crate::settings::Settings;
 
@@ -23,38 +24,53 @@ pub(crate) enum Target {
 /// The current directory's manifest, read once, if there is a right one. A wrong one only means that its services
 /// have to be named as `app/service`: stopping things must not depend on a file without mistakes.
 pub(crate) struct Place {
-    app: Option<(String, Vec<String>)>,
-    volumes: Vec<String>,
+    /// The apps and their services and workers.
+    apps: Vec<(String, Vec<String>)>,
+    /// Volumes and their apps.
+    volumes: Vec<(String, String)>,
 }
 
 impl Place {
     pub(crate) fn here() -> Self {
-        let parsed =
-            std::fs::read(MANIFEST).ok().and_then(|bytes| parse_bytes(&bytes, MANIFEST, &Context::from_host(".")).ok());
-        let volumes = parsed.iter().flat_map(|parsed| parsed.spec.volumes.keys()).map(ToString::to_string).collect();
-        let app = parsed.map(|parsed| {
-            let workloads = parsed.spec.workloads().map(|(name, _)| name.to_string()).collect();
-            (parsed.spec.name.to_string(), workloads)
-        });
-        Self { app, volumes }
+        let context = in_environment(Context::from_host("."), None);
+        let parsed = std::fs::read(MANIFEST).ok().and_then(|bytes| parse_bytes(&bytes, MANIFEST, &context).ok());
+        let specs: Vec<AppSpec> = parsed.map_or(Vec::new(), |parsed| parsed.apps);
+        let volumes = specs.iter().flat_map(|spec| spec.volumes.keys().map(|v| (v.to_string(), spec.name.to_string())));
+        let workloads = |spec: &AppSpec| spec.workloads().map(|(name, _)| name.to_string()).collect();
+        Self {
+            volumes: volumes.collect(),
+            apps: specs.iter().map(|spec| (spec.name.to_string(), workloads(spec))).collect(),
+        }
     }
 
     #[cfg(test)]
     pub(crate) fn of(app: Option<(&str, &[&str])>) -> Self {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Self { app: app.map(|(app, workloads)| (app.to_owned(), names(workloads))), volumes: Vec::new() }
+        Self {
+            apps: app.map(|(app, workloads)| (app.to_owned(), names(workloads))).into_iter().collect(),
+            volumes: Vec::new(),
+        }
     }
 
-    /// The app of this directory.
+    /// The app of this directory, where there is one and no other.
     pub(crate) fn app(&self) -> Option<&str> {
-        self.app.as_ref().map(|(app, _)| app.as_str())
+        match &self.apps[..] {
+            [(app, _)] => Some(app),
+            _ => None,
+        }
     }
 
-    /// `APP/VOLUME`, or a volume of this directory's app; the node knows those of no app.
+    /// The app here that has a service or worker of this name; the first, where several do.
+    fn app_of(&self, workload: &str) -> Option<&str> {
+        let has = |(_, workloads): &&(String, Vec<String>)| workloads.iter().any(|name| name == workload);
+        self.apps.iter().find(has).map(|(app, _)| app.as_str())
+    }
+
+    /// `APP/VOLUME`, or a volume of this directory's apps; the node knows those of no app.
     pub(crate) fn volume(&self, text: &str) -> String {
-        match &self.app {
-            Some((app, _)) if self.volumes.iter().any(|volume| volume == text) => format!("{app}/{text}"),
-            _ => text.to_owned(),
+        match self.volumes.iter().find(|(volume, _)| volume == text) {
+            Some((_, app)) => format!("{app}/{text}"),
+            None => text.to_owned(),
         }
     }
 
@@ -69,26 +85,25 @@ impl Place {
             }
             return Ok(Target::Workload { app: app.to_owned(), workload: workload.to_owned() });
         }
-        if let Some((app, workloads)) = &self.app
-            && workloads.iter().any(|workload| workload == text)
-        {
-            return Ok(Target::Workload { app: app.clone(), workload: text.to_owned() });
+        if let Some(app) = self.app_of(text) {
+            return Ok(Target::Workload { app: app.to_owned(), workload: text.to_owned() });
         }
         Ok(Target::Container(text.to_owned()))
     }
 
     /// One side of a policy rule: `APP/SERVICE`, a service of this directory, or an app.
     pub(crate) fn party(&self, text: &str) -> Result<Party, CommandError> {
-        let known = self.app.as_ref().filter(|(_, workloads)| workloads.iter().any(|workload| workload == text));
-        let full = known.map_or_else(|| text.to_owned(), |(app, _)| format!("{app}/{text}"));
+        let full = self.app_of(text).map_or_else(|| text.to_owned(), |app| format!("{app}/{text}"));
         full.parse().map_err(|error: PartyError| {
             CommandError::usage(error.to_string(), "`coppice status` lists apps and their services")
         })
     }
 }
 
-/// Reads a manifest that must be there and right; says its warnings.
-pub(crate) fn read(settings: &Settings, file: &Path) -> Result<Parsed, CommandError> {
+/// Reads a manifest that must be there and right, for the environment that is chosen; says its warnings. The apps in it,
+/// at least one: those asked for.
+pub(crate) fn apps(settings: &Settings, args: &ManifestArgs) -> Result<Vec<AppSpec>, CommandError> {
+    let file = &args.file;
     let bytes = std::fs::read(file).map_err(|error| {
         let help = match error.kind() {
             std::io::ErrorKind::NotFound => "`coppice init` writes one to start from; -f names another file",
@@ -96,12 +111,44 @@ pub(crate) fn read(settings: &Settings, file: &Path) -> Result<Parsed, CommandEr
         };
         CommandError::usage(format!("cannot read {}: {error}", file.display()), help)
     })?;
-    let parsed = parse_bytes(&bytes, &file.display().to_string(), &Context::from_host(directory(file)));
+    let context = in_environment(Context::from_host(directory(file)), args.environment.as_deref());
+    let parsed = parse_bytes(&bytes, &file.display().to_string(), &context);
     let parsed = parsed.map_err(|diagnostics| wrong(settings, &diagnostics))?;
     if !parsed.warnings.is_empty() {
         eprint_all(&parsed.warnings.render(settings.stderr.color));
     }
-    Ok(parsed)
+    let mut apps = parsed.apps;
+    if let Some(wanted) = &args.app {
+        let names: Vec<String> = apps.iter().map(|app| app.name.to_string()).collect();
+        apps.retain(|app| app.name.as_str() == wanted);
+        if apps.is_empty() {
+            let what = format!("{} has no app {wanted:?}", file.display());
+            return Err(CommandError::usage(what, format!("it has: {}", names.join(", "))));
+        }
+    }
+    Ok(apps)
+}
+
+/// Like [`apps`], for what can only be done to one.
+pub(crate) fn app(settings: &Settings, args: &ManifestArgs) -> Result<AppSpec, CommandError> {
+    let mut apps = apps(settings, args)?;
+    match (apps.pop(), apps.is_empty()) {
+        (Some(app), true) => Ok(app),
+        (last, _) => {
+            let names: Vec<String> = apps.iter().chain(&last).map(|app| app.name.to_string()).collect();
+            let what = format!("{} has several apps", args.file.display());
+            Err(CommandError::usage(what, format!("say which: --app NAME, of {}", names.join(", "))))
+        }
+    }
+}
+
+/// The environment that is named, else the shell's. The shell's need not be one of every manifest.
+fn in_environment<'c>(context: Context<'c>, named: Option<&str>) -> Context<'c> {
+    match (named, std::env::var("COPPICE_ENV")) {
+        (Some(name), _) => context.with_environment(name),
+        (None, Ok(name)) if !name.is_empty() => context.with_environment_if_any(name),
+        (None, _) => context,
+    }
 }
 
 fn wrong(settings: &Settings, diagnostics: &Diagnostics) -> CommandError {
@@ -116,11 +163,15 @@ pub(crate) fn directory(file: &Path) -> PathBuf {
     }
 }
 
-/// The app that is named, or the manifest's.
-pub(crate) fn app_name(settings: &Settings, named: Option<&str>, file: &Path) -> Result<String, CommandError> {
+/// The app that is named, or the manifest's apps.
+pub(crate) fn app_names(
+    settings: &Settings,
+    named: Option<&str>,
+    args: &ManifestArgs,
+) -> Result<Vec<String>, CommandError> {
     match named {
-        Some(app) => Ok(app.to_owned()),
-        None => Ok(read(settings, file)?.spec.name.to_string()),
+        Some(app) => Ok(vec![app.to_owned()]),
+        None => Ok(apps(settings, args)?.into_iter().map(|app| app.name.to_string()).collect()),
     }
 }
 

@@ -79,7 +79,7 @@ struct Frame {
 pub(super) fn read(report: &mut Report<'_>) -> Option<Node> {
     let source = report.source;
     let mut builder = Builder { source, stack: Vec::new(), anchors: HashMap::new(), nodes: 0, root: None };
-    for event in Parser::new_from_str(source.text) {
+    for event in Parser::new_from_str(&source.text) {
         let (event, span) = match event {
             Ok(event) => event,
             Err(error) => {

@@ -12,6 +12,12 @@ pub(crate) struct ManifestArgs {
     /// Manifest
     #[arg(short, long, value_name = "FILE", default_value = "coppice.toml")]
     pub(crate) file: PathBuf,
+    /// Environment: the manifest with what [env.NAME] changes [default: the variable COPPICE_ENV]
+    #[arg(long = "env", value_name = "NAME")]
+    pub(crate) environment: Option<String>,
+    /// Only this app of a manifest with several
+    #[arg(long = "app", value_name = "NAME", id = "app_of_manifest")]
+    pub(crate) app: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

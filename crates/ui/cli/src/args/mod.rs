@@ -17,7 +17,9 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-pub(crate) use app::{ConvertArgs, DownArgs, InitArgs, PlanArgs, PullChoice, StatusArgs, UpArgs, ValidateArgs};
+pub(crate) use app::{
+    ConvertArgs, DownArgs, InitArgs, ManifestArgs, PlanArgs, PullChoice, StatusArgs, UpArgs, ValidateArgs,
+};
 pub(crate) use cert::{
     CertAppsArgs, CertDomainArgs, CertDomainsArgs, CertInstallArgs, CertProvisionArgs, CertVerb, Challenge,
     DnsProviderName,

@@ -8,17 +8,21 @@ use crate::settings::Settings;
 use crate::{daemon, place};
 
 pub(crate) async fn run(settings: &Settings, args: DownArgs) -> CommandResult {
-    let app = place::app_name(settings, args.app.as_deref(), &args.manifest.file)?;
+    let mut apps = place::app_names(settings, args.app.as_deref(), &args.manifest)?;
+    // What came up last goes first.
+    apps.reverse();
     let client = daemon::client(settings).await?;
-    if settings.stderr.terminal {
-        eprint_all(&format!("stopping {app}…\n"));
-    }
-    client.remove_app(&app, args.volumes).await?;
-    let volumes = if args.volumes { "and its volumes are" } else { "is" };
-    if settings.json {
-        settings.print_json(&serde_json::json!({ "app": app, "volumes_removed": args.volumes }))?;
-    } else {
-        settings.print(&format!("{app} {volumes} gone\n"))?;
+    for app in &apps {
+        if settings.stderr.terminal {
+            eprint_all(&format!("stopping {app}…\n"));
+        }
+        client.remove_app(app, args.volumes).await?;
+        let volumes = if args.volumes { "and its volumes are" } else { "is" };
+        if settings.json {
+            settings.print_json(&serde_json::json!({ "app": app, "volumes_removed": args.volumes }))?;
+        } else {
+            settings.print(&format!("{app} {volumes} gone\n"))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use coppice_api::{ApplyRequest, PlanReply, PlanSummary, StepAction, StepEffect};
 use coppice_base::Name;
+use coppice_client::Client;
 use coppice_spec::AppSpec;
 
 use crate::args::PlanArgs;
@@ -13,24 +14,45 @@ use crate::settings::Settings;
 use crate::{daemon, place};
 
 pub(crate) async fn run(settings: &Settings, args: PlanArgs) -> CommandResult {
-    let spec = place::read(settings, &args.manifest.file)?.spec;
-    let only = selection(&spec, &args.services)?;
-    let client = daemon::client(settings).await?;
-    let plan = client.plan(&ApplyRequest { spec, only }).await?;
-    show(settings, &plan)
+    let mut requests = Vec::new();
+    for (spec, only) in place::apps(settings, &args.manifest).and_then(|apps| selections(apps, &args.services))? {
+        requests.push(ApplyRequest { spec, only });
+    }
+    show(settings, &daemon::client(settings).await?, &requests).await
 }
 
-pub(crate) fn show(settings: &Settings, plan: &PlanReply) -> CommandResult {
-    if settings.json {
-        settings.print_json(plan)?;
-    } else {
-        settings.print(&render(plan, &settings.stdout))?;
+/// Shows what applying each would do; of several apps, JSON is a list.
+pub(crate) async fn show(settings: &Settings, client: &Client, requests: &[ApplyRequest]) -> CommandResult {
+    let mut plans = Vec::new();
+    for request in requests {
+        plans.push(client.plan(request).await?);
+    }
+    match &plans[..] {
+        [plan] if settings.json => settings.print_json(plan)?,
+        plans if settings.json => settings.print_json(&plans)?,
+        [plan] => settings.print(&render(plan, &settings.stdout))?,
+        plans => {
+            for (plan, request) in plans.iter().zip(requests) {
+                settings.print(&format!("{}:\n{}", request.spec.name, render(plan, &settings.stdout)))?;
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// The apps with the services and workers named of them.
+pub(crate) fn selections(apps: Vec<AppSpec>, names: &[String]) -> Result<Vec<(AppSpec, Vec<Name>)>, CommandError> {
+    if apps.len() > 1 && !names.is_empty() {
+        let all: Vec<&str> = apps.iter().map(|app| app.name.as_str()).collect();
+        let help = format!("say which: --app NAME, of {}", all.join(", "));
+        return Err(CommandError::usage("the manifest has several apps", help));
+    }
+    let with = |app: AppSpec| selection(&app, names).map(|only| (app, only));
+    apps.into_iter().map(with).collect()
+}
+
 /// The services and workers named, each of which the manifest must have.
-pub(crate) fn selection(spec: &AppSpec, names: &[String]) -> Result<Vec<Name>, CommandError> {
+fn selection(spec: &AppSpec, names: &[String]) -> Result<Vec<Name>, CommandError> {
     let known = || spec.workloads().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
     let find = |name: &String| match spec.workloads().find(|(known, _)| known.as_str() == name) {
         Some((name, _)) => Ok(name.clone()),

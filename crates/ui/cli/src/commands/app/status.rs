@@ -20,28 +20,29 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 pub(crate) async fn run(settings: &Settings, args: StatusArgs) -> CommandResult {
     let file = &args.manifest.file;
-    let named = match args.app {
-        Some(app) => Some(app),
-        None if file == Path::new(place::MANIFEST) && !file.exists() => None,
-        None => Some(place::app_name(settings, None, file)?),
+    let here = file == Path::new(place::MANIFEST) && args.app.is_none();
+    let named = match args.app.or(args.manifest.app.clone()) {
+        Some(app) => vec![app],
+        None if here && !file.exists() => Vec::new(),
+        None => place::app_names(settings, None, &args.manifest)?,
     };
     let client = daemon::client(settings).await?;
     let clear = if args.watch && settings.stdout.terminal && !settings.json { "\x1b[H\x1b[J" } else { "" };
     loop {
         if args.network {
-            show_network(settings, &client, named.as_deref(), args.watch, clear).await?;
+            show_network(settings, &client, &named, args.watch, clear).await?;
             if !args.watch {
                 return Ok(ExitCode::SUCCESS);
             }
             tokio::time::sleep(INTERVAL).await;
             continue;
         }
-        let apps = look(&client, named.as_deref()).await?;
+        let apps = look(&client, &named).await?;
         if settings.json && args.watch {
             settings.print_json_line(&apps)?;
         } else if settings.json {
-            match (&named, apps.as_slice()) {
-                (Some(_), [app]) => settings.print_json(app)?,
+            match (&named[..], apps.as_slice()) {
+                ([_], [app]) => settings.print_json(app)?,
                 _ => settings.print_json(&apps)?,
             }
         } else {
@@ -57,14 +58,16 @@ pub(crate) async fn run(settings: &Settings, args: StatusArgs) -> CommandResult 
 async fn show_network(
     settings: &Settings,
     client: &Client,
-    named: Option<&str>,
+    named: &[String],
     watch: bool,
     clear: &str,
 ) -> Result<(), CommandError> {
     let mut status = client.network().await?;
-    if let Some(app) = named {
+    for app in named {
         // One that is not there is missed by name.
         client.app(app).await?;
+    }
+    if let [app] = named {
         network::status::only(&mut status, app);
     }
     match (settings.json, watch) {
@@ -74,11 +77,14 @@ async fn show_network(
     }
 }
 
-async fn look(client: &Client, named: Option<&str>) -> Result<Vec<AppStatus>, CommandError> {
-    if let Some(app) = named {
-        return Ok(vec![client.app(app).await?]);
-    }
+async fn look(client: &Client, named: &[String]) -> Result<Vec<AppStatus>, CommandError> {
     let mut apps = Vec::new();
+    for app in named {
+        apps.push(client.app(app).await?);
+    }
+    if !named.is_empty() {
+        return Ok(apps);
+    }
     for summary in client.apps().await? {
         match client.app(summary.name.as_str()).await {
             Ok(app) => apps.push(app),

@@ -9,7 +9,7 @@ use coppice_base::{Clock, SystemClock};
 use coppice_client::Client;
 use coppice_spec::{AppSpec, PullPolicy};
 
-use super::plan::{selection, show};
+use super::plan::{selections, show};
 use super::{certificates, tree};
 use crate::args::{PullChoice, UpArgs};
 use crate::error::{CommandError, CommandResult, FAILURE, eprint_all};
@@ -21,20 +21,33 @@ use crate::{daemon, login, place, terminal, transfer};
 const INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(settings: &Settings, args: UpArgs) -> CommandResult {
-    let mut spec = place::read(settings, &args.manifest.file)?.spec;
-    let only = selection(&spec, &args.services)?;
-    if args.pull == Some(PullChoice::Never) {
-        for workload in workloads_mut(&mut spec) {
-            workload.pull = PullPolicy::Never;
+    let apps = place::apps(settings, &args.manifest)?;
+    let mut requests = Vec::new();
+    for (mut spec, only) in selections(apps, &args.services)? {
+        if args.pull == Some(PullChoice::Never) {
+            for workload in workloads_mut(&mut spec) {
+                workload.pull = PullPolicy::Never;
+            }
         }
+        requests.push(ApplyRequest { spec, only });
     }
     let client = daemon::client(settings).await?;
-    let request = ApplyRequest { spec, only };
     if args.dry_run {
-        return show(settings, &client.plan(&request).await?);
+        return show(settings, &client, &requests).await;
     }
-    fetch(settings, &client, &request.spec, args.pull).await?;
-    let reply = client.apply(&request).await?;
+    let mut code = ExitCode::SUCCESS;
+    for request in &requests {
+        let ended = bring_up(settings, &client, request, &args).await?;
+        if ended != ExitCode::SUCCESS {
+            code = ended;
+        }
+    }
+    Ok(code)
+}
+
+async fn bring_up(settings: &Settings, client: &Client, request: &ApplyRequest, args: &UpArgs) -> CommandResult {
+    fetch(settings, client, &request.spec, args.pull).await?;
+    let reply = client.apply(request).await?;
     let app = request.spec.name.as_str();
     if args.detach {
         if settings.json {
@@ -50,9 +63,9 @@ pub(crate) async fn run(settings: &Settings, args: UpArgs) -> CommandResult {
         eprint_all(&unchanged(app, reply.release));
     }
     let deadline = Instant::now() + args.timeout;
-    let status = settle(settings, &client, app, deadline, reply.changed).await?;
+    let status = settle(settings, client, app, deadline, reply.changed).await?;
     if status.settled {
-        certificates::wait(settings, &client, &request.spec, deadline).await?;
+        certificates::wait(settings, client, &request.spec, deadline).await?;
     }
     verdict(settings, &status, args.timeout)
 }

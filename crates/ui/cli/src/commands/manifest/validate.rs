@@ -9,18 +9,25 @@ use crate::settings::Settings;
 
 pub(crate) fn run(settings: &Settings, args: ValidateArgs) -> CommandResult {
     let file = &args.manifest.file;
-    let spec = place::read(settings, file)?.spec;
+    let apps = place::apps(settings, &args.manifest)?;
     if settings.json {
-        settings.print_json(&spec)?;
+        match &apps[..] {
+            [app] => settings.print_json(app)?,
+            apps => settings.print_json(&apps)?,
+        }
     } else if !args.quiet {
         let count = |n: usize, word: &str| if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") };
-        settings.print(&format!(
-            "{} is right: app {}, {}, {}\n",
-            file.display(),
-            spec.name,
-            count(spec.services.len(), "service"),
-            count(spec.workers.len(), "worker")
-        ))?;
+        for app in &apps {
+            let crons =
+                if app.crons.is_empty() { String::new() } else { format!(", {}", count(app.crons.len(), "cron")) };
+            settings.print(&format!(
+                "{} is right: app {}, {}, {}{crons}\n",
+                file.display(),
+                app.name,
+                count(app.services.len(), "service"),
+                count(app.workers.len(), "worker")
+            ))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
