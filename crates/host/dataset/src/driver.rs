@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::error::DatasetError;
 use crate::name::{DatasetName, SnapshotName};
 use crate::properties::Properties;
+use crate::staging::Staging;
 use crate::stamps::Stamps;
 use crate::store::{Snapshot, Survey};
+use crate::transfer::{Came, View};
 
 /// Name, below a dataset's folder, of what containers mount.
 pub(crate) const HEAD: &str = "head";
@@ -97,6 +99,18 @@ pub(crate) trait Driver: Debug + Send + Sync {
 
     /// Gives the head and those that come after it these; says what the storage cannot.
     fn set_properties(&self, at: &Place, properties: &Properties) -> Result<Vec<String>, DatasetError>;
+
+    /// Makes a tree aside, empty or as a snapshot is.
+    fn stage(&self, base: Option<(&Place, &SnapshotName)>) -> Result<Staging, DatasetError>;
+
+    /// Where a snapshot can be read, which is nothing to write to.
+    fn view(&self, at: &Place, snapshot: &SnapshotName) -> Result<View, DatasetError>;
+
+    /// Makes what was staged a snapshot; of a dataset that is there, or of one that is not, whose head it is, too.
+    fn admit(&self, staging: &Staging, at: &Place, is_new: bool, came: &Came<'_>) -> Result<(), DatasetError>;
+
+    /// Takes away what is left of it.
+    fn discard(&self, staging: Staging) -> Result<(), DatasetError>;
 
     /// Bytes on disk of the head.
     fn size(&self, at: &Place) -> Result<u64, DatasetError>;

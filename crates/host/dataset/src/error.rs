@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use coppice_linux::SyscallError;
 
 use crate::name::{DatasetName, SnapshotName};
+use crate::stream::StreamError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DatasetError {
@@ -19,6 +20,10 @@ pub enum DatasetError {
     SnapshotExists { dataset: DatasetName, snapshot: SnapshotName },
     #[error("attachment {key} has {len} bytes: at most {} fit", crate::attachment::ATTACHMENT_MAX)]
     Attachment { key: SnapshotName, len: usize },
+    #[error("nothing was received into {dataset}: {source}")]
+    Stream { dataset: DatasetName, source: StreamError },
+    #[error("cannot send {dataset}: {source}")]
+    Send { dataset: DatasetName, source: StreamError },
     #[error("cannot run `zfs`: {source}; install OpenZFS or zfs-fuse, or take `zfs` out of [volumes] in node.toml")]
     NoZfs { source: io::Error },
     #[error("`zfs {command}` failed: {said}")]

@@ -38,6 +38,8 @@ pub struct Dataset {
 pub struct Snapshot {
     pub name: SnapshotName,
     pub stamps: Stamps,
+    /// What tells it from every other, and its copies elsewhere have, too; none of a snapshot that an earlier version took.
+    pub id: Option<String>,
 }
 
 /// All there are, as far as they can be read.

@@ -13,13 +13,18 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::copy::copy;
+use rustix::io::Errno;
+
 use crate::driver::{Driver, Fill, HEAD, Kind, Place};
 use crate::error::DatasetError;
 use crate::folder::{make, names, of_paths, rename};
+use crate::id;
 use crate::name::{DatasetName, SnapshotName};
 use crate::properties::Properties;
+use crate::staging::{Staging, left_behind};
 use crate::stamps::Stamps;
 use crate::store::Snapshot;
+use crate::transfer::{Came, View};
 use crate::tree::{Form, open};
 
 const SNAPSHOTS: &str = "snapshots";
@@ -48,6 +53,7 @@ impl Trees {
         make(&aside)?;
         make(&aside.join(SNAPSHOTS))?;
         head(&aside.join(HEAD))?;
+        identify(&aside.join(HEAD))?;
         open(&aside).and_then(|aside| rustix::fs::syncfs(aside).map_err(DatasetError::errno("write", at.app())))?;
         rename(&aside, &at.folder)
     }
@@ -134,8 +140,8 @@ impl Driver for Trees {
         let head = read_stamps(&at.head())?;
         let mut all = Vec::new();
         for name in snapshots(at)? {
-            match read_stamps(&tree_of(at, &name)) {
-                Ok(stamps) => all.push(Snapshot { name, stamps }),
+            match read_snapshot(&tree_of(at, &name)) {
+                Ok((stamps, id)) => all.push(Snapshot { name, stamps, id }),
                 // It went meanwhile.
                 Err(DatasetError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -146,7 +152,15 @@ impl Driver for Trees {
 
     fn stamp(&self, at: &Place, stamps: &Stamps) -> Result<(), DatasetError> {
         let head = open(&at.head())?;
-        stamps.write(&head).map_err(DatasetError::errno("stamp", at.head()))?;
+        let mut written = stamps.write(&head);
+        if written == Err(Errno::DQUOT) {
+            // A full volume has room for what we know of it.
+            let kept = Properties::read(&at.folder);
+            self.form.set_properties(&at.head(), &Properties { quota: None, ..kept })?;
+            written = stamps.write(&head);
+            self.form.set_properties(&at.head(), &kept)?;
+        }
+        written.map_err(DatasetError::errno("stamp", at.head()))?;
         head.sync_all().map_err(DatasetError::io("write", at.head()))
     }
 
@@ -157,6 +171,7 @@ impl Driver for Trees {
         let copy = open(&aside)?;
         let stamps = Stamps::read(&copy).map_err(DatasetError::errno("read the stamps of", &aside))?;
         stamps.and(more).write(&copy).map_err(DatasetError::errno("stamp", &aside))?;
+        id::write(&copy, &id::new()?).map_err(DatasetError::errno("stamp", &aside))?;
         copy.sync_all().map_err(DatasetError::io("write", &aside))?;
         rename(&aside, &to)?;
         self.form.seal(&to)
@@ -167,6 +182,7 @@ impl Driver for Trees {
         let next = at.folder.join(NEXT);
         self.form.copy(&from, &next)?;
         // It is kept as the head is now, not as it was then; what the storage cannot, was said when it was asked for.
+        identify(&next)?;
         self.form.set_properties(&next, &Properties::read(&at.folder))?;
         // From here to the second rename there is no head; whoever looks next puts it there.
         rename(&at.head(), &keep)?;
@@ -191,6 +207,56 @@ impl Driver for Trees {
 
     fn set_properties(&self, at: &Place, properties: &Properties) -> Result<Vec<String>, DatasetError> {
         self.form.set_properties(&at.head(), properties)
+    }
+
+    fn stage(&self, base: Option<(&Place, &SnapshotName)>) -> Result<Staging, DatasetError> {
+        for left in left_behind(&self.root)? {
+            self.discard(left)?;
+        }
+        let staging = Staging::new(&self.root)?;
+        let staged = match base {
+            None => self.form.create(&staging.tree()),
+            Some((at, snapshot)) => existing(at, snapshot).and_then(|from| self.form.copy(&from, &staging.tree())),
+        };
+        match staged {
+            Ok(()) => Ok(staging),
+            Err(error) => {
+                self.discard(staging)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn view(&self, at: &Place, snapshot: &SnapshotName) -> Result<View, DatasetError> {
+        Ok((existing(at, snapshot)?, None))
+    }
+
+    fn admit(&self, staging: &Staging, at: &Place, is_new: bool, came: &Came<'_>) -> Result<(), DatasetError> {
+        let from = staging.tree();
+        let tree = open(&from)?;
+        came.stamps.write(&tree).map_err(DatasetError::errno("stamp", &from))?;
+        id::write(&tree, came.id).map_err(DatasetError::errno("stamp", &from))?;
+        rustix::fs::syncfs(&tree).map_err(DatasetError::errno("write", &from))?;
+        if is_new {
+            return self.make(at, |head| {
+                let snapshots = head.with_file_name(SNAPSHOTS);
+                let to = snapshots.join(came.snapshot.as_str());
+                rename(&from, &to)?;
+                self.form.copy(&to, head)?;
+                self.form.seal(&to)
+            });
+        }
+        let to = vacant(at, came.snapshot)?;
+        rename(&from, &to)?;
+        self.form.seal(&to)
+    }
+
+    fn discard(&self, staging: Staging) -> Result<(), DatasetError> {
+        let tree = staging.tree();
+        if tree.exists() {
+            self.form.remove(&tree)?;
+        }
+        fs::remove_dir_all(&staging.folder).map_err(DatasetError::io("remove", &staging.folder))
     }
 
     fn size(&self, at: &Place) -> Result<u64, DatasetError> {
@@ -219,6 +285,17 @@ fn vacant(at: &Place, snapshot: &SnapshotName) -> Result<PathBuf, DatasetError> 
 
 fn read_stamps(tree: &Path) -> Result<Stamps, DatasetError> {
     Stamps::read(open(tree)?).map_err(DatasetError::errno("read the stamps of", tree))
+}
+
+/// Gives a head that is to be the id that it has as a snapshot, if it is cut some time: it can be full then.
+fn identify(head: &Path) -> Result<(), DatasetError> {
+    id::write(open(head)?, &id::new()?).map_err(DatasetError::errno("stamp", head))
+}
+
+fn read_snapshot(path: &Path) -> Result<(Stamps, Option<String>), DatasetError> {
+    let tree = open(path)?;
+    let stamps = Stamps::read(&tree).map_err(DatasetError::errno("read the stamps of", path))?;
+    Ok((stamps, id::read(&tree)))
 }
 
 /// What a tree takes on disk; a file with several names once.

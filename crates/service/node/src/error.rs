@@ -93,12 +93,19 @@ impl From<coppice_dataset::DatasetError> for NodeError {
 }
 
 fn volume_kind(error: &coppice_dataset::DatasetError) -> ErrorKind {
-    use coppice_dataset::DatasetError;
+    use coppice_dataset::{DatasetError, StreamError};
     match error {
         DatasetError::NoDataset(_) | DatasetError::NoSnapshot { .. } => ErrorKind::NotFound,
         DatasetError::Exists(_) | DatasetError::SnapshotExists { .. } => ErrorKind::Conflict,
         DatasetError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
         DatasetError::Zfs { said, .. } if said.contains("out of space") => ErrorKind::NoSpace,
+        DatasetError::Stream { source: StreamError::Keep { source, .. }, .. }
+            if source.kind() == std::io::ErrorKind::StorageFull =>
+        {
+            ErrorKind::NoSpace
+        }
+        DatasetError::Stream { source: StreamError::NoBase(_), .. } => ErrorKind::Conflict,
+        DatasetError::Stream { .. } | DatasetError::Send { .. } => ErrorKind::Invalid,
         DatasetError::Attachment { .. }
         | DatasetError::NoZfs { .. }
         | DatasetError::Zfs { .. }

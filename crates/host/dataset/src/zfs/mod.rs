@@ -21,21 +21,23 @@ mod state;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use command::zfs;
-use state::{CUT, CUT_AS, GONE, HEAD_OF, Objects, QUOTA, Volume, objects};
+use state::{CUT, CUT_AS, GONE, HEAD_OF, ID, Objects, QUOTA, Volume, objects};
 
 use crate::copy::copy;
 use crate::driver::{Driver, Fill, Kind, Place};
 use crate::error::DatasetError;
 use crate::folder::{app_of, make};
+use crate::id;
 use crate::name::{DatasetName, SnapshotName};
 use crate::properties::Properties;
+use crate::staging::{Staging, left_behind};
 use crate::stamps::Stamps;
 use crate::store::{Snapshot, Survey};
+use crate::transfer::{Came, View};
 use crate::tree::open;
 
 /// The child that is made below the dataset a root is in, where the root is not its mount point.
@@ -172,6 +174,11 @@ impl Zfs {
         begun.map(drop)
     }
 
+    /// The dataset that is mounted there; no app's.
+    fn staged(&self, staging: &Staging) -> String {
+        format!("{}/_staging-{}", self.base, staging.token)
+    }
+
     /// Clones below the base, with what they are of.
     fn clones(&self) -> Result<Vec<(String, String)>, DatasetError> {
         let text = zfs(&["list", "-H", "-r", "-t", "filesystem", "-o", "name,origin", &self.base])?;
@@ -206,13 +213,8 @@ impl Zfs {
 
     /// Gives a snapshot a name that is nobody's, in no dataset.
     fn conceal(&self, snapshot: &str) -> Result<(), DatasetError> {
-        let mut random = [0u8; 12];
-        let source = "/dev/urandom";
-        let read = fs::File::open(source).and_then(|mut file| file.read_exact(&mut random));
-        read.map_err(DatasetError::io("read", source))?;
-        let unique: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let dataset = snapshot.split('@').next().unwrap_or_default();
-        zfs(&["rename", snapshot, &format!("{dataset}@{GONE}{unique}")]).map(drop)
+        zfs(&["rename", snapshot, &format!("{dataset}@{GONE}{}", id::new()?)]).map(drop)
     }
 
     /// Finishes a switch that came to be, forgets one that did not, and takes away what nobody needs any more. What is still in use
@@ -362,10 +364,8 @@ impl Driver for Zfs {
             return Err(at.taken(snapshot));
         }
         flush(&at.head())?;
-        let mut args = vec!["snapshot".to_owned()];
-        args.extend(property::options(&volume.head_stamps().and(more)));
-        args.push(format!("{}/{}@{snapshot}", self.dataset(&at.name), volume.head));
-        zfs(&args).map(drop)
+        let full = format!("{}/{}@{snapshot}", self.dataset(&at.name), volume.head);
+        take(&full, &volume.head_stamps().and(more), &id::new()?)
     }
 
     fn switch(&self, at: &Place, to: &SnapshotName, keep: &SnapshotName) -> Result<(), DatasetError> {
@@ -377,10 +377,7 @@ impl Driver for Zfs {
         }
         let next = volume.free();
         flush(&at.head())?;
-        let mut cut = vec!["snapshot".to_owned()];
-        cut.extend(property::options(&volume.head_stamps()));
-        cut.push(format!("{dataset}/{}@{CUT}{next}", volume.head));
-        zfs(&cut)?;
+        take(&format!("{dataset}/{}@{CUT}{next}", volume.head), &volume.head_stamps(), &id::new()?)?;
         let mut clone = vec!["clone".to_owned()];
         clone.extend(UNMOUNTED.map(str::to_owned));
         clone.extend(["-o".to_owned(), format!("{CUT_AS}={keep}")]);
@@ -455,11 +452,88 @@ impl Driver for Zfs {
         Ok(words)
     }
 
+    fn stage(&self, base: Option<(&Place, &SnapshotName)>) -> Result<Staging, DatasetError> {
+        for left in left_behind(&self.root)? {
+            self.discard(left)?;
+        }
+        let from = match base {
+            None => None,
+            Some((at, snapshot)) => {
+                let volume = self.volume(at)?;
+                let (child, _) = volume.find(snapshot).ok_or_else(|| at.no_snapshot(snapshot))?;
+                Some(format!("{}/{child}@{snapshot}", self.dataset(&at.name)))
+            }
+        };
+        let staging = Staging::new(&self.root)?;
+        let (dataset, tree) = (self.staged(&staging), staging.tree());
+        let verb = if from.is_some() { "clone" } else { "create" };
+        let mut args = vec![verb];
+        args.extend(UNMOUNTED);
+        args.extend(from.as_deref());
+        args.push(&dataset);
+        let staged = make(&tree)
+            .and_then(|()| zfs(&args))
+            .and_then(|_| zfs(&["set", &format!("mountpoint={}", tree.display()), &dataset]))
+            .and_then(|_| self.mount(&dataset, &tree));
+        match staged {
+            Ok(()) => Ok(staging),
+            Err(error) => {
+                self.discard(staging)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn view(&self, at: &Place, snapshot: &SnapshotName) -> Result<View, DatasetError> {
+        let staging = self.stage(Some((at, snapshot)))?;
+        Ok((staging.tree(), Some(staging)))
+    }
+
+    fn admit(&self, staging: &Staging, at: &Place, is_new: bool, came: &Came<'_>) -> Result<(), DatasetError> {
+        let (staged, tree) = (self.staged(staging), staging.tree());
+        flush(&tree)?;
+        take(&format!("{staged}@{}", came.snapshot), came.stamps, came.id)?;
+        hide(&tree)?;
+        zfs(&["set", "mountpoint=none", &staged])?;
+        let rename = |to: &str| patiently(|| zfs(&["rename", &staged, to]).map(drop));
+        if is_new {
+            let first = |generation: &str| {
+                for (name, value) in property::written(came.stamps) {
+                    zfs(&["set", &format!("{name}={value}"), &staged])?;
+                }
+                rename(generation)
+            };
+            return self.begin(at, first, &mut |_| Ok(()));
+        }
+        let volume = self.volume(at)?;
+        if volume.find(came.snapshot).is_some() {
+            return Err(at.taken(came.snapshot));
+        }
+        rename(&format!("{}/{}", self.dataset(&at.name), volume.free()))
+    }
+
+    fn discard(&self, staging: Staging) -> Result<(), DatasetError> {
+        let dataset = self.staged(&staging);
+        hide(&staging.tree())?;
+        if !objects(&dataset)?.is_empty() {
+            patiently(|| self.dissolve(&dataset))?;
+        }
+        fs::remove_dir_all(&staging.folder).map_err(DatasetError::io("remove", &staging.folder))
+    }
+
     fn size(&self, at: &Place) -> Result<u64, DatasetError> {
         let head = format!("{}/{}", self.dataset(&at.name), self.volume(at)?.head);
         let text = zfs(&["get", "-H", "-p", "-o", "value", "referenced", &head])?;
         text.trim_end().parse().map_err(|_| DatasetError::Zfs { command: "get referenced".into(), said: text })
     }
+}
+
+/// Takes a snapshot, with what is written on it, in one.
+fn take(full: &str, stamps: &Stamps, id: &str) -> Result<(), DatasetError> {
+    let mut args = vec!["snapshot".to_owned()];
+    args.extend(property::options(stamps));
+    args.extend(["-o".to_owned(), format!("{ID}={id}"), full.to_owned()]);
+    zfs(&args).map(drop)
 }
 
 /// Gives a dataset a property, or the one it inherits again; says what `zfs` has against it.

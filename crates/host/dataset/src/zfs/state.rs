@@ -15,6 +15,8 @@ pub(super) const HEAD_OF: &str = "com.coppice.store:head";
 pub(super) const CUT_AS: &str = "com.coppice.store:cut";
 /// Most bytes of the head, whichever that is: on a volume's dataset.
 pub(super) const QUOTA: &str = "com.coppice.store:quota";
+/// What tells a snapshot from every other.
+pub(super) const ID: &str = "com.coppice.store:id";
 /// Before the snapshot that a switch takes of the head it cuts, until it has happened.
 pub(super) const CUT: &str = "_cut-";
 /// Before names of snapshots that are nobody's but those of clones.
@@ -103,7 +105,8 @@ impl Volume {
         let all = self.generations.values().flat_map(|generation| &generation.snapshots);
         let mut all: Vec<Snapshot> = all
             .filter_map(|(name, own)| {
-                Some(Snapshot { name: SnapshotName::new(name.as_str()).ok()?, stamps: property::read(own) })
+                let name = SnapshotName::new(name.as_str()).ok()?;
+                Some(Snapshot { name, stamps: property::read(own), id: own.get(ID).cloned() })
             })
             .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));

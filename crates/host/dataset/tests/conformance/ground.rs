@@ -88,6 +88,28 @@ impl Ground {
         store
     }
 
+    pub(crate) fn second_root(&self) -> PathBuf {
+        self.mount.join("second")
+    }
+
+    /// Another store, of the same kind.
+    pub(crate) fn second(&self) -> Store {
+        let root = self.second_root();
+        if self.on == On::Zfs { Store::open_zfs(&root, "tank/second") } else { Store::open(&root) }.unwrap()
+    }
+
+    /// Nothing of a stream is left in either store.
+    pub(crate) fn nothing_staged(&self) {
+        for root in [self.root(), self.second_root()] {
+            let all = std::fs::read_dir(&root).unwrap().flatten().map(|one| one.file_name().into_string().unwrap());
+            let left: Vec<String> = all.filter(|name| name.starts_with(".staging")).collect();
+            assert!(left.is_empty(), "{:?}: {left:?}", self.on);
+        }
+        if self.on == On::Zfs {
+            assert!(!output("zfs", &["list", "-H", "-o", "name"]).contains("_staging"));
+        }
+    }
+
     /// Where a snapshot's files can be read: a clone's of it, where it has none of its own.
     pub(crate) fn seen(&self, name: &DatasetName, at: &str) -> PathBuf {
         if self.on != On::Zfs {

@@ -2,7 +2,9 @@
 
 mod crashes;
 mod ground;
+mod hostile;
 mod properties;
+mod transfer;
 mod trees;
 mod zfs;
 

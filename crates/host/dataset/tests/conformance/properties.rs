@@ -41,6 +41,11 @@ fn a_full_quota_stops_its_own_volume_and_no_other_and_goes_with_the_head() {
         let full = write_until_full(&head.join("large"), 16 << 20).unwrap_err();
         assert_eq!(full.raw_os_error(), Some(rustix::io::Errno::DQUOT.raw_os_error()), "{:?}: {full}", ground.on);
         write_until_full(&other.join("large"), 8 << 20).unwrap();
+        // A full one can be looked after.
+        store.stamp(&name, &stamps(&[("release", "2")])).unwrap();
+        store.snapshot(&name, &snapshot("full"), &stamps(&[])).unwrap();
+        store.attach(&name, &snapshot("record"), b"kept").unwrap();
+        write_until_full(&head.join("again"), 4 << 20).unwrap_err();
         // The new head has it, too; and a larger one lets more in at once.
         store.switch(&name, &snapshot("r1"), &snapshot("cut")).unwrap();
         write_until_full(&head.join("large"), 16 << 20).unwrap_err();
