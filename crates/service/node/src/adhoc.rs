@@ -44,7 +44,7 @@ impl AdHoc {
         }
         let Ok(machine) = Supervision::new(tree(container)) else { return };
         let supervisor = self.spawn(container, machine);
-        supervisor.tell(Event::Adopt(container.name.clone(), Adopted::Running { ready: false }));
+        supervisor.tell(Event::Adopt(container.name(), Adopted::Running { ready: false }));
         supervisor.tell(Event::Start);
         self.watch(container.clone(), supervisor, false);
     }
@@ -64,7 +64,7 @@ impl AdHoc {
                 Phase::Exited { .. } => Adopted::Exited(instance::reason(phase.exit(), &phase)),
                 _ => Adopted::Absent,
             };
-            supervisor.tell(Event::Adopt(container.name.clone(), found));
+            supervisor.tell(Event::Adopt(container.name(), found));
         }
     }
 
@@ -83,7 +83,7 @@ impl AdHoc {
     /// Restarts that nobody asked for.
     pub(crate) fn restarts(&self, container: &Container) -> u32 {
         let supervisor = self.supervisors().get(&container.id).cloned();
-        let status = supervisor.and_then(|supervisor| supervisor.read(|machine| machine.status_of(&container.name)));
+        let status = supervisor.and_then(|supervisor| supervisor.read(|machine| machine.status_of(&container.name())));
         status.map_or(0, |status| u32::try_from(status.restarts).unwrap_or(u32::MAX))
     }
 
@@ -123,7 +123,7 @@ impl AdHoc {
                 let containers = self.containers.clone();
                 tokio::spawn(async move {
                     if let Err(error) = containers.stop(&container, None, None).await {
-                        tracing::warn!(container = %container.name, %error, "cannot stop it");
+                        tracing::warn!(container = %container.name(), %error, "cannot stop it");
                     }
                 });
             }
@@ -135,8 +135,8 @@ impl AdHoc {
     fn watch(self: &Arc<Self>, container: Arc<Container>, supervisor: Supervisor, ready: bool) {
         let containers = self.containers.clone();
         tokio::spawn(async move {
-            let key = container.name.clone();
-            instance::watch_over(&containers, &container, &supervisor, &key, ready, &()).await;
+            let key = container.name();
+            instance::watch_over(&containers, &container, &key, ready, &supervisor).await;
         });
     }
 }
@@ -144,7 +144,7 @@ impl AdHoc {
 fn tree(container: &Container) -> SupervisorSpec<String> {
     let (restart, has_health) = container.read(|record| (record.spec.restart, record.spec.health.is_some()));
     let child = ChildSpec {
-        key: container.name.clone(),
+        key: container.name(),
         order: 0,
         restart,
         one_shot: false,

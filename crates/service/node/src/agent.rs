@@ -16,6 +16,7 @@ use crate::app::App;
 use crate::container::Container;
 use crate::containers::Containers;
 use crate::removal;
+use crate::rollout::Rollouts;
 
 /// The apps of this node.
 pub(crate) struct Agent {
@@ -23,6 +24,7 @@ pub(crate) struct Agent {
     apps: Mutex<Apps>,
     /// What the log says; read anew by each reconciliation, so that none works from what another has overtaken.
     states: watch::Receiver<Arc<State>>,
+    rollouts: Arc<Rollouts>,
     /// Counts reconciliations and retirements, so that a caller can wait for one.
     turns: watch::Sender<u64>,
 }
@@ -35,8 +37,12 @@ struct Apps {
 }
 
 impl Agent {
-    pub(crate) fn new(containers: Arc<Containers>, states: watch::Receiver<Arc<State>>) -> Arc<Self> {
-        Arc::new(Self { containers, apps: Mutex::default(), states, turns: watch::Sender::new(0) })
+    pub(crate) fn new(
+        containers: Arc<Containers>,
+        states: watch::Receiver<Arc<State>>,
+        rollouts: Arc<Rollouts>,
+    ) -> Arc<Self> {
+        Arc::new(Self { containers, apps: Mutex::default(), states, rollouts, turns: watch::Sender::new(0) })
     }
 
     /// Follows the state until the log is closed.
@@ -98,6 +104,9 @@ impl Agent {
                     Err(error) => tracing::error!(app = %name, %error, "cannot run this app"),
                 },
             }
+        }
+        for app in apps.here.values().filter(|app| !app.is_retiring()) {
+            self.rollouts.follow(app);
         }
         // Whose ports are claimed, and whose instances are known.
         self.containers.traffic.peers().settle();

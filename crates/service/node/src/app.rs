@@ -4,12 +4,17 @@
 //! container that is kept across restarts (with its writable layer and its log) and replaced when its definition
 //! changes.
 
+mod candidates;
 mod instances;
 mod reach;
 mod secrets;
+mod shape;
 mod tree;
 
+pub(crate) use candidates::RolloutEvents;
 pub(crate) use instances::run_spec;
+pub(crate) use shape::Wanted;
+pub(crate) use tree::revision;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -19,7 +24,8 @@ use coppice_spec::{AppSpec, PortSpec};
 use coppice_supervise::{Adopted, Event, Overall};
 use tokio::sync::watch;
 
-use crate::container::{Container, Owner, Phase};
+use self::candidates::Candidates;
+use crate::container::{Container, Owner, Phase, Place};
 use crate::containers::Containers;
 use crate::error::NodeError;
 use crate::instance;
@@ -35,8 +41,9 @@ pub(crate) type AppState = coppice_state::App;
 pub(crate) struct App {
     pub(crate) name: Name,
     containers: Arc<Containers>,
-    wanted: Mutex<Arc<AppState>>,
+    wanted: Mutex<Arc<Wanted>>,
     slots: Mutex<BTreeMap<String, Slot>>,
+    candidates: Candidates,
     supervisor: OnceLock<Supervisor>,
     /// Published ports by service, with host ports chosen.
     ports: Mutex<BTreeMap<Name, Vec<PortSpec>>>,
@@ -63,7 +70,7 @@ pub(crate) struct InstanceView {
 }
 
 /// `web-1`, `web-2` … for a service, its own name for a worker.
-pub(crate) fn instances_of(app: &AppState, workload: &Name) -> Vec<String> {
+pub(crate) fn instances_of(app: &Wanted, workload: &Name) -> Vec<String> {
     if app.spec().workers.contains_key(workload) {
         return vec![workload.to_string()];
     }
@@ -83,6 +90,7 @@ fn workload_of(spec: &AppSpec, instance: &str) -> Option<Name> {
 impl App {
     /// Takes up an app: from the supervisor's snapshot and the containers found, or anew.
     pub(crate) fn open(containers: Arc<Containers>, name: Name, wanted: Arc<AppState>) -> Result<Arc<Self>, NodeError> {
+        let wanted = Arc::new(Wanted::of(wanted));
         let dir = containers.root.app(name.as_str());
         make(&dir, 0o700)
             .map_err(|error| NodeError::disk(format!("cannot make {}", dir.display()), std::io::Error::other(error)))?;
@@ -98,6 +106,7 @@ impl App {
             containers,
             wanted: Mutex::new(wanted.clone()),
             slots: Mutex::default(),
+            candidates: Candidates::default(),
             supervisor: OnceLock::new(),
             ports: Mutex::new(ports),
             names: tokio::sync::Mutex::default(),
@@ -107,7 +116,10 @@ impl App {
             if let Owner::App { app: owner, instance, .. } = &container.owner
                 && *owner == name
             {
-                app.slots().entry(instance.clone()).or_default().container = Some(container.clone());
+                match container.read(|record| record.place) {
+                    Place::Own => app.slots().entry(instance.clone()).or_default().container = Some(container.clone()),
+                    Place::Candidate | Place::Leaving | Place::Hook { .. } => app.candidates.found(&container),
+                }
             }
         }
         let snapshot = supervisor::snapshot(&dir);
@@ -191,7 +203,11 @@ impl App {
         self.slots.lock().expect("no panic holds this lock")
     }
 
-    pub(crate) fn wanted(&self) -> Arc<AppState> {
+    pub(crate) fn containers(&self) -> &Arc<Containers> {
+        &self.containers
+    }
+
+    pub(crate) fn wanted(&self) -> Arc<Wanted> {
         self.wanted.lock().expect("no panic holds this lock").clone()
     }
 
@@ -227,11 +243,13 @@ impl App {
     }
 
     /// The log says something new about this app.
-    pub(crate) fn update(self: &Arc<Self>, wanted: Arc<AppState>) {
-        let before = std::mem::replace(&mut *self.wanted.lock().expect("no panic holds this lock"), wanted.clone());
-        if Arc::ptr_eq(&before, &wanted) || *before == *wanted {
+    pub(crate) fn update(self: &Arc<Self>, state: Arc<AppState>) {
+        let before = self.wanted();
+        if Arc::ptr_eq(before.state(), &state) || **before.state() == *state {
             return;
         }
+        let wanted = Arc::new(Wanted::of(state));
+        let before = std::mem::replace(&mut *self.wanted.lock().expect("no panic holds this lock"), wanted.clone());
         if let Err(error) = mark_volumes(&self.containers.root, self.name.as_str(), false) {
             tracing::warn!(app = %self.name, %error, "a mark of a removal that did not come to be stays");
         }
@@ -240,7 +258,9 @@ impl App {
             self.claim_ports(&wanted);
             self.supervisor().tell(Event::Reconfigure(tree));
         }
-        self.apply_stops(&wanted, before.current().id != wanted.current().id || before.stopped != wanted.stopped);
+        let halted = |wanted: &Wanted| wanted.spec().workloads().filter(|(w, _)| wanted.is_stopped(w.as_str())).count();
+        let anew = before.current().id != wanted.current().id || before.stopped != wanted.stopped;
+        self.apply_stops(&wanted, anew || halted(&before) != halted(&wanted) || before.rollout().is_some());
         let app = self.clone();
         tokio::spawn(async move {
             app.refresh_network().await;
@@ -250,7 +270,7 @@ impl App {
     }
 
     /// `start`: what is wanted up is told so (again), which also retries what failed for good.
-    fn apply_stops(&self, wanted: &AppState, start: bool) {
+    fn apply_stops(&self, wanted: &Wanted, start: bool) {
         let (mut up, mut down) = (Vec::new(), Vec::new());
         for (name, _) in wanted.spec().workloads() {
             let side = if wanted.is_stopped(name.as_str()) { &mut down } else { &mut up };
@@ -330,7 +350,8 @@ impl App {
         supervisor.tell(Event::Stop);
         supervisor.caught_up().await;
         supervisor.when(|status| status.overall == Overall::Stopped && status.leaving.is_empty()).await;
-        let containers = self.slots().values().filter_map(|slot| slot.container.clone()).collect();
+        let slots: Vec<_> = self.slots().values().filter_map(|slot| slot.container.clone()).collect();
+        let containers = slots.into_iter().chain(self.candidates.containers()).collect();
         for service in self.wanted().spec().services.keys() {
             self.containers.network.release_ports(&self.port_owner(service));
         }
@@ -350,7 +371,7 @@ impl App {
             .collect();
         for (key, container) in gone {
             if let Err(error) = self.containers.remove(&container, false, true).await {
-                tracing::warn!(container = %container.name, %error, "cannot remove it");
+                tracing::warn!(container = %container.name(), %error, "cannot remove it");
                 continue;
             }
             let mut slots = self.slots();

@@ -106,7 +106,7 @@ pub(crate) fn pair() -> io::Result<(UnixStream, OwnedFd)> {
 /// Attaches to a running container's first process.
 pub(crate) async fn attach(containers: &Containers, container: Arc<Container>) -> Result<Attached, NodeError> {
     if !container.phase().is_running() {
-        return Err(NodeError::NotRunning(container.name.clone()));
+        return Err(NodeError::NotRunning(container.name()));
     }
     let (stream, theirs) = pair().map_err(|source| NodeError::disk("cannot make a stream", source))?;
     containers.launcher().attach(&container.id, theirs).await?;
@@ -130,12 +130,12 @@ async fn add(
     secrets: &Delivery,
 ) -> Result<Attached, NodeError> {
     // Whoever is about to freeze the container waits for this process to be there, or has begun already.
-    let Ok(unfrozen) = container.freezing.try_read() else { return Err(NodeError::Paused(container.name.clone())) };
+    let Ok(unfrozen) = container.freezing.try_read() else { return Err(NodeError::Paused(container.name())) };
     match container.phase() {
         Phase::Running { paused: false, .. } => {}
         // The new process would be frozen with the others before its first step.
-        Phase::Running { paused: true, .. } => return Err(NodeError::Paused(container.name.clone())),
-        _ => return Err(NodeError::NotRunning(container.name.clone())),
+        Phase::Running { paused: true, .. } => return Err(NodeError::Paused(container.name())),
+        _ => return Err(NodeError::NotRunning(container.name())),
     }
     if request.command.is_empty() {
         return Err(NodeError::Invalid("exec needs a command".to_owned()));
@@ -219,7 +219,7 @@ pub(crate) async fn exec_quietly(
     };
     // A probe that goes without is no reason to take a container for unhealthy.
     let secrets = containers.secrets.delivery(&container.record()).unwrap_or_else(|error| {
-        tracing::warn!(container = %container.name, %error, "a command in it goes without its secrets");
+        tracing::warn!(container = %container.name(), %error, "a command in it goes without its secrets");
         Delivery::default()
     });
     let attached = add(containers, container.clone(), request, &secrets).await?;

@@ -105,9 +105,38 @@ pub struct Record {
     pub secrets: SecretVersions,
     /// What could not be had, from the last start.
     pub words: Vec<String>,
+    #[serde(default)]
+    pub place: Place,
+    /// Which of the containers that were an instance, or were to be; see [`Record::endpoint`].
+    #[serde(default)]
+    pub run: u32,
+}
+
+/// Which part a container has in an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// It is the instance (or of no app).
+    #[default]
+    Own,
+    /// It is to be the instance when it has proved itself.
+    Candidate,
+    /// It was the instance, and finishes what it has begun.
+    Leaving,
+    /// It runs once, around a release.
+    Hook { after: bool },
 }
 
 impl Record {
+    /// What an instance is called towards the proxy, for the container's whole life.
+    pub fn endpoint(&self) -> String {
+        match &self.owner {
+            Owner::App { instance, .. } if self.run > 0 => format!("{instance}~{}", self.run),
+            Owner::App { instance, .. } => instance.clone(),
+            Owner::AdHoc => self.name.clone(),
+        }
+    }
+
     pub fn ids(&self) -> IdRange {
         IdRange::nth(self.range)
     }
@@ -187,7 +216,6 @@ impl Phase {
 /// A container of this node. Shared by reference; its record changes under a short lock.
 pub struct Container {
     pub id: ContainerId,
-    pub name: String,
     pub owner: Owner,
     record: Mutex<Record>,
     health: Mutex<HealthState>,
@@ -208,7 +236,6 @@ impl Container {
         let health = if record.spec.health.is_some() { HealthState::Starting } else { HealthState::None };
         Self {
             id: record.id.clone(),
-            name: record.name.clone(),
             owner: record.owner.clone(),
             phase: watch::Sender::new(record.phase.clone()),
             record: Mutex::new(record),
@@ -218,6 +245,11 @@ impl Container {
             asked_down: std::sync::atomic::AtomicBool::new(false),
             exit_unkept: std::sync::atomic::AtomicBool::new(false),
         }
+    }
+
+    /// An instance's changes when another container takes its place.
+    pub fn name(&self) -> String {
+        self.read(|record| record.name.clone())
     }
 
     pub fn record(&self) -> Record {

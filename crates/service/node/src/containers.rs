@@ -24,7 +24,7 @@ use coppice_image::{Image, ImageStore};
 use coppice_launcher::protocol::{ContainerStatus, Exit, LaunchError};
 use coppice_spec::RunSpec;
 
-use crate::container::{Container, Home, Owner, Phase, Record, SecretVersions};
+use crate::container::{Container, Home, Owner, Phase, Place, Record, SecretVersions};
 use crate::directories::Directories;
 use crate::error::NodeError;
 use crate::events::{About, Events};
@@ -58,7 +58,7 @@ enum Recorded {
 }
 
 /// What an instance has from its app.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct OfApp {
     /// The app's id range.
     pub(crate) range: u32,
@@ -66,6 +66,9 @@ pub(crate) struct OfApp {
     pub(crate) revision: String,
     /// See [`Record::home`].
     pub(crate) home: Option<Home>,
+    pub(crate) place: Place,
+    /// See [`Record::run`].
+    pub(crate) run: u32,
 }
 
 /// The containers of this node.
@@ -225,9 +228,9 @@ impl Containers {
         of_app: Option<OfApp>,
         recorded: Recorded,
     ) -> Result<Arc<Container>, NodeError> {
-        let (range, revision, home) = match of_app {
-            Some(of_app) => (of_app.range, of_app.revision, of_app.home),
-            None => (self.table.claim_range()?, String::new(), None),
+        let OfApp { range, revision, home, place, run } = match of_app {
+            Some(of_app) => of_app,
+            None => OfApp { range: self.table.claim_range()?, ..OfApp::default() },
         };
         let container = Arc::new(Container::new(Record {
             id: id.clone(),
@@ -243,6 +246,8 @@ impl Containers {
             revision,
             secrets: SecretVersions::default(),
             words: Vec::new(),
+            place,
+            run,
         }));
         let dir = self.root.container(id);
         let made = (|| {
@@ -272,8 +277,8 @@ impl Containers {
         let _doing = container.doing.lock().await;
         match container.phase() {
             Phase::Created | Phase::Exited { .. } => {}
-            Phase::Starting | Phase::Running { .. } => return Err(NodeError::Running(container.name.clone())),
-            Phase::Removed { .. } => return Err(NodeError::NotRunning(container.name.clone())),
+            Phase::Starting | Phase::Running { .. } => return Err(NodeError::Running(container.name())),
+            Phase::Removed { .. } => return Err(NodeError::NotRunning(container.name())),
         }
         container.asked_down.store(false, Ordering::Relaxed);
         let before = container.phase();
@@ -459,7 +464,7 @@ impl Containers {
         self.signal(container, KILL).await?;
         match tokio::time::timeout(KILL_LIMIT, container.ended()).await {
             Ok(_) => Ok(()),
-            Err(_) => Err(NodeError::Running(container.name.clone())),
+            Err(_) => Err(NodeError::Running(container.name())),
         }
     }
 
@@ -475,7 +480,7 @@ impl Containers {
     /// `coppice kill`.
     pub(crate) async fn kill(&self, container: &Container, signal: i32) -> Result<(), NodeError> {
         let phase = container.when(|phase| !matches!(phase, Phase::Starting)).await;
-        let Phase::Running { paused, .. } = phase else { return Err(NodeError::NotRunning(container.name.clone())) };
+        let Phase::Running { paused, .. } = phase else { return Err(NodeError::NotRunning(container.name())) };
         self.tell(container, "kill", signal_text(signal));
         self.signal(container, signal).await?;
         if paused && signal == KILL {
@@ -489,12 +494,12 @@ impl Containers {
         let _freezing = if pause {
             // Processes that are being added get to their first step before; none is added meanwhile.
             let added = tokio::time::timeout(FREEZE_LIMIT, container.freezing.write()).await;
-            Some(added.map_err(|_| NodeError::Adding(container.name.clone()))?)
+            Some(added.map_err(|_| NodeError::Adding(container.name()))?)
         } else {
             None
         };
         let Phase::Running { pid, started_at, .. } = container.phase() else {
-            return Err(NodeError::NotRunning(container.name.clone()));
+            return Err(NodeError::NotRunning(container.name()));
         };
         let cgroup = self.cgroup(&container.id)?;
         if pause {
@@ -608,7 +613,7 @@ impl Containers {
     pub(crate) async fn remove(&self, container: &Container, force: bool, volumes: bool) -> Result<(), NodeError> {
         if container.phase().is_running() {
             if !force {
-                return Err(NodeError::RemoveRunning(container.name.clone()));
+                return Err(NodeError::RemoveRunning(container.name()));
             }
             container.asked_down.store(true, Ordering::Relaxed);
             self.stop(container, Some(KILL), Some(Duration::ZERO)).await?;
@@ -616,7 +621,7 @@ impl Containers {
         let _doing = container.doing.lock().await;
         match container.phase() {
             Phase::Removed { .. } => return Ok(()),
-            phase if phase.is_running() => return Err(NodeError::RemoveRunning(container.name.clone())),
+            phase if phase.is_running() => return Err(NodeError::RemoveRunning(container.name())),
             _ => {}
         }
         let exit = container.phase().exit();
@@ -643,7 +648,7 @@ impl Containers {
         // Anonymous volumes are in the container's own directory; without `volumes` they are kept aside.
         let kept = (!volumes).then(|| volume::keep_anonymous(&self.root, &self.volumes, &container.id)).transpose();
         if let Err(error) = kept {
-            tracing::warn!(container = %container.name, %error, "cannot keep its anonymous volumes");
+            tracing::warn!(container = %container.name(), %error, "cannot keep its anonymous volumes");
         }
         remove_dir(dir);
     }
@@ -742,7 +747,7 @@ impl Containers {
                         .claim_ports(id.as_str(), &ports)
                         .and_then(|_| self.network.route(id.as_str(), &[address]))
                 {
-                    tracing::warn!(container = %container.name, %error, "cannot publish its ports again");
+                    tracing::warn!(container = %container.name(), %error, "cannot publish its ports again");
                 }
             }
             None if lost => self.on_exit(&id, self.lost_exit(), true).await,
@@ -752,7 +757,7 @@ impl Containers {
 
     pub(crate) fn tell(&self, container: &Container, action: &str, message: String) {
         let app = container.owner.app().map(|app| app.as_str());
-        let about = About { name: Some(&container.name), app, message };
+        let about = About { name: Some(&container.name()), app, message };
         self.events.emit("container", action, container.id.as_str(), about);
     }
 

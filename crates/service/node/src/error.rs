@@ -50,6 +50,11 @@ pub enum NodeError {
         "container {name} is an instance of app {app}, which would bring it back: use `coppice stop` or `coppice down`"
     )]
     OfApp { name: String, app: String },
+    #[error(
+        "the rollout of release {release} of {app} rests: `coppice rollout resume {app}` goes on with it, `coppice rollout cancel \
+         {app}` goes back"
+    )]
+    RolloutBlocked { app: String, release: u64 },
     #[error("image {0:?} is not on this node: pull it (`coppice pull {0}`), or import one")]
     NoImage(String),
     #[error(transparent)]
@@ -142,6 +147,7 @@ impl NodeError {
             | Self::Adding(_)
             | Self::RemoveRunning(_)
             | Self::OfApp { .. }
+            | Self::RolloutBlocked { .. }
             | Self::ImageInUse { .. }
             | Self::VolumeInUse { .. }
             | Self::Rejected(_) => ErrorKind::Conflict,

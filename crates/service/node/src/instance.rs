@@ -14,24 +14,29 @@ use crate::containers::Containers;
 use crate::health::{self, Judge, Verdict};
 use crate::supervisor::Supervisor;
 
-/// Who wants to know of readiness before the supervisor does, so that routes are there when dependents start.
-pub(crate) trait Readiness: Send + Sync {
+/// Who hears what becomes of a run.
+pub(crate) trait Hearer: Send + Sync {
+    /// Before the same is told, so that routes are there when dependents start.
     fn changed(&self, ready: bool) -> impl Future<Output = ()> + Send;
+    fn tell(&self, event: Event<String>);
 }
 
-/// Nobody does.
-impl Readiness for () {
+/// Nobody's routes depend on it.
+impl Hearer for Supervisor {
     async fn changed(&self, _: bool) {}
+
+    fn tell(&self, event: Event<String>) {
+        Supervisor::tell(self, event);
+    }
 }
 
-/// Tells `supervisor` what becomes of a run of `container` that has begun: ready, unhealthy, and in the end exited.
+/// Tells `hearer` what becomes of a run of `container` that has begun: ready, unhealthy, and in the end exited.
 pub(crate) async fn watch_over(
     containers: &Arc<Containers>,
     container: &Arc<Container>,
-    supervisor: &Supervisor,
     key: &str,
     known_ready: bool,
-    readiness: &impl Readiness,
+    hearer: &impl Hearer,
 ) {
     let health = container.read(|record| record.spec.health.clone());
     container.set_health(match (&health, known_ready) {
@@ -40,11 +45,11 @@ pub(crate) async fn watch_over(
         (Some(_), false) => HealthState::Starting,
     });
     if health.is_none() || known_ready {
-        readiness.changed(true).await;
+        hearer.changed(true).await;
     }
     let checking = async {
         match health {
-            Some(spec) => check(containers, container, supervisor, key, &spec, readiness).await,
+            Some(spec) => check(containers, container, key, &spec, hearer).await,
             None => std::future::pending().await,
         }
     };
@@ -53,8 +58,8 @@ pub(crate) async fn watch_over(
         _ = container.ended() => {}
     }
     let exit = container.ended().await;
-    readiness.changed(false).await;
-    supervisor.tell(Event::Exited(key.to_owned(), reason(exit, &container.phase())));
+    hearer.changed(false).await;
+    hearer.tell(Event::Exited(key.to_owned(), reason(exit, &container.phase())));
 }
 
 /// A supervisor's word for how it ended.
@@ -71,10 +76,9 @@ pub(crate) fn reason(exit: Option<Exit>, phase: &Phase) -> ExitReason {
 async fn check(
     containers: &Arc<Containers>,
     container: &Arc<Container>,
-    supervisor: &Supervisor,
     key: &str,
     spec: &HealthSpec,
-    readiness: &impl Readiness,
+    hearer: &impl Hearer,
 ) {
     let started_at = match container.phase() {
         Phase::Running { started_at, .. } => started_at,
@@ -93,14 +97,14 @@ async fn check(
             Verdict::BecameHealthy => {
                 container.set_health(HealthState::Healthy);
                 containers.tell(container, "healthy", String::new());
-                readiness.changed(true).await;
-                supervisor.tell(Event::Ready(key.to_owned()));
+                hearer.changed(true).await;
+                hearer.tell(Event::Ready(key.to_owned()));
             }
             Verdict::BecameUnhealthy(why) => {
                 container.set_health(HealthState::Unhealthy);
                 containers.tell(container, "unhealthy", why.clone());
-                readiness.changed(false).await;
-                supervisor.tell(Event::Unhealthy(key.to_owned(), why));
+                hearer.changed(false).await;
+                hearer.tell(Event::Unhealthy(key.to_owned(), why));
             }
         }
         // Until the first success a quick start should not wait a whole interval to be seen.

@@ -109,7 +109,7 @@ async fn read(
     match log.read(query, lines, ended).await {
         // It was removed, and its log with it.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => tracing::warn!(container = %container.name, %error, "cannot read its log"),
+        Err(error) => tracing::warn!(container = %container.name(), %error, "cannot read its log"),
         Ok(()) => {}
     }
 }

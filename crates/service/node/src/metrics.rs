@@ -124,7 +124,7 @@ fn container(containers: &Containers, container: &Container, restarts: u32, stor
     let cgroup = phase.is_running().then(|| containers.cgroup(&container.id).ok()).flatten();
     let usage = cgroup.as_ref().and_then(|cgroup| cgroup.usage().ok());
     ContainerMetrics {
-        name: container.name.clone(),
+        name: container.name(),
         app,
         workload,
         state: phase.state(),

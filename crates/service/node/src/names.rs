@@ -137,8 +137,7 @@ fn zone(
 }
 
 fn names_of(name: &Name, service: &ServiceSpec, present: &Present, subnet6: Option<Subnet6>) -> Service {
-    let here = present.instances.get(name).map_or(&[][..], Vec::as_slice);
-    let instance = here.iter().map(|instance| Instance {
+    let instance = present.own(name.as_str()).map(|instance| Instance {
         index: instance.index,
         addresses: addresses(instance.address, subnet6).collect(),
         ready: instance.ready && !instance.leaving,

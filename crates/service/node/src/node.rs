@@ -5,26 +5,28 @@ mod image;
 mod network;
 mod plan;
 mod policy;
+mod releases;
 mod secrets;
 mod volumes;
+
+pub use releases::RollbackTo;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use coppice_api::{
-    AppStatus, AppSummary, ApplyReply, ApplyRequest, ContainerDetail, ContainerSummary, Created, ExecRequest,
-    ExitReply, LogLine, LogQuery, Metrics, NodeStatus, Process, RunRequest, Stats, StopRequest,
+    AppStatus, AppSummary, ContainerDetail, ContainerSummary, Created, ExecRequest, ExitReply, LogLine, LogQuery,
+    Metrics, NodeStatus, Process, RunRequest, Stats, StopRequest,
 };
 use coppice_base::{Clock, Name, SystemClock, SystemRandom, Timestamp};
 use coppice_container::TerminalSize;
 use coppice_image::ImageStore;
 use coppice_launcher::protocol::Event as LauncherEvent;
 use coppice_log::{Log, ProposeError};
-use coppice_spec::AppSpec;
-use coppice_state::{Actor, Body, Command, CommandId, Effect, NodeId, ReleaseId, ReleaseTerms};
+use coppice_state::{Actor, Body, Command, CommandId, Effect, NodeId};
 use tokio::sync::{mpsc, watch};
 
 use crate::adhoc::AdHoc;
@@ -37,11 +39,12 @@ use crate::error::NodeError;
 use crate::events::{About, Events};
 use crate::launcher::{Launcher, LauncherCommand, LauncherError};
 use crate::network::{Names, NodeNetwork};
+use crate::rollout::Rollouts;
 use crate::root::{Root, RootError};
 use crate::secrets::Secrets;
 use crate::settings::{Settings, SettingsError};
 use crate::signal::parse_signal;
-use crate::{archive, host_network, images, logs, metrics, peer, stats, view, volume};
+use crate::{archive, host_network, images, logs, metrics, stats, view, volume};
 
 /// This node's id in its cluster of one.
 const NODE: NodeId = NodeId(1);
@@ -104,6 +107,9 @@ pub struct Node {
     adhoc: Arc<AdHoc>,
     pub(crate) agent: Arc<Agent>,
     log: Log,
+    rollouts: Arc<Rollouts>,
+    /// Who makes a release of an app holds its lock.
+    turns: Mutex<BTreeMap<Name, Arc<tokio::sync::Mutex<()>>>>,
     stop: watch::Sender<bool>,
     settings: Settings,
     _lock: std::fs::File,
@@ -153,7 +159,8 @@ impl Node {
         containers.adopt().await?;
         let adhoc = AdHoc::new(containers.clone());
         adhoc.resume();
-        let agent = Agent::new(containers.clone(), log.watch());
+        let rollouts = Rollouts::new(log.clone(), NODE);
+        let agent = Agent::new(containers.clone(), log.watch(), rollouts.clone());
         agent.clear_remains();
         agent.reconcile();
         containers.network.drop_unclaimed();
@@ -172,7 +179,20 @@ impl Node {
         tokio::spawn(keep_rules(containers.clone(), stopping));
         let started_at = clock.now();
         containers.events.emit("node", "start", &root.key(), About::default());
-        Ok(Arc::new(Self { root, clock, started_at, containers, adhoc, agent, log, stop, settings, _lock: lock }))
+        Ok(Arc::new(Self {
+            root,
+            clock,
+            started_at,
+            containers,
+            adhoc,
+            agent,
+            log,
+            rollouts,
+            turns: Mutex::default(),
+            stop,
+            settings,
+            _lock: lock,
+        }))
     }
 
     pub fn root(&self) -> &Root {
@@ -304,7 +324,7 @@ impl Node {
             self.adhoc.keep(&container);
             words = container.read(|record| record.words.clone());
         }
-        Ok(Created { id: container.id.to_string(), name: container.name.clone(), words })
+        Ok(Created { id: container.id.to_string(), name: container.name(), words })
     }
 
     /// Makes and starts an ad-hoc container with its streams attached. The stream is there at once; a start that
@@ -388,7 +408,7 @@ impl Node {
         match container.phase() {
             Phase::Running { paused, .. } if paused == pause => {
                 let state = if pause { "paused already" } else { "not paused" };
-                Err(NodeError::Invalid(format!("container {} is {state}", container.name)))
+                Err(NodeError::Invalid(format!("container {} is {state}", container.name())))
             }
             _ => self.containers.set_paused(&container, pause).await,
         }
@@ -407,7 +427,7 @@ impl Node {
         if let Owner::App { app, .. } = &container.owner
             && self.agent.get(app.as_str()).is_some()
         {
-            return Err(NodeError::OfApp { name: container.name.clone(), app: app.to_string() });
+            return Err(NodeError::OfApp { name: container.name(), app: app.to_string() });
         }
         if force {
             self.adhoc.rest(&container);
@@ -443,7 +463,7 @@ impl Node {
             .map(|name| {
                 let container = self.find(name)?;
                 if !container.phase().is_running() {
-                    return Err(NodeError::NotRunning(container.name.clone()));
+                    return Err(NodeError::NotRunning(container.name()));
                 }
                 stats::stats(&self.containers, &container)
             })
@@ -468,7 +488,7 @@ impl Node {
         lines: mpsc::Sender<LogLine>,
     ) -> Result<(), NodeError> {
         let container = self.find(text)?;
-        let name = container.name.clone();
+        let name = container.name();
         tokio::spawn(logs::read_one(self.containers.clone(), container, name, query, lines));
         Ok(())
     }
@@ -480,97 +500,17 @@ impl Node {
     }
 
     async fn propose(&self, uid: u32, body: Body) -> Result<Effect, NodeError> {
+        self.propose_as(Actor::User { uid }, body).await
+    }
+
+    async fn propose_as(&self, actor: Actor, body: Body) -> Result<Effect, NodeError> {
         let id = CommandId::generate(&mut SystemRandom);
-        let command = Command { id, at: self.clock.now(), actor: Actor::User { uid }, body };
+        let command = Command { id, at: self.clock.now(), actor, body };
         match self.log.propose(command).await {
             Ok(applied) => Ok(applied.effect),
             Err(ProposeError::Rejected(rejection)) => Err(rejection.into()),
             Err(error) => Err(NodeError::Log(error.to_string())),
         }
-    }
-
-    /// Records a new release and returns once the node has begun to make it so.
-    pub async fn apply(&self, uid: u32, request: ApplyRequest) -> Result<ApplyReply, NodeError> {
-        let spec = request.spec;
-        let mut broken = spec.check();
-        broken.extend(coppice_plan::name_clashes(&spec));
-        broken.extend(peer::refused(&spec));
-        broken.extend(host_network::refused(&self.log.read(), &spec));
-        for name in request.only.iter().filter(|name| spec.workload(name.as_str()).is_none()) {
-            broken.push(format!("{name} is not in the app"));
-        }
-        if !broken.is_empty() {
-            return Err(NodeError::Spec(broken));
-        }
-        if !self.settings.containers.allow_privileged && spec.workloads().any(|(_, workload)| workload.privileged) {
-            return Err(crate::prepare::PrepareError::Privileged(self.root.settings()).into());
-        }
-        for (name, service) in &spec.services {
-            self.containers.network.check_ports(&format!("{}/{name}", spec.name), &service.ports)?;
-        }
-        self.containers.traffic.check(&spec)?;
-        self.refuse_unset_secrets(&spec)?;
-        let plan = self.plan(&spec);
-        // Old instances run on while images come.
-        let mut digests = BTreeMap::new();
-        for (name, workload) in spec.workloads() {
-            let image = images::get(&self.containers, &workload.image, workload.pull).await?;
-            crate::prepare::arguments(&crate::app::run_spec(workload), &image.config)?;
-            let digest = coppice_state::Digest::parse(&image.manifest_digest.to_string());
-            digests.insert(name.clone(), digest.map_err(|error| NodeError::Invalid(error.to_string()))?);
-        }
-        let secrets = self.secrets_of(uid, &spec).await?;
-        let (app, stopped) = (spec.name.clone(), self.stopped_after(&spec, &request.only));
-        let body = Body::Apply {
-            release: ReleaseId::generate(&mut SystemRandom),
-            spec: Box::new(spec),
-            images: digests,
-            expected_release: None,
-            stopped,
-            secrets,
-            terms: ReleaseTerms::default(),
-        };
-        let (number, changed) = match self.propose(uid, body).await? {
-            Effect::Released { number, .. } => (number, true),
-            Effect::Unchanged { number, .. } => (number, false),
-            Effect::Removed | Effect::Recorded => (0, false),
-        };
-        // Its own turn, so that a status asked for right after this answer is of the new release; and one that
-        // failed for good is tried again even when nothing changed.
-        self.agent.reconcile();
-        self.agent.when_settled(app.as_str()).await;
-        if let Some(app) = self.agent.get(app.as_str()) {
-            app.supervisor().caught_up().await;
-            app.retry();
-            app.supervisor().caught_up().await;
-        }
-        self.containers.events.emit(
-            "app",
-            "apply",
-            app.as_str(),
-            About { app: Some(app.as_str()), message: format!("release {number}"), ..About::default() },
-        );
-        Ok(ApplyReply { release: number, changed, plan })
-    }
-
-    /// Workloads that stay down: with `only`, those that neither are named, nor needed by them, nor up already.
-    fn stopped_after(&self, spec: &AppSpec, only: &[Name]) -> BTreeSet<Name> {
-        if only.is_empty() {
-            return BTreeSet::new();
-        }
-        let mut wanted: BTreeSet<Name> = BTreeSet::new();
-        let mut left: Vec<Name> = only.to_vec();
-        while let Some(name) = left.pop() {
-            let needs = spec.workload(name.as_str()).into_iter().flat_map(|workload| &workload.depends_on);
-            left.extend(needs.map(|need| need.name.clone()).filter(|need| !wanted.contains(need)));
-            wanted.insert(name);
-        }
-        let state = self.log.read();
-        let current = state.app(spec.name.as_str());
-        let is_up = |name: &Name| {
-            current.is_some_and(|app| app.spec().workload(name.as_str()).is_some() && !app.is_stopped(name.as_str()))
-        };
-        spec.workloads().map(|(name, _)| name.clone()).filter(|name| !wanted.contains(name) && !is_up(name)).collect()
     }
 
     pub fn apps(&self) -> Vec<AppSummary> {

@@ -39,7 +39,7 @@ pub(crate) async fn clear(containers: &Containers, app: &Name, left: Vec<Arc<Con
     }
     for container in left {
         if let Err(error) = containers.remove(&container, true, true).await {
-            tracing::warn!(container = %container.name, %error, "cannot remove it");
+            tracing::warn!(container = %container.name(), %error, "cannot remove it");
         }
     }
     let dir = containers.root.app(app.as_str());
@@ -57,7 +57,7 @@ pub(crate) async fn clear(containers: &Containers, app: &Name, left: Vec<Arc<Con
 
 async fn stop(containers: &Containers, container: &Container) {
     if let Err(error) = containers.stop(container, None, None).await {
-        tracing::warn!(container = %container.name, %error, "cannot stop a container of a removed app");
+        tracing::warn!(container = %container.name(), %error, "cannot stop a container of a removed app");
     }
 }
 

@@ -124,8 +124,8 @@ fn balanced(present: &Present) -> Vec<VirtualService> {
             IpAddr::V4(address) => Some(*address),
             IpAddr::V6(_) => None,
         })?;
-        let here = present.instances.get(service).map_or(&[][..], Vec::as_slice);
-        let backends = here.iter().filter(|one| one.ready && !one.leaving).map(|one| one.address).collect();
+        let backends =
+            present.own(service.as_str()).filter(|one| one.ready && !one.leaving).map(|one| one.address).collect();
         Some(VirtualService { address, backends })
     });
     services.collect()

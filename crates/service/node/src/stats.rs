@@ -21,7 +21,7 @@ pub(crate) fn stats(containers: &Containers, container: &Container) -> Result<St
     let (receive, send) = container.phase().pid().and_then(network_bytes).unwrap_or_default();
     Ok(Stats {
         id: container.id.to_string(),
-        name: container.name.clone(),
+        name: container.name(),
         at: containers.clock.now(),
         cpu_usec: usage.cpu_usec.unwrap_or_default(),
         throttled_usec: usage.throttled_usec.unwrap_or_default(),
@@ -51,7 +51,7 @@ fn network_bytes(pid: u32) -> Option<(u64, u64)> {
 /// The processes of a running container.
 pub(crate) fn top(containers: &Containers, container: &Container) -> Result<Vec<Process>, NodeError> {
     if !matches!(container.phase(), Phase::Running { .. }) {
-        return Err(NodeError::NotRunning(container.name.clone()));
+        return Err(NodeError::NotRunning(container.name()));
     }
     let first_uid = container.read(|record| record.ids().first);
     let mut processes: Vec<Process> = containers

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use coppice_base::ContainerId;
 use tokio::sync::watch;
 
-use crate::container::{Container, Owner};
+use crate::container::{Container, Owner, Place};
 
 /// First id range of ad-hoc containers; those below are the apps'.
 pub(crate) const AD_HOC_RANGES: u32 = coppice_state::UID_RANGES;
@@ -98,10 +98,18 @@ impl Table {
         if range >= AD_HOC_RANGES {
             inner.ranges.insert(range);
         }
-        inner.by_name.insert(container.name.clone(), container.id.clone());
+        inner.by_name.insert(container.name(), container.id.clone());
         inner.by_id.insert(container.id.clone(), container);
         drop(inner);
         self.arrivals.send_modify(|count| *count += 1);
+    }
+
+    /// Gives a container another name, which must be free. The caller writes its record.
+    pub(crate) fn rename(&self, container: &Container, name: &str) -> Result<(), ClaimError> {
+        self.claim_name(name, &container.id)?;
+        self.release_name(&container.name(), &container.id);
+        container.change(|record| record.name = name.to_owned());
+        Ok(())
     }
 
     /// Changes whenever a container has come.
@@ -113,9 +121,9 @@ impl Table {
     pub(crate) fn remove(&self, id: &ContainerId) {
         let mut inner = self.inner();
         if let Some(container) = inner.by_id.remove(id)
-            && inner.by_name.get(&container.name) == Some(id)
+            && inner.by_name.get(&container.name()) == Some(id)
         {
-            inner.by_name.remove(&container.name);
+            inner.by_name.remove(&container.name());
         }
     }
 
@@ -134,8 +142,10 @@ impl Table {
         if let Some(container) = inner.by_name.get(&dotted).and_then(|id| inner.by_id.get(id)) {
             return Ok(container.clone());
         }
-        let instance =
-            |container: &&Arc<Container>| matches!(&container.owner, Owner::App { instance, .. } if instance == text);
+        let instance = |container: &&Arc<Container>| {
+            matches!(&container.owner, Owner::App { instance, .. } if instance == text)
+                && container.read(|record| record.place == Place::Own)
+        };
         let mut found: Vec<&Arc<Container>> = inner.by_id.values().filter(instance).collect();
         if found.is_empty() && !text.is_empty() {
             found = inner.by_id.values().filter(|container| container.id.as_str().starts_with(text)).collect();
@@ -145,7 +155,7 @@ impl Table {
             [] => Err(LookupError::Unknown(text.to_owned())),
             _ => Err(LookupError::Ambiguous {
                 text: text.to_owned(),
-                candidates: found.iter().map(|container| container.name.clone()).collect(),
+                candidates: found.iter().map(|container| container.name()).collect(),
             }),
         }
     }

@@ -16,11 +16,13 @@ use coppice_proxy::SpanSource;
 use coppice_spec::{AcmeChallenge, AppSpec, TlsSpec};
 use tokio::sync::Notify;
 
+use crate::app::Wanted;
 use crate::certificates::NodeCertificates;
 use crate::error::NodeError;
 use crate::ingress::{self, Ingress, IngressError};
 use crate::names::{KernelNames, NameServer};
 use crate::peer::NodePeers;
+use crate::rollout::Seen;
 use crate::root::Root;
 use crate::settings::Settings;
 use crate::sockets::Sockets;
@@ -29,9 +31,11 @@ use crate::telemetry;
 /// What an app has, as far as traffic is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Present {
-    pub(crate) wanted: Arc<coppice_state::App>,
+    pub(crate) wanted: Arc<Wanted>,
     /// Instances that run, by workload.
     pub(crate) instances: BTreeMap<Name, Vec<Here>>,
+    /// Shares of the requests by routes that new instances get, in percent, by service.
+    pub(crate) weights: BTreeMap<Name, u8>,
     /// The first port that a service's image exposes.
     pub(crate) image_ports: BTreeMap<Name, u16>,
     /// Virtual addresses of its services, IPv4 first.
@@ -42,12 +46,19 @@ impl Present {
     pub(crate) fn spec(&self) -> &AppSpec {
         self.wanted.spec()
     }
+
+    /// The instances of a workload, without what stands beside them.
+    pub(crate) fn own(&self, workload: &str) -> impl Iterator<Item = &Here> {
+        self.instances.get(workload).into_iter().flatten().filter(|here| !here.beside)
+    }
 }
 
 /// An instance that runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Here {
     /// As in `web-1`.
+    pub(crate) instance: String,
+    /// What the proxy calls it: the same for one container's whole life.
     pub(crate) key: String,
     /// From 0: `0.web.shop`.
     pub(crate) index: u32,
@@ -55,6 +66,10 @@ pub(crate) struct Here {
     pub(crate) ready: bool,
     /// It is being stopped: finishes what it has.
     pub(crate) leaving: bool,
+    /// It is none of the service's instances: requests by routes may come to it, by weight, and nothing else does.
+    pub(crate) beside: bool,
+    /// It is of the release that the weight is for.
+    pub(crate) fresh: bool,
 }
 
 /// What all apps have, and who is told.
@@ -298,11 +313,32 @@ impl Traffic {
         &self.peers
     }
 
+    /// What the proxy has counted of a service's instances that are `chosen`.
+    pub(crate) fn seen(&self, app: &Name, service: &Name, chosen: impl Fn(&str) -> bool) -> Seen {
+        let mut seen = Seen::default();
+        for one in self.ingress.metrics().into_iter().flat_map(|metrics| metrics.backends) {
+            if one.app != *app || one.service != *service || !chosen(&one.instance) {
+                continue;
+            }
+            seen.requests += one.requests;
+            seen.failures += one.failures;
+            for (at, count) in one.latency.counts.iter().enumerate() {
+                match seen.latency.get_mut(at) {
+                    Some((_, sum)) => *sum += count,
+                    None => seen.latency.push((coppice_proxy::BUCKETS.get(at).copied(), *count)),
+                }
+            }
+        }
+        seen
+    }
+
     /// Whether an instance is ready, as its app told last.
     pub(crate) fn is_ready(&self, app: &Name, workload: &Name, instance: &str) -> bool {
         let apps = self.apps.lock().expect("no panic holds this lock");
-        let here = apps.get(app).and_then(|present| present.instances.get(workload));
-        here.is_some_and(|here| here.iter().any(|one| one.key == instance && one.ready && !one.leaving))
+        let present = apps.get(app);
+        present.is_some_and(|present| {
+            present.own(workload.as_str()).any(|one| one.instance == instance && one.ready && !one.leaving)
+        })
     }
 
     pub(crate) fn certificates(&self) -> &NodeCertificates {

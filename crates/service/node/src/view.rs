@@ -147,7 +147,9 @@ pub(crate) fn app_status(app: &App) -> AppStatus {
         Overall::Starting | Overall::Stopping => false,
         // All that can still get up has: what is left will not.
         Overall::Degraded => !stuck.is_empty() && !working && !is_moving(&tree.root),
-    } && tree.leaving.is_empty();
+    } && tree.leaving.is_empty()
+        // A rollout that rests is left as it is.
+        && wanted.rollout().is_none_or(|(record, _)| record.progress.blocked.is_some());
     let mut root = supervisor_status(app, &tree.root);
     root.name = app.name.to_string();
     AppStatus {

@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use coppice_base::Name;
 use coppice_spec::{AppSpec, MountSource, PullPolicy, RestartPolicy, RunSpec, WorkloadSpec};
+use coppice_state::Release;
 use coppice_supervise::{Action, Event};
 use tokio::sync::watch;
 
 use super::tree::revision;
-use super::{App, AppState, secrets, workload_of};
-use crate::container::{Container, Home, Owner, Phase, SecretVersions};
+use super::{App, secrets, workload_of};
+use crate::container::{Container, Owner, Phase, Place, SecretVersions};
 use crate::containers::OfApp;
 use crate::error::NodeError;
 use crate::events::About;
 use crate::images;
-use crate::instance::{self, Readiness};
+use crate::instance::{self, Hearer};
 use crate::supervisor::Supervisor;
 
 impl App {
@@ -47,7 +48,7 @@ impl App {
                     if let Some(container) = container
                         && let Err(error) = app.containers.stop(&container, None, None).await
                     {
-                        tracing::warn!(container = %container.name, %error, "cannot stop it");
+                        tracing::warn!(container = %container.name(), %error, "cannot stop it");
                     }
                 });
             }
@@ -95,8 +96,8 @@ impl App {
     }
 
     async fn watch(self: &Arc<Self>, supervisor: Supervisor, key: String, container: Arc<Container>, ready: bool) {
-        let readiness = SlotReadiness { app: self, key: &key };
-        instance::watch_over(&self.containers, &container, &supervisor, &key, ready, &readiness).await;
+        let hearer = SlotHearer { app: self, supervisor: &supervisor, container: &container, key: &key };
+        instance::watch_over(&self.containers, &container, &key, ready, &hearer).await;
     }
 
     fn is_pulling(&self, key: &str) -> bool {
@@ -114,8 +115,11 @@ impl App {
         let spec = wanted.spec();
         let workload =
             workload_of(spec, key).ok_or_else(|| NodeError::Invalid(format!("{key} is no longer in the app")))?;
-        let revision = revision(&wanted, &workload);
-        let there = self.view(key).container.filter(|c| !matches!(c.phase(), Phase::Removed { .. }));
+        let release = wanted.release_of_instance(workload.as_str(), key);
+        let revision = revision(release, &workload);
+        let range = wanted.uid_range.0;
+        let found = self.view(key).container;
+        let there = found.clone().filter(|c| !matches!(c.phase(), Phase::Removed { .. }));
         let container = match there {
             Some(container) if container.read(|record| record.revision == revision) => container,
             Some(old) => {
@@ -125,18 +129,31 @@ impl App {
                     old.change(|record| record.home = home);
                     return Err(error);
                 }
-                self.create_instance(&wanted, key, &workload, revision, home).await?
+                self.create_instance(release, key, &workload, OfApp { revision, home, range, ..OfApp::default() })
+                    .await?
             }
-            None => self.create_instance(&wanted, key, &workload, revision, None).await?,
+            None => {
+                self.create_instance(release, key, &workload, OfApp { revision, range, ..OfApp::default() }).await?
+            }
         };
-        self.slots().entry(key.to_owned()).or_default().container = Some(container.clone());
+        let overtaken = {
+            let mut slots = self.slots();
+            let slot = slots.entry(key.to_owned()).or_default();
+            let same = slot.container.as_ref().map(|now| &now.id) == found.as_ref().map(|found| &found.id);
+            if same {
+                slot.container = Some(container.clone());
+            }
+            !same
+        };
+        if overtaken {
+            // One that had proved itself was put into the slot meanwhile.
+            self.containers.discard_unstarted(&container).await;
+            return Err(NodeError::Invalid("another container took its place".to_owned()));
+        }
         if *stopped.borrow() {
             return Err(NodeError::Invalid("stopped before it started".to_owned()));
         }
-        let pinned = secrets::pinned(&wanted, &workload);
-        container.change(|record| record.secrets = SecretVersions::at_start(pinned));
-        let names = self.names.lock().await.clone();
-        self.containers.start(&container, None, None, &names).await?;
+        self.start_container(&container, release, &workload).await?;
         // Without a health check it is ready as soon as it runs: its routes are there before that is said.
         if container.read(|record| record.spec.health.is_none())
             && let Some(slot) = self.slots().get_mut(key)
@@ -150,16 +167,29 @@ impl App {
         Ok(container)
     }
 
-    /// `home`: that of the container which this one takes the place of.
-    async fn create_instance(
+    /// Starts a container with the secrets that its release pins.
+    pub(super) async fn start_container(
         &self,
-        wanted: &AppState,
+        container: &Container,
+        release: &Release,
+        workload: &Name,
+    ) -> Result<(), NodeError> {
+        let pinned = secrets::pinned(release, workload);
+        container.change(|record| record.secrets = SecretVersions::at_start(pinned));
+        let names = self.names.lock().await.clone();
+        self.containers.start(container, None, None, &names).await
+    }
+
+    /// `of_app.home`: that of the container which this one takes the place of.
+    pub(super) async fn create_instance(
+        &self,
+        release: &Release,
         key: &str,
         workload: &Name,
-        revision: String,
-        home: Option<Home>,
+        of_app: OfApp,
     ) -> Result<Arc<Container>, NodeError> {
-        let created = self.create_at_home(wanted, key, workload, revision, home.clone()).await;
+        let home = of_app.home.clone();
+        let created = self.create_at_home(release, key, workload, of_app).await;
         if let (Err(_), Some(home)) = (&created, home) {
             self.containers.network.give_up(&home);
         }
@@ -168,15 +198,14 @@ impl App {
 
     async fn create_at_home(
         &self,
-        wanted: &AppState,
+        release: &Release,
         key: &str,
         workload: &Name,
-        revision: String,
-        home: Option<Home>,
+        of_app: OfApp,
     ) -> Result<Arc<Container>, NodeError> {
-        let spec = wanted.spec();
+        let spec = &release.spec;
         let definition = spec.workload(workload.as_str()).ok_or_else(|| NodeError::NoApp(workload.to_string()))?;
-        let pinned = wanted.current().images.get(workload);
+        let pinned = release.images.get(workload);
         let image = match pinned.and_then(|digest| images::by_manifest(&self.containers.images, digest.as_str())) {
             Some(image) => image,
             None => {
@@ -194,23 +223,52 @@ impl App {
         let mut run = instance_spec(spec, workload, definition);
         run.workload.hostname.get_or_insert_with(|| key.to_owned());
         let owner = Owner::App { app: self.name.clone(), workload: workload.clone(), instance: key.to_owned() };
-        let of_app = OfApp { range: wanted.uid_range.0, revision, home };
-        self.containers.create(run, owner, Some(format!("{}.{key}", self.name)), &image, Some(of_app))
+        let name = self.container_name(key, of_app.place, of_app.run);
+        self.containers.create(run, owner, Some(name), &image, Some(of_app))
+    }
+
+    /// `shop.web-1`; of those beside it, `shop.web-1.next-3` and `shop.web-1.was-2`.
+    pub(super) fn container_name(&self, key: &str, place: Place, run: u32) -> String {
+        let app = &self.name;
+        match place {
+            Place::Own => format!("{app}.{key}"),
+            Place::Candidate => format!("{app}.{key}.next-{run}"),
+            Place::Leaving => format!("{app}.{key}.was-{run}"),
+            Place::Hook { after: false } => format!("{app}.{key}.before-{run}"),
+            Place::Hook { after: true } => format!("{app}.{key}.after-{run}"),
+        }
     }
 }
 
-/// Keeps an instance's place and the app's routes up to date.
-struct SlotReadiness<'a> {
+/// Keeps an instance's place and the app's routes up to date, and its supervisor, for as long as the container is the
+/// instance.
+struct SlotHearer<'a> {
     app: &'a App,
+    supervisor: &'a Supervisor,
+    container: &'a Arc<Container>,
     key: &'a str,
 }
 
-impl Readiness for SlotReadiness<'_> {
+impl SlotHearer<'_> {
+    fn is_it(&self) -> bool {
+        self.container.read(|record| record.place == Place::Own)
+    }
+}
+
+impl Hearer for SlotHearer<'_> {
     async fn changed(&self, ready: bool) {
-        if let Some(slot) = self.app.slots().get_mut(self.key) {
+        if self.is_it()
+            && let Some(slot) = self.app.slots().get_mut(self.key)
+        {
             slot.ready = ready && !slot.stop.as_ref().is_some_and(|stop| *stop.borrow());
         }
         self.app.refresh_network().await;
+    }
+
+    fn tell(&self, event: Event<String>) {
+        if self.is_it() {
+            self.supervisor.tell(event);
+        }
     }
 }
 

@@ -6,7 +6,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use coppice_base::Name;
 use coppice_spec::PortSpec;
 
-use super::{App, AppState, instances_of, workload_of};
+use super::tree::revision;
+use super::{App, Wanted, instances_of, workload_of};
+use crate::container::Container;
 use crate::network::Names;
 use crate::root::replace_file;
 use crate::traffic::{Here, Present};
@@ -17,7 +19,7 @@ impl App {
     }
 
     /// Claims the services' host ports; those chosen by the node are kept, so that they stay the same.
-    pub(super) fn claim_ports(&self, wanted: &AppState) {
+    pub(super) fn claim_ports(&self, wanted: &Wanted) {
         let spec = wanted.spec();
         let mut ports = self.ports.lock().expect("no panic holds this lock");
         let before = ports.clone();
@@ -50,7 +52,7 @@ impl App {
     }
 
     /// The first TCP port that the image of each service exposes, where the service publishes none and has routes.
-    fn image_ports(&self, wanted: &AppState) -> BTreeMap<Name, u16> {
+    fn image_ports(&self, wanted: &Wanted) -> BTreeMap<Name, u16> {
         let routed = wanted.spec().services.iter().filter(|(_, service)| service.ports.is_empty());
         let port = routed.filter_map(|(name, service)| {
             let image = self.containers.images.resolve(&service.workload.image).ok().flatten()?;
@@ -70,7 +72,9 @@ impl App {
         let Some(workload) = workload_of(wanted.spec(), instance) else { return };
         let Some(service) = wanted.spec().services.get(&workload) else { return };
         let patience = service.workload.stop_timeout.0;
-        self.containers.traffic.drained(&self.name, &workload, instance, patience).await;
+        let container = self.view(instance).container;
+        let endpoint = container.map_or_else(|| instance.to_owned(), |c| c.read(|record| record.endpoint()));
+        self.containers.traffic.drained(&self.name, &workload, &endpoint, patience).await;
     }
 
     /// Points names and published ports at the instances that are ready (or, where none is, those that run).
@@ -79,10 +83,16 @@ impl App {
         let wanted = self.wanted();
         let mut names = Names::new();
         let mut running = Vec::new();
+        let mut weights = BTreeMap::new();
         let mut instances: BTreeMap<Name, Vec<Here>> = BTreeMap::new();
         let mut ready_of: BTreeMap<Name, Vec<Ipv4Addr>> = BTreeMap::new();
         for (name, _) in wanted.spec().workloads() {
             let (mut ready, mut up) = (Vec::new(), Vec::new());
+            let weight = self.candidates.weight(name);
+            let newest = weight.map(|_| revision(wanted.current(), name));
+            let fresh = |container: &Container| {
+                newest.as_ref().is_some_and(|newest| container.read(|record| record.revision == *newest))
+            };
             for (index, instance) in (0..).zip(instances_of(&wanted, name)) {
                 let slots = self.slots();
                 let Some(slot) = slots.get(&instance) else { continue };
@@ -93,12 +103,45 @@ impl App {
                     ready.push(address);
                 }
                 let leaving = slot.stop.as_ref().is_some_and(|stop| *stop.borrow());
-                let here = Here { key: instance.clone(), index, address, ready: slot.ready, leaving };
+                let here = Here {
+                    instance: instance.clone(),
+                    key: container.read(|record| record.endpoint()),
+                    index,
+                    address,
+                    ready: slot.ready,
+                    leaving,
+                    beside: false,
+                    fresh: weight.is_some() && fresh(&container),
+                };
                 instances.entry(name.clone()).or_default().push(here);
                 if instance != name.as_str() {
                     names.insert(instance, vec![address]);
                 }
                 running.push(container);
+            }
+            for one in self.candidates.beside(name) {
+                let Some(address) = one.container.read(|record| record.address) else { continue };
+                if !one.container.phase().is_running() {
+                    continue;
+                }
+                let is_fresh = fresh(&one.container);
+                if one.leaving || (weight.is_some() && is_fresh) {
+                    let here = Here {
+                        instance: one.instance.clone(),
+                        key: one.container.read(|record| record.endpoint()),
+                        index: 0,
+                        address,
+                        ready: one.ready,
+                        leaving: one.leaving,
+                        beside: true,
+                        fresh: is_fresh,
+                    };
+                    instances.entry(name.clone()).or_default().push(here);
+                }
+                running.push(one.container);
+            }
+            if let Some(weight) = weight {
+                weights.insert(name.clone(), weight);
             }
             let answers = if ready.is_empty() { up } else { ready.clone() };
             if !answers.is_empty() {
@@ -121,7 +164,8 @@ impl App {
             names.insert(name.to_string(), of_hosts.collect());
         }
         let image_ports = self.image_ports(&wanted);
-        self.containers.present(&self.name, Present { wanted: wanted.clone(), instances, image_ports, addresses });
+        self.containers
+            .present(&self.name, Present { wanted: wanted.clone(), instances, weights, image_ports, addresses });
         if *current != names {
             for container in running {
                 self.containers.refresh_hosts(&container, &names);

@@ -2,14 +2,15 @@
 
 use coppice_base::Name;
 use coppice_spec::{MountSource, RestartPolicy, ServiceSpec, WorkloadSpec};
+use coppice_state::Release;
 use coppice_supervise::{ChildSpec, MemberSpec, Need, SupervisorSpec};
 use sha2::{Digest as _, Sha256};
 
 use super::instances::run_spec;
-use super::{App, AppState, instances_of, secrets};
+use super::{App, Wanted, instances_of, secrets};
 
 impl App {
-    pub(super) fn tree(&self, wanted: &AppState) -> SupervisorSpec<String> {
+    pub(super) fn tree(&self, wanted: &Wanted) -> SupervisorSpec<String> {
         let spec = wanted.spec();
         let order = spec.start_order();
         let place = |name: &Name| order.iter().position(|n| n == name).unwrap_or_default() as u32;
@@ -31,7 +32,7 @@ impl App {
         SupervisorSpec { name: format!("app {}", self.name), order: 0, supervise: spec.supervise, members }
     }
 
-    fn children(&self, wanted: &AppState, name: &Name, order: u32) -> Vec<ChildSpec<String>> {
+    fn children(&self, wanted: &Wanted, name: &Name, order: u32) -> Vec<ChildSpec<String>> {
         let spec = wanted.spec();
         let Some(workload) = spec.workload(name.as_str()) else { return Vec::new() };
         let service = spec.services.get(name);
@@ -44,16 +45,28 @@ impl App {
         let needs: Vec<Need<String>> =
             needs.map(|need| Need { keys: instances_of(wanted, &need.name), condition: need.condition }).collect();
         let children = instances_of(wanted, name).into_iter().map(|key| ChildSpec {
+            revision: self.slot_revision(wanted, name, &key),
             key,
             order,
             restart,
             one_shot,
             has_health: service.is_some_and(|service| self.has_health(service)),
             needs: needs.clone(),
-            revision: revision(wanted, name),
             generation: Some(wanted.generation(name.as_str())),
         });
         children.collect()
+    }
+
+    /// What an instance's slot holds, or is to hold next. While a candidate is being put into it, it is known only by what
+    /// is there.
+    fn slot_revision(&self, wanted: &Wanted, workload: &Name, key: &str) -> String {
+        let promoting = wanted.rollout().and_then(|(record, _)| record.promoting(workload.as_str(), key));
+        if promoting.is_some()
+            && let Some(container) = self.view(key).container
+        {
+            return container.read(|record| record.revision.clone());
+        }
+        revision(wanted.release_of_instance(workload.as_str(), key), workload)
     }
 
     fn has_health(&self, service: &ServiceSpec) -> bool {
@@ -66,8 +79,8 @@ impl App {
 }
 
 /// What an instance is made from, as one fingerprint: its definition, its health check and its image.
-pub(super) fn revision(wanted: &AppState, workload: &Name) -> String {
-    let spec = wanted.spec();
+pub(crate) fn revision(release: &Release, workload: &Name) -> String {
+    let spec = &release.spec;
     let definition = spec.workload(workload.as_str());
     // Dependencies, and what the network does outside the container, change nothing inside it.
     let inside = definition.map(|definition| WorkloadSpec { depends_on: Vec::new(), ..definition.clone() });
@@ -78,9 +91,9 @@ pub(super) fn revision(wanted: &AppState, workload: &Name) -> String {
         })
         .collect();
     let health = spec.services.get(workload).and_then(|service| service.health.as_ref());
-    let image = wanted.current().images.get(workload);
+    let image = release.images.get(workload);
     let mut parts = serde_json::to_vec(&(inside, volumes, health, image)).expect("specs are plain data");
-    let secrets = secrets::part_of_revision(wanted, workload);
+    let secrets = secrets::part_of_revision(release, workload);
     if !secrets.is_empty() {
         parts.extend(serde_json::to_vec(&secrets).expect("names and numbers"));
     }

@@ -193,8 +193,8 @@ impl Node {
     fn end_of(&self, container: &Container) -> End {
         let phase = container.phase();
         End {
-            name: container.name.clone(),
-            key: container.name.clone(),
+            name: container.name(),
+            key: container.name(),
             is_running: matches!(phase, Phase::Running { .. }),
             is_paused: matches!(phase, Phase::Running { paused: true, .. }),
             is_ready: phase.is_running(),
@@ -360,7 +360,7 @@ impl Node {
 
     fn route_facts(&self, host: &str, path: &str) -> RouteFacts {
         let traffic = &self.containers.traffic;
-        let specs: Vec<Arc<coppice_state::App>> = traffic.each(|_, present| vec![present.wanted.clone()]);
+        let specs: Vec<Arc<crate::app::Wanted>> = traffic.each(|_, present| vec![present.wanted.clone()]);
         let entries = specs.iter().flat_map(|app| routes_of(app.spec()));
         let table = RouteTable::new(entries.collect()).ok();
         let found = table.as_ref().and_then(|table| table.find(host, path, "GET", |_, _| false));

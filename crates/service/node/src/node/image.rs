@@ -24,7 +24,7 @@ impl Node {
         let id = self.containers.image(text).ok()?.id.to_string();
         let uses = |container: &Arc<Container>| container.read(|record| record.image_id == id);
         let all = self.containers.table.all();
-        let users: Vec<String> = all.iter().filter(|c| uses(c)).map(|c| c.name.clone()).collect();
+        let users: Vec<String> = all.iter().filter(|c| uses(c)).map(|c| c.name()).collect();
         (!users.is_empty()).then(|| NodeError::ImageInUse { image: text.to_owned(), users })
     }
 

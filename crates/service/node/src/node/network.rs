@@ -92,7 +92,7 @@ impl Node {
         let instances = present.instances.get(name).map_or(&[][..], Vec::as_slice).iter().map(|here| {
             let both = [Some(IpAddr::V4(here.address)), self.containers.network.address6(here.address).map(IpAddr::V6)];
             InstanceNetwork {
-                instance: here.key.clone(),
+                instance: here.instance.clone(),
                 addresses: both.into_iter().flatten().map(|address| address.to_string()).collect(),
                 ready: here.ready,
                 leaving: here.leaving,

@@ -123,7 +123,7 @@ impl Node {
                 })
         };
         let all = self.containers.table.all();
-        all.into_iter().filter(|container| uses(container)).map(|container| container.name.clone()).collect()
+        all.into_iter().filter(|container| uses(container)).map(|container| container.name()).collect()
     }
 
     fn refuse_in_use(&self, name: &DatasetName, why: &'static str) -> Result<(), NodeError> {

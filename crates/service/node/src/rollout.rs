@@ -1,0 +1,217 @@
+//! Carrying a rollout out: a task per app whose current release is being rolled out, which tells the pure machine what
+//! happens and does what it says.
+//!
+//! What the machine has decided is on the log before it is done; so a daemon that returns takes it up from there, asks for
+//! what was not seen done again, and everything that is asked for twice is done once. While the log cannot be written (a
+//! full disk), nothing is done, and what runs runs on.
+
+mod data;
+mod execute;
+mod plan;
+mod watch;
+
+pub(crate) use data::existing_volumes;
+pub(crate) use plan::{RolloutInput, plan};
+pub(crate) use watch::Seen;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use coppice_base::{Name, SystemRandom};
+use coppice_log::{Log, ProposeError};
+use coppice_rollout::{Action, CandidateId, Control, Event, Phase, Record, Rollout};
+use coppice_state::{Actor, Body, Command, CommandId, NodeId, ReleaseId, Verdict};
+use coppice_supervise::Overall;
+use tokio::sync::mpsc;
+
+use crate::app::{App, RolloutEvents};
+
+/// Between two tries to write to a log that does not take it.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The rollouts that go on here.
+pub(crate) struct Rollouts {
+    log: Log,
+    node: NodeId,
+    running: Mutex<BTreeMap<Name, Running>>,
+    /// The last release of each app of which somebody waits for the verdict.
+    judged: Mutex<BTreeMap<Name, ReleaseId>>,
+}
+
+struct Running {
+    release: ReleaseId,
+    tell: RolloutEvents,
+}
+
+impl Rollouts {
+    pub(crate) fn new(log: Log, node: NodeId) -> Arc<Self> {
+        Arc::new(Self { log, node, running: Mutex::default(), judged: Mutex::default() })
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<Name, Running>> {
+        self.running.lock().expect("no panic holds this lock")
+    }
+
+    /// Takes up the rollout of an app, if there is one that nobody carries out yet.
+    pub(crate) fn follow(self: &Arc<Self>, app: &Arc<App>) {
+        let wanted = app.wanted();
+        let release = wanted.current().id;
+        let Some((record, _)) = wanted.rollout() else {
+            if wanted.current().verdict.is_none() {
+                self.judge(app, release);
+            }
+            return;
+        };
+        let mut running = self.running();
+        if running.get(&app.name).is_some_and(|one| one.release == release) {
+            return;
+        }
+        let (tell, told) = mpsc::unbounded_channel();
+        running.insert(app.name.clone(), Running { release, tell: tell.clone() });
+        let driver = Driver { rollouts: self.clone(), app: app.clone(), release, tell, watches: BTreeMap::new() };
+        tokio::spawn(driver.run(record.clone(), told));
+    }
+
+    /// Gives a release that replaced nothing its verdict, once its supervisor knows how it turned out.
+    fn judge(self: &Arc<Self>, app: &Arc<App>, release: ReleaseId) {
+        if self.judged.lock().expect("no panic holds this lock").insert(app.name.clone(), release) == Some(release) {
+            return;
+        }
+        let (rollouts, app) = (self.clone(), app.clone());
+        tokio::spawn(async move {
+            let supervisor = app.supervisor();
+            supervisor.caught_up().await;
+            let is_it = || app.wanted().current().id == release && !app.is_retiring();
+            let known = |overall| matches!(overall, Overall::Ready | Overall::Failed);
+            supervisor.when(|status| known(status.overall) || !is_it()).await;
+            if !is_it() {
+                return;
+            }
+            let status = supervisor.status();
+            let verdict = match (status.overall, status.failed) {
+                (Overall::Failed, why) => {
+                    Verdict::Failed { reason: why.map_or_else(String::new, |why| why.to_string()) }
+                }
+                _ => Verdict::Succeeded,
+            };
+            let body = Body::RecordVerdict { app: app.name.clone(), release, verdict };
+            // Another release may have come: it has its verdict then.
+            if let Err(error) = rollouts.propose(&app, body).await {
+                tracing::debug!(app = %app.name, %error, "its release got no verdict");
+            }
+            data::settle(&app).await;
+        });
+    }
+
+    /// Tells the rollout of an app what an operator asks for. False when none goes on.
+    pub(crate) fn control(&self, app: &Name, control: Control) -> bool {
+        self.running().get(app).is_some_and(|one| one.tell.send(Event::Control(control)).is_ok())
+    }
+
+    /// Writes to the log on this node's own account.
+    pub(crate) async fn propose(&self, app: &App, body: Body) -> Result<(), ProposeError> {
+        let id = CommandId::generate(&mut SystemRandom);
+        let command = Command { id, at: app.now(), actor: Actor::Node(self.node), body };
+        self.log.propose(command).await.map(drop)
+    }
+
+    fn ended(&self, app: &Name, release: ReleaseId) {
+        let mut running = self.running();
+        if running.get(app).is_some_and(|one| one.release == release) {
+            running.remove(app);
+        }
+    }
+}
+
+/// One rollout.
+struct Driver {
+    rollouts: Arc<Rollouts>,
+    app: Arc<App>,
+    release: ReleaseId,
+    tell: RolloutEvents,
+    /// Who waits for a workload to be ready, by workload.
+    watches: BTreeMap<Name, tokio::task::AbortHandle>,
+}
+
+impl Driver {
+    async fn run(mut self, record: Record, mut told: mpsc::UnboundedReceiver<Event>) {
+        let known: Vec<CandidateId> = record.candidates().into_iter().map(|(_, id, _)| id).collect();
+        self.app.clear_candidates(&known);
+        if record.progress.phase == Phase::Snapshots {
+            self.app.clear_hooks().await;
+        }
+        let (mut rollout, mut actions) = match Rollout::resume(record.clone(), self.app.now()) {
+            Ok(resumed) => resumed,
+            Err(error) => {
+                tracing::error!(app = %self.app.name, %error, "cannot take up its rollout");
+                return;
+            }
+        };
+        let mut kept = record;
+        loop {
+            if *rollout.record() != kept {
+                kept = rollout.record().clone();
+                if !self.keep(&kept).await {
+                    // The app is gone, or somebody ended the rollout: there is nothing to be done for it any more.
+                    break;
+                }
+                self.app.tell_progress(&kept);
+            }
+            for action in actions {
+                if let Action::End(outcome) = &action {
+                    self.app.rolled_out(&kept, outcome).await;
+                }
+                self.execute(action).await;
+            }
+            if kept.has_ended() {
+                break;
+            }
+            let now = self.app.now();
+            let sleep = async {
+                match rollout.next_wakeup() {
+                    Some(at) => tokio::time::sleep(at.since(now) + Duration::from_millis(1)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let event = tokio::select! {
+                event = told.recv() => event.unwrap_or(Event::Tick),
+                () = sleep => Event::Tick,
+            };
+            actions = rollout.handle(self.app.now(), event);
+        }
+        for watch in self.watches.values() {
+            watch.abort();
+        }
+        self.app.clear_candidates(&[]);
+        self.rollouts.ended(&self.app.name, self.release);
+    }
+
+    /// Has the log keep how far it is, and this node's app know; false when there is no such rollout any more.
+    async fn keep(&self, record: &Record) -> bool {
+        loop {
+            let body = Body::RecordProgress {
+                app: self.app.name.clone(),
+                release: self.release,
+                progress: Box::new(record.progress.clone()),
+            };
+            match self.rollouts.propose(&self.app, body).await {
+                Ok(()) => {
+                    if let Some(state) = self.rollouts.log.read().app(self.app.name.as_str()) {
+                        self.app.update(state.clone());
+                        self.app.supervisor().caught_up().await;
+                    }
+                    return true;
+                }
+                Err(ProposeError::Rejected(rejection)) => {
+                    tracing::info!(app = %self.app.name, %rejection, "its rollout has ended");
+                    return false;
+                }
+                Err(error) => {
+                    tracing::warn!(app = %self.app.name, %error, "its rollout waits: the log does not take how far it is");
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What a rollout does to volumes: snapshots named after the release whose data they hold, switches that can be asked for
+//! twice, and what a release leaves written on its volumes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use coppice_base::Name;
+use coppice_dataset::{DatasetName, Kind, SnapshotName, Stamps, Store};
+use coppice_spec::{AppSpec, MountSource};
+use coppice_state::{App as AppState, Release};
+
+use crate::app::App;
+use crate::container::Container;
+use crate::error::NodeError;
+
+/// What a snapshot of release `from`'s data is called that is taken when release `to` comes.
+pub(crate) fn kept_as(from: u64, to: u64) -> String {
+    format!("r{from}-before-r{to}")
+}
+
+/// What data of release `number` is called that was cut because its rollout failed.
+pub(crate) fn failed_as(number: u64) -> String {
+    format!("r{number}-failed")
+}
+
+/// The number of the release whose data a snapshot holds; `None` for one of another's making.
+pub(crate) fn holder(snapshot: &str) -> Option<u64> {
+    let rest = snapshot.strip_prefix('r')?;
+    let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    let after = &rest[digits.len()..];
+    (after.starts_with("-before-r") || after.starts_with("-failed")).then(|| digits.parse().ok())?
+}
+
+/// Volumes of an app as the plan of a rollout sees them: the datasets there are, with their snapshots' names.
+pub(crate) type Volumes = std::collections::BTreeMap<Name, BTreeSet<String>>;
+
+/// The app's volumes that are here.
+pub(crate) fn existing_volumes(store: &Store, app: &Name) -> Result<Volumes, NodeError> {
+    let own = store.list()?.into_iter().filter(|name| name.app.as_ref() == Some(app));
+    let each = own.map(|name| {
+        let snapshots = store.inspect(&name)?.snapshots;
+        Ok((name.volume, snapshots.into_iter().map(|snapshot| snapshot.name.to_string()).collect()))
+    });
+    each.collect()
+}
+
+/// The volumes that a workload may write to.
+pub(crate) fn written_by(spec: &AppSpec, workload: &str) -> BTreeSet<Name> {
+    let mounts = spec.workload(workload).into_iter().flat_map(|workload| &workload.volumes);
+    let named = mounts.filter(|mount| !mount.read_only).filter_map(|mount| match &mount.source {
+        MountSource::Volume(volume) => Some(volume.clone()),
+        MountSource::Host(_) | MountSource::Anonymous => None,
+    });
+    named.filter(|volume| spec.volumes.get(volume).is_none_or(|volume| volume.host_path.is_none())).collect()
+}
+
+fn name_of(app: &App, volume: &Name) -> DatasetName {
+    DatasetName { app: Some(app.name.clone()), volume: volume.clone() }
+}
+
+fn snapshot_name(text: &str) -> Result<SnapshotName, NodeError> {
+    SnapshotName::new(text).map_err(|error| NodeError::Invalid(error.to_string()))
+}
+
+fn has(store: &Store, name: &DatasetName, snapshot: &SnapshotName) -> Result<bool, NodeError> {
+    Ok(store.inspect(name)?.snapshots.iter().any(|one| one.name == *snapshot))
+}
+
+/// Work on the disk, off the threads that serve.
+async fn on_disk<T: Send + 'static>(
+    app: &Arc<App>,
+    work: impl FnOnce(&Store) -> Result<T, NodeError> + Send + 'static,
+) -> Result<T, NodeError> {
+    let containers = app.containers().clone();
+    let done = tokio::task::spawn_blocking(move || work(&containers.volumes)).await;
+    done.unwrap_or_else(|error| Err(NodeError::Invalid(format!("work on a volume ended early: {error}"))))
+}
+
+/// Takes a snapshot of what the volume holds now; one that is there already is the one.
+pub(super) async fn snapshot(app: &Arc<App>, volume: &Name, snapshot: &str) -> Result<(), NodeError> {
+    let (name, snapshot) = (name_of(app, volume), snapshot_name(snapshot)?);
+    // A copy of a directory takes its time: those who write there wait meanwhile, so that it is of one moment.
+    let writers = match app.containers().volumes.kind() {
+        Kind::Directory => users_of(app, volume),
+        _ => Vec::new(),
+    };
+    let frozen = freeze(app, writers).await;
+    let now = app.now();
+    let taken = on_disk(app, move |store| {
+        if has(store, &name, &snapshot)? {
+            return Ok(());
+        }
+        let mut stamps = Stamps::default();
+        stamps.set("created_at", now.0.to_string()).map_err(|error| NodeError::Invalid(error.to_string()))?;
+        Ok(store.snapshot(&name, &snapshot, &stamps)?)
+    });
+    let taken = taken.await;
+    for container in frozen {
+        if let Err(error) = app.containers().set_paused(&container, false).await {
+            tracing::warn!(container = %container.name(), %error, "it stays paused: `coppice unpause` wakes it");
+        }
+    }
+    taken
+}
+
+/// The app's containers that run and may write to the volume.
+fn users_of(app: &Arc<App>, volume: &Name) -> Vec<Arc<Container>> {
+    let writes = |container: &Arc<Container>| {
+        container.owner.app() == Some(&app.name)
+            && container.phase().is_running()
+            && container.read(|record| {
+                let mut mounts = record.spec.workload.volumes.iter().filter(|mount| !mount.read_only);
+                mounts.any(|mount| matches!(&mount.source, MountSource::Volume(of) if of == volume))
+            })
+    };
+    app.containers().table.all().into_iter().filter(writes).collect()
+}
+
+async fn freeze(app: &Arc<App>, writers: Vec<Arc<Container>>) -> Vec<Arc<Container>> {
+    let mut frozen = Vec::new();
+    for container in writers {
+        // One that is paused already is somebody else's to wake; one that has ended writes nothing.
+        if app.containers().set_paused(&container, true).await.is_ok() {
+            frozen.push(container);
+        }
+    }
+    frozen
+}
+
+/// Has the volume hold what `to` holds, and keeps what it held as `keep`. Done already when `keep` is there.
+pub(super) async fn switch(app: &Arc<App>, volume: &Name, to: &str, keep: &str) -> Result<(), NodeError> {
+    let (name, to, keep) = (name_of(app, volume), snapshot_name(to)?, snapshot_name(keep)?);
+    on_disk(app, move |store| {
+        if has(store, &name, &keep)? {
+            return Ok(());
+        }
+        Ok(store.switch(&name, &to, &keep)?)
+    })
+    .await
+}
+
+/// Has the volume hold what it held before a switch kept it as `to`; without such a snapshot nothing was switched.
+pub(super) async fn switch_back(app: &Arc<App>, volume: &Name, to: &str, cut: &str) -> Result<(), NodeError> {
+    let (name, to, cut) = (name_of(app, volume), snapshot_name(to)?, snapshot_name(cut)?);
+    on_disk(app, move |store| {
+        if !has(store, &name, &to)? || has(store, &name, &cut)? {
+            return Ok(());
+        }
+        Ok(store.switch(&name, &to, &cut)?)
+    })
+    .await
+}
+
+/// After a rollout: the heads say whose data they hold, and snapshots that no kept release needs are gone. What fails is
+/// told and tried again after the next one.
+pub(super) async fn settle(app: &Arc<App>) {
+    let (wanted, name) = (app.wanted(), app.name.clone());
+    let state = wanted.state().clone();
+    let settled = on_disk(app, move |store| {
+        for volume in state.spec().volumes.iter().filter(|(_, volume)| volume.host_path.is_none()).map(|(name, _)| name)
+        {
+            let dataset = DatasetName { app: Some(name.clone()), volume: volume.clone() };
+            if store.has(&dataset) {
+                store.stamp(&dataset, &stamps(&name, state.current())?)?;
+                let kept = kept_releases(&state);
+                store.prune(&dataset, &|snapshot| {
+                    holder(snapshot.name.as_str()).is_none_or(|number| kept.contains(&number))
+                })?;
+            }
+        }
+        Ok(())
+    });
+    if let Err(error) = settled.await {
+        tracing::warn!(app = %app.name, %error, "its volumes do not say whose data they hold");
+    }
+}
+
+/// Numbers of the releases whose data is kept.
+pub(crate) fn kept_releases(state: &AppState) -> BTreeSet<u64> {
+    let current = state.current().number;
+    let mut numbers: Vec<u64> = state.releases.iter().map(|release| release.number).filter(|n| *n != current).collect();
+    numbers.sort_unstable();
+    let keep = usize::try_from(state.spec().keep).unwrap_or(usize::MAX);
+    numbers.into_iter().rev().take(keep).chain([current]).collect()
+}
+
+/// What is written on a volume: whose data it holds.
+fn stamps(app: &Name, release: &Release) -> Result<Stamps, NodeError> {
+    let mut stamps = Stamps::default();
+    let pairs = [
+        ("managed", "true".to_owned()),
+        ("app", app.to_string()),
+        ("release", release.id.to_string()),
+        ("number", release.number.to_string()),
+        ("deployed_at", release.created_at.0.to_string()),
+        ("deployed_by", release.actor.to_string()),
+    ];
+    for (key, value) in pairs {
+        stamps.set(key, value).map_err(|error| NodeError::Invalid(error.to_string()))?;
+    }
+    Ok(stamps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshots_name_says_whose_data_it_holds_and_no_other_name_does() {
+        assert_eq!(holder(&kept_as(4, 17)), Some(4));
+        assert_eq!(holder("r4-before-r17.2"), Some(4));
+        assert_eq!(holder(&failed_as(17)), Some(17));
+        for other in ["manual-1", "r4", "r-before-r2", "release-4", "cut-1", "rx-failed", "r4-after-r5"] {
+            assert_eq!(holder(other), None, "{other}");
+        }
+    }
+}

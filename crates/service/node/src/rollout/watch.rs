@@ -1,0 +1,205 @@
+//! What the rollout asks of supervision and of the proxy: whether a workload is up, down or gone, and how its new instances
+//! do.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use coppice_base::{DurationText, Name, Timestamp};
+use coppice_rollout::{Event, Outcome, Reason, Record, Side, Verdict};
+use coppice_state::Trigger;
+use coppice_supervise::{ChildState, ChildStatus};
+
+use super::{Driver, data};
+use crate::app::{App, instances_of};
+
+/// Restarts of an instance after which it is plain that the definition does not work.
+const RESTARTS_MAX: u64 = 3;
+
+/// How an instance does under its supervisor.
+enum Doing {
+    Ready,
+    OnTheWay,
+    Failed(String),
+}
+
+impl Driver {
+    /// Tells once when the workload is ready by this side's definition, or has failed.
+    pub(super) fn watch(&mut self, workload: Name, side: Side) {
+        if let Some(before) = self.watches.remove(&workload) {
+            before.abort();
+        }
+        let (app, tell) = (self.app.clone(), self.tell.clone());
+        let of = workload.clone();
+        let task = tokio::spawn(async move {
+            let _ = tell.send(match app.up(&of).await {
+                Ok(()) => Event::WorkloadReady { workload: of, side },
+                Err(detail) => Event::WorkloadFailed { workload: of, side, reason: Reason::ProcessFailed, detail },
+            });
+        });
+        self.watches.insert(workload, task.abort_handle());
+    }
+
+    pub(super) fn sample(&self, workload: &Name, since: Timestamp) {
+        let sample = self.app.sample(workload, since);
+        let _ = self.tell.send(Event::Sample {
+            workload: workload.clone(),
+            since,
+            requests: sample.requests,
+            errors: sample.errors,
+            p99: sample.p99,
+        });
+    }
+}
+
+/// What the proxy has seen of some instances within a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sample {
+    requests: u64,
+    errors: u64,
+    p99: Option<DurationText>,
+}
+
+/// What the proxy has counted of some instances so far.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) requests: u64,
+    pub(crate) failures: u64,
+    /// Requests by how long they took: upper bounds, ascending, and how many were within each and above the one before.
+    pub(crate) latency: Vec<(Option<Duration>, u64)>,
+}
+
+impl Seen {
+    fn since(&self, before: &Self) -> Sample {
+        let counts = self.latency.iter().enumerate().map(|(at, (bound, count))| {
+            (*bound, count.saturating_sub(before.latency.get(at).map_or(0, |(_, count)| *count)))
+        });
+        let counts: Vec<(Option<Duration>, u64)> = counts.collect();
+        let total: u64 = counts.iter().map(|(_, count)| count).sum();
+        // The bound within which 99 of 100 are; beyond the last there is none to name but the last.
+        let mut left = total - total / 100;
+        let mut p99 = None;
+        for (bound, count) in counts {
+            p99 = bound.or(p99);
+            if count >= left {
+                break;
+            }
+            left -= count;
+        }
+        Sample {
+            requests: self.requests.saturating_sub(before.requests),
+            errors: self.failures.saturating_sub(before.failures),
+            p99: p99.filter(|_| total > 0).map(DurationText),
+        }
+    }
+}
+
+impl App {
+    /// What the proxy has seen of the workload's new instances since that moment. A moment that is asked for first begins
+    /// with the question.
+    fn sample(&self, workload: &Name, since: Timestamp) -> Sample {
+        let fresh = self.fresh_endpoints(workload);
+        let seen = self.containers().traffic.seen(&self.name, workload, |instance| fresh.contains(instance));
+        let before = self.sampled_since(workload, since, &seen);
+        seen.since(&before)
+    }
+
+    /// Whose hooks run: before a rollback, those of the release that is left.
+    pub(crate) fn hook_side(&self) -> Side {
+        match self.wanted().current().trigger {
+            Trigger::Rollback { .. } => Side::Old,
+            _ => Side::New,
+        }
+    }
+
+    /// Resolves when all of the workload's instances that are wanted are ready, or one has failed.
+    async fn up(self: &Arc<Self>, workload: &Name) -> Result<(), String> {
+        let wanted = self.wanted();
+        let ungated = wanted.rollout().and_then(|(record, _)| record.plan.stage_of(workload.as_str()).cloned());
+        let ungated = ungated.is_some_and(|stage| stage.ready_timeout.0.is_zero());
+        let keys = if wanted.is_stopped(workload.as_str()) { Vec::new() } else { instances_of(&wanted, workload) };
+        let supervisor = self.supervisor();
+        let status = |key: &String| supervisor.read(|machine| machine.status_of(key));
+        let before: Vec<u64> = keys.iter().map(|key| status(key).map_or(0, |status| status.restarts)).collect();
+        let mut answer = Ok(());
+        supervisor
+            .when(|_| {
+                let doing = keys.iter().zip(&before).map(|(key, before)| match status(key) {
+                    Some(status) => doing(&status, *before, ungated),
+                    None => Doing::OnTheWay,
+                });
+                let mut all = true;
+                for one in doing {
+                    match one {
+                        Doing::Ready => {}
+                        Doing::OnTheWay => all = false,
+                        Doing::Failed(why) => {
+                            answer = Err(why);
+                            return true;
+                        }
+                    }
+                }
+                all
+            })
+            .await;
+        answer
+    }
+
+    /// Resolves when nothing of these runs.
+    pub(crate) async fn rested(&self, workloads: &[Name]) {
+        let wanted = self.wanted();
+        let keys: BTreeSet<String> = workloads.iter().flat_map(|workload| instances_of(&wanted, workload)).collect();
+        let alive = |key: &String| {
+            let status = self.supervisor().read(|machine| machine.status_of(key));
+            status.is_some_and(|status| {
+                matches!(status.state, ChildState::Starting | ChildState::Running { .. } | ChildState::Stopping)
+            })
+        };
+        self.supervisor().when(|_| !keys.iter().any(alive)).await;
+    }
+
+    /// Resolves when the supervisor has forgotten the workload.
+    pub(crate) async fn gone(&self, workload: &Name) {
+        let of = |key: &String| {
+            key == workload.as_str()
+                || key.rsplit_once('-').is_some_and(|(of, n)| of == workload.as_str() && n.parse::<u32>().is_ok())
+        };
+        let taken: Vec<String> =
+            self.wanted().spec().workloads().flat_map(|(name, _)| instances_of(&self.wanted(), name)).collect();
+        let supervisor = self.supervisor();
+        supervisor
+            .when(|status| !status.leaving.iter().any(|child| of(&child.key) && !taken.contains(&child.key)))
+            .await;
+    }
+
+    /// How far the rollout is, for those who follow events.
+    pub(crate) fn tell_progress(&self, record: &Record) {
+        if let Some(step) = record.progress.steps.back() {
+            self.tell("rollout", &step.what);
+        }
+    }
+
+    /// The rollout has ended: what is in the volumes is said on them, and what no release needs any more goes.
+    pub(crate) async fn rolled_out(self: &Arc<Self>, record: &Record, outcome: &Outcome) {
+        let said = match (&outcome.verdict, &outcome.cause) {
+            (Verdict::Completed, _) => "completed".to_owned(),
+            (_, Some(cause)) => format!("went back: {cause}"),
+            (_, None) => "went back".to_owned(),
+        };
+        tracing::info!(app = %self.name, steps = record.progress.steps.len(), "rollout {said}");
+        data::settle(self).await;
+    }
+}
+
+fn doing(status: &ChildStatus<String>, before: u64, ungated: bool) -> Doing {
+    let cause = || status.history.last().map_or_else(String::new, |note| note.what.to_string());
+    match &status.state {
+        ChildState::Running { ready: true, .. } | ChildState::Completed => Doing::Ready,
+        ChildState::Running { .. } if ungated => Doing::Ready,
+        ChildState::Failed(failure) => Doing::Failed(format!("{}: {failure}", status.key)),
+        _ if status.restarts >= before + RESTARTS_MAX => {
+            Doing::Failed(format!("{}: restarted {RESTARTS_MAX} times: {}", status.key, cause()))
+        }
+        _ => Doing::OnTheWay,
+    }
+}
