@@ -1,4 +1,4 @@
-//! What must hold between two calls, whatever happened before. Tests call it after every event, `resume` on every record.
+//! What must hold between two calls, whatever happened before. Tests call it after every event.
 
 use crate::event::Side;
 use crate::machine::ATTEMPTS_MAX;
@@ -66,8 +66,9 @@ impl Record {
         broken
     }
 
-    /// What must hold before anything may index into the lists.
-    fn check_shape(&self) -> Vec<String> {
+    /// What must hold before anything may index into the lists. A record that comes back is held to this alone: one that is
+    /// merely odd had better go on to its end.
+    pub(crate) fn check_shape(&self) -> Vec<String> {
         let (plan, progress) = (&self.plan, &self.progress);
         let mut broken = Vec::new();
         let mut must = |holds: bool, what: &str| {

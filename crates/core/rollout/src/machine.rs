@@ -261,7 +261,7 @@ impl Rollout {
         turn.actions.push(Action::End(outcome));
         let what = match verdict {
             Verdict::Completed => "completed",
-            Verdict::Failed => "failed; nothing was changed",
+            Verdict::Failed => "failed; no workload was changed",
             Verdict::RolledBack => "the old release is back",
         };
         self.note(turn, what.to_owned());

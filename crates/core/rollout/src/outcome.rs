@@ -105,7 +105,7 @@ impl fmt::Display for Failure {
 pub enum Verdict {
     /// All at the new release.
     Completed,
-    /// All at the old release: nothing had been changed yet.
+    /// All at the old release: no workload had been touched. Hooks may have run.
     Failed,
     /// All at the old release again.
     RolledBack,

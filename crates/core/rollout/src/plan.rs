@@ -209,6 +209,17 @@ impl Plan {
                 broken.push(format!("instance {} of {} is there twice", target.instance, stage.workload));
             }
         }
+        let of_stages = self.stages.iter().flat_map(|stage| match &stage.how {
+            How::Switch { volumes, .. } => volumes.as_slice(),
+            _ => &[],
+        });
+        let of_all = self.switches.iter().map(|switch| &switch.volume).chain(of_stages.map(|at| &at.volume));
+        let mut volumes = std::collections::BTreeSet::new();
+        for volume in of_all {
+            if !volumes.insert(volume) {
+                broken.push(format!("the data of {volume} is switched twice"));
+            }
+        }
         for stage in &self.stages {
             if stage.deadline.0.is_zero() {
                 broken.push(format!("{} has no deadline", stage.workload));

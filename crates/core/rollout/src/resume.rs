@@ -21,7 +21,7 @@ impl Rollout {
     /// One whose deadline has passed meanwhile fails by it; a step in the history says which. Going back gets its whole time
     /// again.
     pub fn resume(record: Record, now: Timestamp) -> Result<(Self, Vec<Action>), ResumeError> {
-        let broken = record.check();
+        let broken = record.check_shape();
         if !broken.is_empty() {
             return Err(ResumeError(broken));
         }
