@@ -176,8 +176,18 @@ impl Secrets {
 
     /// All that a container is given: the versions in its record; the newest ones where nobody pins any.
     pub(crate) fn delivery(&self, record: &Record) -> Result<Delivery, SecretsError> {
+        self.part_of_delivery(record, |_| true)
+    }
+
+    /// Of that, what these uses ask for.
+    fn part_of_delivery(
+        &self,
+        record: &Record,
+        is_asked: impl Fn(&SecretUse) -> bool,
+    ) -> Result<Delivery, SecretsError> {
         let mut delivery = Delivery::default();
-        for (at, used) in record.spec.workload.secrets.iter().enumerate() {
+        let uses = record.spec.workload.secrets.iter().enumerate();
+        for (at, used) in uses.filter(|(_, used)| is_asked(used)) {
             let version = match record.secrets.files.get(&used.secret) {
                 Some(version) => *version,
                 None => self.newest(&used.secret)?,
@@ -327,7 +337,7 @@ impl Containers {
             fresh.secrets.files.clone_from(pins);
             fresh
         };
-        let delivery = self.secrets.delivery(&fresh)?;
+        let delivery = self.secrets.part_of_delivery(&fresh, |used| is_new(&used))?;
         if !delivery.files.is_empty() {
             let put = |files: SecretFiles| delivery.files.iter().try_for_each(|file| files.put(file, record.ids()));
             let failed = |source| SecretsError::Files { container: record.name.clone(), source };

@@ -8,6 +8,7 @@ pub(crate) mod metrics;
 mod network;
 mod node;
 mod policy;
+mod secret;
 mod volume;
 
 use std::sync::Arc;
@@ -74,6 +75,12 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::NETWORK, get(network::status))
         .route(path::NETWORK_DOCTOR, get(network::doctor))
         .route(path::POLICY, get(policy::list).post(policy::set).delete(policy::remove))
+        .route(path::SECRETS, get(secret::list))
+        .route(path::SECRET, get(secret::history).post(secret::set).delete(secret::remove))
+        .route(path::SECRET_ROTATE, post(secret::rotate))
+        .route(path::SECRET_VALUE, get(secret::value))
+        .route(path::SECRETS_KEY, post(secret::change_key))
+        .route(path::SECRETS_CHECK, get(secret::check))
         .route(path::VOLUMES, get(volume::list).delete(volume::remove))
         .route(path::VOLUME, get(volume::one))
         .route(path::VOLUME_SNAPSHOT, post(volume::snapshot))

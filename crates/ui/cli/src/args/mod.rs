@@ -8,6 +8,7 @@ mod network;
 mod node;
 mod policy;
 mod run;
+mod secret;
 pub(crate) mod values;
 mod volume;
 
@@ -36,6 +37,10 @@ pub(crate) use network::{DoctorArgs, NetVerb};
 pub(crate) use node::{CompletionsArgs, MetricsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb};
 pub(crate) use policy::{PolicyPairArgs, PolicyVerb};
 pub(crate) use run::{CreateArgs, NewContainerArgs, RunArgs};
+pub(crate) use secret::{
+    BootstrapArgs, BootstrapRotateArgs, BootstrapVerb, MadeKind, SecretGetArgs, SecretNameArgs, SecretRekeyArgs,
+    SecretRmArgs, SecretRotateArgs, SecretSetArgs, SecretValueArgs, SecretVerb,
+};
 pub(crate) use volume::{
     VolumeArgs, VolumeCloneArgs, VolumeRmArgs, VolumeRollbackArgs, VolumeSnapshotArgs, VolumeVerb,
 };
@@ -188,6 +193,14 @@ pub(crate) enum Verb {
     /// Work with the certificates of this node
     #[command(subcommand)]
     Cert(CertVerb),
+
+    // Secrets
+    /// Keep passwords and keys, give them to apps, replace them
+    #[command(subcommand)]
+    Secret(SecretVerb),
+    /// Make, replace and check all secrets of an app
+    #[command(subcommand)]
+    Bootstrap(BootstrapVerb),
 
     // Volumes
     /// Keep, and have back, what volumes were

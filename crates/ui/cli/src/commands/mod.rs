@@ -8,6 +8,7 @@ mod manifest;
 mod network;
 mod node;
 mod policy;
+mod secret;
 mod volume;
 
 use std::future::Future;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use coppice_spec::Verdict;
 
 use crate::Hooks;
-use crate::args::{CertVerb, ImageVerb, NetVerb, NodeVerb, PolicyVerb, Verb, VolumeVerb};
+use crate::args::{BootstrapVerb, CertVerb, ImageVerb, NetVerb, NodeVerb, PolicyVerb, SecretVerb, Verb, VolumeVerb};
 use crate::error::{CommandError, CommandResult, FAILURE};
 use crate::settings::Settings;
 
@@ -86,6 +87,19 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Volume(VolumeVerb::Rollback(args)) => block_on(volume::change::rollback(settings, args)),
         Verb::Volume(VolumeVerb::Clone(args)) => block_on(volume::change::clone(settings, args)),
         Verb::Volume(VolumeVerb::Rm(args)) => block_on(volume::change::remove(settings, args)),
+
+        Verb::Secret(SecretVerb::Set(args)) => block_on(secret::change::set(settings, args)),
+        Verb::Secret(SecretVerb::Get(args)) => block_on(secret::show::get(settings, args)),
+        Verb::Secret(SecretVerb::Ls) => block_on(secret::show::list(settings)),
+        Verb::Secret(SecretVerb::Rm(args)) => block_on(secret::change::remove(settings, args)),
+        Verb::Secret(SecretVerb::Rotate(args)) => block_on(secret::change::rotate(settings, args)),
+        Verb::Secret(SecretVerb::History(args)) => block_on(secret::show::history(settings, args)),
+        Verb::Secret(SecretVerb::Rekey(args)) => block_on(secret::change::rekey(settings, args)),
+        Verb::Bootstrap(BootstrapVerb::Init(args)) => block_on(secret::bootstrap::init(settings, args)),
+        Verb::Bootstrap(BootstrapVerb::Status(args)) => block_on(secret::bootstrap::status(settings, args)),
+        Verb::Bootstrap(BootstrapVerb::Rotate(args)) => block_on(secret::bootstrap::rotate(settings, args)),
+        Verb::Bootstrap(BootstrapVerb::Verify(args)) => block_on(secret::bootstrap::verify(settings, args)),
+        Verb::Bootstrap(BootstrapVerb::ExportPubkey(args)) => block_on(secret::bootstrap::export(settings, args)),
 
         Verb::Net(NetVerb::Doctor(args)) => block_on(network::doctor::run(settings, args)),
 
