@@ -13,6 +13,7 @@ mod crowd;
 mod figures;
 mod processes;
 mod pull;
+mod releases;
 mod starts;
 mod traffic;
 
@@ -40,16 +41,18 @@ const FILES: usize = 32_768;
 enum Suite {
     Containers,
     Traffic,
+    Releases,
 }
 
 impl Suite {
-    const ALL: [Suite; 2] = [Suite::Containers, Suite::Traffic];
+    const ALL: [Suite; 3] = [Suite::Containers, Suite::Traffic, Suite::Releases];
 
     /// Stands for all of its parts on the command line.
     fn name(self) -> &'static str {
         match self {
             Suite::Containers => "containers",
             Suite::Traffic => "traffic",
+            Suite::Releases => "releases",
         }
     }
 
@@ -57,6 +60,7 @@ impl Suite {
         match self {
             Suite::Containers => vec!["start", "idle", "burst", "crowd", "pull"],
             Suite::Traffic => traffic::PARTS.iter().map(|(name, _)| *name).collect(),
+            Suite::Releases => releases::PARTS.iter().map(|(name, _)| *name).collect(),
         }
     }
 }
@@ -86,7 +90,7 @@ impl Plan {
         }
         let known: Vec<_> = Suite::ALL.into_iter().flat_map(Suite::parts).collect();
         if let Some(other) = plan.parts.iter().find(|part| !known.contains(&part.as_str())) {
-            let suites = Suite::ALL.map(Suite::name).join(" and ");
+            let suites = Suite::ALL.map(Suite::name).join(", ");
             bail!("bench has no part or option {other:?}; parts are {}; {suites} stand for several", known.join(", "));
         }
         let whole = |suite: Suite| suite.parts().iter().all(|part| plan.wants(part));
@@ -129,6 +133,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     if plan.wants_some(Suite::Traffic) {
         traffic::build()?;
     }
+    if plan.wants_some(Suite::Releases) {
+        release::build()?;
+    }
     let this = std::env::current_exe().context("cannot find this program")?;
     let mut unshared = Command::new("sh");
     unshared.args(["-c", &format!("ulimit -n {FILES} 2>/dev/null || ulimit -n $(ulimit -Hn); exec \"$@\""), "sh"]);
@@ -167,6 +174,7 @@ fn inside(plan: &Plan) -> Result<()> {
         let mut report = Report::new(gate::commit())?;
         match suite {
             Suite::Containers => containers(plan, &mut report)?,
+            Suite::Releases => releases(plan, &mut report)?,
             Suite::Traffic => {
                 let ground = traffic::Ground::prepare()?;
                 for (name, measure) in traffic::PARTS {
@@ -208,11 +216,24 @@ fn containers(plan: &Plan, report: &mut Report) -> Result<()> {
     part(plan, "burst", report, |report| crowd::burst(&arena, plan, report));
     part(plan, "crowd", report, |report| crowd::idle_containers(&arena, plan, report));
     part(plan, "pull", report, |report| pull::measure(&arena, plan, report));
-    // Else its control groups would outlive the namespaces. Where none was started there is nothing to stop.
+    stop_node(&arena);
+    Ok(())
+}
+
+fn releases(plan: &Plan, report: &mut Report) -> Result<()> {
+    let arena = Arena::prepare()?;
+    for (name, measure) in releases::PARTS {
+        part(plan, name, report, |report| measure(&arena, plan, report));
+    }
+    stop_node(&arena);
+    Ok(())
+}
+
+/// Else its control groups would outlive the namespaces. Where none was started there is nothing to stop.
+fn stop_node(arena: &Arena) {
     if let Ok(mut stop) = arena.coppice_command() {
         let _ = shell::output(stop.args(["node", "stop", "--all"]));
     }
-    Ok(())
 }
 
 /// The order in which so many contenders have their turn. Every round starts with another one and every second goes
@@ -229,13 +250,17 @@ fn commit_results(suite: Suite, report: &Report) -> Result<()> {
     let text = serde_json::to_string_pretty(report)? + "\n";
     // The files of the first suite have no name in theirs: they are older than the second.
     let (dated, latest, chart) = match suite {
-        Suite::Containers => (String::new(), "latest.json", ("docs/bench.svg", chart::starts(report))),
-        Suite::Traffic => ("-traffic".to_owned(), "traffic.json", ("docs/traffic.svg", chart::traffic(report))),
+        Suite::Containers => (String::new(), "latest.json", Some(("docs/bench.svg", chart::starts(report)))),
+        Suite::Traffic => ("-traffic".to_owned(), "traffic.json", Some(("docs/traffic.svg", chart::traffic(report)))),
+        Suite::Releases => ("-releases".to_owned(), "releases.json", None),
     };
     fs::write(folder.join(format!("{}-{}{dated}.json", report.date, report.machine_word())), &text)?;
     fs::write(folder.join(latest), &text)?;
-    fs::write(root.join(chart.0), chart.1)?;
-    eprintln!("wrote bench/results/{latest} and {}", chart.0);
+    eprintln!("wrote bench/results/{latest}");
+    if let Some((path, drawing)) = chart {
+        fs::write(root.join(path), drawing)?;
+        eprintln!("wrote {path}");
+    }
     Ok(())
 }
 
