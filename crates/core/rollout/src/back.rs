@@ -178,7 +178,10 @@ impl Rollout {
     }
 
     fn leave_data(&mut self, turn: &mut Turn) {
-        self.record.progress.data.left = true;
+        let data = &mut self.record.progress.data;
+        data.left = true;
+        // One that was never answered must not be asked for again.
+        data.halt = HaltState::No;
         for workload in self.record.plan.halt.clone().into_iter().rev() {
             match self.record.stage_at(workload.as_str()) {
                 Some(s) => self.leave(turn, s),

@@ -418,3 +418,17 @@ fn an_old_one_that_is_being_put_back_when_the_node_is_killed_is_put_back_by_the_
     world.run();
     assert_eq!(verdict_of(&world), Verdict::RolledBack);
 }
+
+#[test]
+fn a_halt_that_was_never_answered_is_not_asked_for_again_once_its_workloads_were_given_back() {
+    let fate = |ask, of: &str| match (ask, of) {
+        (Ask::Halt, _) | (Ask::Leave, "db") => Fate::Silent,
+        _ => Fate::Well,
+    };
+    let mut world = World::new(with_data(), fate);
+    world.run_until(|world| world.phase() == Phase::Settling);
+    let before = world.asked.len();
+    world.kill();
+    assert!(!world.asked[before..].iter().any(|action| matches!(action, Action::Halt { .. })));
+    assert!(world.asked[before..].contains(&Action::Leave { workload: name("db") }));
+}

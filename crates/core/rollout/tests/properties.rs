@@ -233,8 +233,14 @@ fn check_tries(world: &World, resumes: usize) {
     }
 }
 
+/// At least 1000 cases: some of what was found once needed a kill at just the right moment. PROPTEST_CASES asks for more.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { failure_persistence: None, cases: default.cases.max(1000), ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn whatever_happens_it_ends_in_time_wholly_new_or_wholly_old(
