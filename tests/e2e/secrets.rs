@@ -319,8 +319,15 @@ fn a_key_that_others_may_read_or_that_is_another_is_refused_and_apps_run_on() {
     let verified = shop.coppice(&["bootstrap", "verify", "--json"]).ended_with(1).json();
     assert_eq!(verified[0]["state"], "read_error", "{verified}");
     assert_eq!(shop.pids(), pids);
+    // One that has to start again waits for the key, and says so.
+    kill_and_wait(shop.pid("web-1"), "KILL");
+    wait_until("it says why it does not start", || shop.coppice(&["status", "--json"]).stdout.contains("chmod 600"));
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(get(&node, "token"), VALUE);
+    shop.ok(&["start", "web"]);
+    shop.wait_child("web-1", "is back", |web| web.ready);
+    assert_eq!(shop.shell("web-1", "echo $TOKEN"), format!("{VALUE}\n"));
+    let pids = shop.pids();
     let right = std::fs::read(&path).unwrap();
     kill_and_wait(node.daemon_pid(), "KILL");
     std::fs::write(&path, [7; 32]).unwrap();

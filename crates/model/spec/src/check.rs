@@ -109,6 +109,17 @@ fn secrets(app: &AppSpec, kind: &str, name: &Name, workload: &WorkloadSpec, brok
             }
             SecretTarget::File { path, .. } => {
                 let path = SecretUse::absolute(path);
+                if path.trim_end_matches('/') == SecretUse::DIRECTORY {
+                    broken.push(format!("{kind} {name}: secret {secret} is to be a file in {path}, not to be that"));
+                }
+                let covers = |target: &str| {
+                    let target = std::path::Path::new(target);
+                    target.starts_with(SecretUse::DIRECTORY) && std::path::Path::new(&path).starts_with(target)
+                };
+                let mounts = workload.volumes.iter().map(|mount| &mount.target).chain(workload.tmpfs.keys());
+                if let Some(target) = mounts.filter(|target| **target != path).find(|target| covers(target)) {
+                    broken.push(format!("{kind} {name} has a mount at {target}, over its secret {secret}"));
+                }
                 let is_mounted = workload.volumes.iter().any(|mount| mount.target == path);
                 if is_mounted || workload.tmpfs.contains_key(&path) || !paths.insert(path.clone()) {
                     broken.push(format!("{kind} {name} has two files or mounts at {path}"));
@@ -228,6 +239,11 @@ mod tests {
             ("sets TAKEN twice", |app| uses(app, &[SecretTarget::Env("TAKEN".into())])),
             ("sets A twice", |app| uses(app, &[SecretTarget::Env("A".into()), SecretTarget::Env("A".into())])),
             ("two files or mounts at /run/secrets/pw", |app| uses(app, &[file("pw"), file("/run/secrets/pw")])),
+            ("a mount at /run/secrets, over its secret pw", |app| {
+                uses(app, &[file("pw")]);
+                web(app).workload.tmpfs.insert("/run/secrets".into(), None);
+            }),
+            ("to be a file in /run/secrets", |app| uses(app, &[file("/run/secrets")])),
             ("not a variable", |app| uses(app, &[SecretTarget::Env("1=".into())])),
             ("holds `..`", |app| uses(app, &[file("../etc/passwd")])),
             ("part public", |app| {
