@@ -320,6 +320,7 @@ fn routes(apps: &BTreeMap<Name, Present>) -> Routes {
                 app: app.clone(),
                 service: name.clone(),
                 instances: endpoints(name, service, present),
+                fresh_percent: present.weights.get(name).copied(),
             });
         }
     }
@@ -359,6 +360,7 @@ fn endpoints(name: &Name, service: &ServiceSpec, present: &Present) -> Vec<Endpo
         address: SocketAddr::new(IpAddr::V4(instance.address), port),
         ready: instance.ready,
         draining: instance.leaving,
+        fresh: instance.fresh,
     });
     endpoint.collect()
 }

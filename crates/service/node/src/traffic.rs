@@ -322,6 +322,7 @@ impl Traffic {
             }
             seen.requests += one.requests;
             seen.failures += one.failures;
+            seen.taken_out |= one.ejected || one.breaker != coppice_proxy::BreakerState::Closed;
             for (at, count) in one.latency.counts.iter().enumerate() {
                 match seen.latency.get_mut(at) {
                     Some((_, sum)) => *sum += count,

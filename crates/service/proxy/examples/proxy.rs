@@ -42,8 +42,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     spec.hosts.push("127.0.0.1".to_owned());
     let route =
         Route { app: Name::new("bench")?, service: Name::new("web")?, spec, https_only: false, send_proxy: None };
-    let instance = Endpoint { name: "web-0".to_owned(), address: backend.parse()?, ready: true, draining: false };
-    let backend = Backend { app: Name::new("bench")?, service: Name::new("web")?, instances: vec![instance] };
+    let instance =
+        Endpoint { name: "web-0".to_owned(), address: backend.parse()?, ready: true, draining: false, fresh: false };
+    let backend = Backend {
+        app: Name::new("bench")?,
+        service: Name::new("web")?,
+        instances: vec![instance],
+        fresh_percent: None,
+    };
     proxy.update(&Routes { routes: vec![route], backends: vec![backend] })?;
     loop {
         std::thread::park();

@@ -43,6 +43,9 @@ pub struct Backend {
     pub app: Name,
     pub service: Name,
     pub instances: Vec<Endpoint>,
+    /// The share of the service's requests that those of its instances get that are `fresh`, in percent. `None`: no
+    /// difference is made.
+    pub fresh_percent: Option<u8>,
 }
 
 /// An instance. It keeps its history (breaker, requests in flight) over updates as long as name and address stay.
@@ -54,6 +57,8 @@ pub struct Endpoint {
     pub ready: bool,
     /// It will be stopped: takes no new request, finishes those it has.
     pub draining: bool,
+    /// It is of a release that is on its way; see [`Backend::fresh_percent`].
+    pub fresh: bool,
 }
 
 /// Why an update was not taken. The routes of before stay.
@@ -199,6 +204,44 @@ impl Changes {
     }
 }
 
+/// Services of which fresh instances get a share of their own become two groups: each takes over from the other when it has
+/// nobody to answer.
+fn shared_out(routes: &Routes, app: &Name, whole: Vec<(Group, u32)>) -> Vec<(Group, u32)> {
+    let backend = |service: &Name| routes.backends.iter().find(|one| one.app == *app && one.service == *service);
+    let share = |group: &Group| backend(&group.service)?.fresh_percent.map(|percent| u32::from(percent.min(100)));
+    if !whole.iter().any(|(group, _)| share(group).is_some()) {
+        return whole;
+    }
+    let mut all = Vec::new();
+    for (group, weight) in whole {
+        let is_fresh = |member: &Arc<Member>| {
+            let instances = backend(&group.service).into_iter().flat_map(|backend| &backend.instances);
+            instances.into_iter().any(|one| one.fresh && one.name == member.name)
+        };
+        let percent = share(&group).unwrap_or(0);
+        let (fresh, others): (Vec<_>, Vec<_>) = group.members.into_iter().partition(is_fresh);
+        // Hundredths of each weight; one with nothing to split has all of it.
+        let (mut of_fresh, mut of_others) = (weight * percent, weight * (100 - percent));
+        if fresh.is_empty() {
+            (of_fresh, of_others) = (0, weight * 100);
+        } else if others.is_empty() {
+            (of_fresh, of_others) = (weight * 100, 0);
+        }
+        for (members, weight) in [(others, of_others), (fresh, of_fresh)] {
+            if !members.is_empty() || weight > 0 {
+                all.push((Group { service: group.service.clone(), members }, weight));
+            }
+        }
+    }
+    // The order that is dealt is as long as the weights' sum.
+    let divisor = all.iter().map(|(_, weight)| *weight).fold(0, gcd).max(1);
+    all.into_iter().map(|(group, weight)| (group, weight / divisor)).collect()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// Turns [`Routes`] into [`Snapshot`]s, and remembers what lives over them.
 #[derive(Default)]
 pub(crate) struct Compiler {
@@ -239,10 +282,11 @@ impl Compiler {
                 service: service.clone(),
                 members: self.group(routes, route, service, threads, leave_by, &mut members, &mut changes),
             };
-            let (backends, weights) = match route.spec.backends.is_empty() {
-                true => (vec![group(&route.service)], vec![100]),
-                false => route.spec.backends.iter().map(|(service, weight)| (group(service), *weight)).unzip(),
+            let whole: Vec<(Group, u32)> = match route.spec.backends.is_empty() {
+                true => vec![(group(&route.service), 100)],
+                false => route.spec.backends.iter().map(|(service, weight)| (group(service), *weight)).collect(),
             };
+            let (backends, weights): (Vec<Group>, Vec<u32>) = shared_out(routes, &route.app, whole).into_iter().unzip();
             let mirror = route.spec.mirror.as_ref().map(&mut group);
             let name = format!("{}/{}/{}", route.app, route.service, route.spec.name);
             let compiled = Compiled {

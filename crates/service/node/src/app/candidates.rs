@@ -39,7 +39,8 @@ struct Inner {
     /// Shares of the requests that new instances get, in percent, by service.
     weights: BTreeMap<Name, u8>,
     /// What the proxy had counted when a canary's step began, by service.
-    begun: BTreeMap<Name, (Timestamp, Seen)>,
+    /// `None`: nobody has asked for it since its weight was set.
+    begun: BTreeMap<Name, (Option<Timestamp>, Seen)>,
 }
 
 #[derive(Clone)]
@@ -341,7 +342,10 @@ impl App {
     /// `percent` of the workload's requests go to its new instances; `None`: candidates get none.
     pub(crate) async fn weigh(&self, workload: Name, percent: Option<u8>) {
         {
+            let fresh = self.fresh_endpoints(&workload);
+            let seen = self.containers.traffic.seen(&self.name, &workload, |instance| fresh.contains(instance));
             let mut inner = self.candidates.inner();
+            inner.begun.insert(workload.clone(), (None, seen));
             match percent {
                 Some(percent) => inner.weights.insert(workload, percent),
                 None => inner.weights.remove(&workload),
@@ -364,10 +368,13 @@ impl App {
     /// What had been seen at `since`: now, if nobody has asked for that moment before.
     pub(crate) fn sampled_since(&self, workload: &Name, since: Timestamp, now: &Seen) -> Seen {
         let mut inner = self.candidates.inner();
-        match inner.begun.get(workload) {
-            Some((at, seen)) if *at == since => seen.clone(),
+        match inner.begun.get_mut(workload) {
+            Some((at, seen)) if at.is_none_or(|at| at == since) => {
+                *at = Some(since);
+                seen.clone()
+            }
             _ => {
-                inner.begun.insert(workload.clone(), (since, now.clone()));
+                inner.begun.insert(workload.clone(), (Some(since), now.clone()));
                 now.clone()
             }
         }

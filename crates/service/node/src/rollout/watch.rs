@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coppice_base::{DurationText, Name, Timestamp};
-use coppice_rollout::{Event, Outcome, Reason, Record, Side, Verdict};
+use coppice_rollout::{Event, How, Outcome, Reason, Record, Side, Verdict};
 use coppice_state::Trigger;
 use coppice_supervise::{ChildState, ChildStatus};
 
@@ -42,6 +42,7 @@ impl Driver {
 
     pub(super) fn sample(&self, workload: &Name, since: Timestamp) {
         let sample = self.app.sample(workload, since);
+        tracing::debug!(app = %self.app.name, %workload, ?sample, "what the proxy has seen of the new instances");
         let _ = self.tell.send(Event::Sample {
             workload: workload.clone(),
             since,
@@ -65,6 +66,8 @@ struct Sample {
 pub(crate) struct Seen {
     pub(crate) requests: u64,
     pub(crate) failures: u64,
+    /// The proxy sends nothing to one of them any more: its breaker is open, or it was ejected.
+    pub(crate) taken_out: bool,
     /// Requests by how long they took: upper bounds, ascending, and how many were within each and above the one before.
     pub(crate) latency: Vec<(Option<Duration>, u64)>,
 }
@@ -101,7 +104,17 @@ impl App {
         let fresh = self.fresh_endpoints(workload);
         let seen = self.containers().traffic.seen(&self.name, workload, |instance| fresh.contains(instance));
         let before = self.sampled_since(workload, since, &seen);
-        seen.since(&before)
+        let mut sample = seen.since(&before);
+        if seen.taken_out {
+            // It gets no requests to fail any more: that it fails them is plain.
+            let wanted = self.wanted();
+            let plan = wanted.rollout().and_then(|(record, _)| record.plan.stage_of(workload.as_str()));
+            if let Some(How::Canary { analysis, .. }) = plan.map(|stage| &stage.how) {
+                sample.requests = sample.requests.max(analysis.min_requests).max(1);
+                sample.errors = sample.requests;
+            }
+        }
+        sample
     }
 
     /// Whose hooks run: before a rollback, those of the release that is left.

@@ -128,7 +128,7 @@ pub(crate) fn spec() -> RouteSpec {
 }
 
 pub(crate) fn endpoint(at: usize, address: SocketAddr) -> Endpoint {
-    Endpoint { name: format!("web-{at}"), address, ready: true, draining: false }
+    Endpoint { name: format!("web-{at}"), address, ready: true, draining: false, fresh: false }
 }
 
 pub(crate) fn route(spec: RouteSpec) -> Route {
@@ -137,7 +137,7 @@ pub(crate) fn route(spec: RouteSpec) -> Route {
 
 pub(crate) fn backend(service: &str, servers: &[SocketAddr]) -> Backend {
     let instances = servers.iter().enumerate().map(|(at, address)| endpoint(at, *address)).collect();
-    Backend { app: name("shop"), service: name(service), instances }
+    Backend { app: name("shop"), service: name(service), instances, fresh_percent: None }
 }
 
 pub(crate) fn routes(spec: RouteSpec, servers: &[SocketAddr]) -> Routes {

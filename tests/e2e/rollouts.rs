@@ -1,0 +1,223 @@
+//! Rollouts end to end: what runs, what answers and what is in the volumes while a release takes another's place, and
+//! after it could not.
+
+mod node;
+mod project;
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+
+use node::{Node, Output, kill_and_wait};
+use project::{Project, wait_until};
+
+/// Three replicas behind a route, each of which says which version it is.
+const WEB: &str = r#"
+[service.web]
+image = "box"
+replicas = 3
+command = ["sh", "-c", "mkdir -p /www && echo VERSION > /www/index.html && exec httpd -f -p 80 -h /www"]
+stop_signal = "KILL"
+health = { type = "http", port = 80, interval = "100ms" }
+
+[service.web.http_routes.site]
+host = "site.example.com"
+
+[service.web.rollout]
+"#;
+
+/// One writer, which says on its port what is in its volume.
+const STORE: &str = r#"
+[service.db]
+image = "box"
+command = ["sh", "-c", "SCRIPT; exec httpd -f -p 80 -h /data"]
+volumes = ["data:/data"]
+stop_signal = "KILL"
+health = { type = "http", port = 80, path = "/rows", interval = "100ms" }
+
+[service.db.rollout]
+health_check_timeout = "3s"
+
+[volume.data]
+"#;
+
+fn web(version: &str, rollout: &str) -> String {
+    format!("{}{rollout}\n", WEB.replace("VERSION", version))
+}
+
+fn store(script: &str) -> String {
+    STORE.replace("SCRIPT", script)
+}
+
+/// What one request by the route is answered.
+fn ask(node: &Node) -> String {
+    let mut command = node.inside("curl");
+    command.args(["-sS", "--max-time", "5", "-H", "Host: site.example.com", "http://127.0.0.1/"]);
+    Output::of(command).succeeded().stdout.trim().to_owned()
+}
+
+fn answers(node: &Node) -> BTreeSet<String> {
+    (0..30).map(|_| ask(node)).collect()
+}
+
+fn running(project: &Project<'_>) -> Vec<String> {
+    let mut names: Vec<String> = project
+        .containers()
+        .into_iter()
+        .filter(|container| container.state == coppice_api::ContainerState::Running)
+        .map(|container| container.name)
+        .collect();
+    names.sort();
+    names
+}
+
+const ALL: [&str; 3] = ["site.web-1", "site.web-2", "site.web-3"];
+
+#[test]
+fn a_rolling_release_replaces_every_instance_without_one_failed_request() {
+    let node = Node::with_busybox();
+    let site = Project::new(&node, "site", &web("one", ""));
+    site.up();
+    let before = site.pids();
+    let mut load = node.inside("wrk");
+    load.args(["-t1", "-c8", "-d6s", "-H", "Host: site.example.com", "http://127.0.0.1/"]);
+    let load = std::thread::spawn(move || Output::of(load).succeeded().stdout);
+    site.write(&web("two", ""));
+    let after = site.up();
+    assert_eq!((after.state.as_str(), after.release), ("ready", 2));
+    let report = load.join().unwrap();
+    assert!(!report.contains("Non-2xx") && !report.contains("Socket errors"), "{report}");
+    let pids = site.pids();
+    assert_eq!(pids.len(), 3);
+    assert!(pids.iter().all(|(_, pid)| before.iter().all(|(_, old)| old != pid)), "{before:?} {pids:?}");
+    assert_eq!(answers(&node), BTreeSet::from(["two".to_owned()]));
+    // The new ones have the old ones' names, and nothing of the old ones is left.
+    wait_until("the old ones are gone", || site.containers().len() == 3);
+    assert_eq!(running(&site), ALL);
+    assert_eq!(site.shell("web-2", "cat /www/index.html"), "two\n");
+}
+
+#[test]
+fn a_release_that_does_not_start_or_is_never_ready_leaves_every_instance_as_it_was() {
+    let node = Node::with_busybox();
+    let site = Project::new(&node, "site", &web("one", ""));
+    site.up();
+    let before = site.pids();
+    let bad = [
+        WEB.replace("mkdir -p /www", "exit 3"),
+        WEB.replace("exec httpd -f -p 80", "exec httpd -f -p 81")
+            .replace("[service.web.rollout]", "[service.web.rollout]\nhealth_check_timeout = \"2s\""),
+    ];
+    for (number, manifest) in (2u64..).zip(bad) {
+        site.write(&manifest);
+        let said = site.coppice(&["up", "--timeout", "30s"]);
+        assert_ne!(said.code, 0, "{}", said.stdout);
+        let status = site.wait_status("the release before it is back", |status| status.settled);
+        assert_eq!((status.release, status.state.as_str()), (1, "ready"), "release {number}");
+        assert_eq!(site.pids(), before);
+        wait_until("no candidate is left", || site.containers().len() == 3);
+    }
+    assert_eq!(answers(&node), BTreeSet::from(["one".to_owned()]));
+    // What failed is no obstacle to the next.
+    site.write(&web("four", ""));
+    assert_eq!(site.up().release, 4);
+    assert_eq!(answers(&node), BTreeSet::from(["four".to_owned()]));
+}
+
+#[test]
+fn blue_and_green_change_places_all_at_once() {
+    let node = Node::with_busybox();
+    let rollout = "strategy = \"blue_green\"";
+    let site = Project::new(&node, "site", &web("one", rollout));
+    site.up();
+    // One of the new ones takes its time: until then nobody is answered by any of them.
+    site.write(&web("two", rollout).replace("mkdir -p", "[ $(hostname) = web-3 ] && sleep 2; mkdir -p"));
+    let mut up = site.command(&["up", "--timeout", "30s"]);
+    let mut up = up.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the whole set is there beside the old one", || running(&site).len() == 6);
+    assert_eq!(answers(&node), BTreeSet::from(["one".to_owned()]));
+    assert!(up.wait().unwrap().success());
+    assert_eq!(answers(&node), BTreeSet::from(["two".to_owned()]));
+    wait_until("the old set is gone", || running(&site) == ALL);
+}
+
+#[test]
+fn a_canary_gets_its_share_of_the_requests_and_goes_when_it_fails_them() {
+    let node = Node::with_busybox();
+    let rollout = |errors: &str| {
+        format!(
+            "strategy = \"canary\"\ncanary = [{{ instances = 1, weight = 30, duration = \"3s\" }}]\n\
+             analysis = {{ max_error_percent = {errors}, min_requests = 10 }}"
+        )
+    };
+    let site = Project::new(&node, "site", &web("one", &rollout("5")));
+    site.up();
+    let before = site.pids();
+    // It is healthy, and answers requests with an error: only the proxy sees that.
+    let broken = web("two", &rollout("5"))
+        .replace(
+            "exec httpd",
+            "mkdir -p /www/cgi-bin && printf '#!/bin/sh\\\\necho Status: 500 Broken\\\\necho\\\\n' > /www/cgi-bin/index.cgi && \
+             chmod +x /www/cgi-bin/index.cgi && rm /www/index.html && echo ok > /www/health && exec httpd",
+        )
+        .replace("port = 80, interval", "port = 80, path = \"/health\", interval");
+    site.write(&broken);
+    let mut up = site.command(&["up", "--timeout", "30s"]);
+    let mut up = up.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the canary is there", || running(&site).len() == 4);
+    let mut load = node.inside("wrk");
+    load.args(["-t1", "-c4", "-d4s", "-H", "Host: site.example.com", "http://127.0.0.1/"]);
+    let report = Output::of(load).succeeded().stdout;
+    assert!(report.contains("Non-2xx"), "the canary got its share: {report}");
+    assert!(!up.wait().unwrap().success());
+    let status = site.wait_status("it went back", |status| status.settled);
+    assert_eq!(status.release, 1);
+    assert_eq!(site.pids(), before);
+
+    // One that answers well goes on to all.
+    site.write(&web("three", &rollout("5")));
+    let mut up = site.command(&["up", "--timeout", "30s"]);
+    let mut up = up.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the canary is there", || running(&site).len() == 4);
+    wait_until("it answers some", || answers(&node).len() == 2);
+    let share = (0..100).filter(|_| ask(&node) == "three").count();
+    assert!((5..60).contains(&share), "30 % were to be answered by the canary: {share}");
+    assert!(up.wait().unwrap().success());
+    assert_eq!(answers(&node), BTreeSet::from(["three".to_owned()]));
+}
+
+#[test]
+fn a_one_writers_failed_release_brings_back_its_data_too() {
+    let node = Node::with_busybox();
+    let db = Project::new(&node, "store", &store("[ -f /data/rows ] || echo precious > /data/rows"));
+    db.up();
+    assert_eq!(db.shell("db-1", "cat /data/rows"), "precious\n");
+    // Its migration destroys what is there, and then it never answers.
+    db.write(&store("rm /data/rows; echo broken > /data/other"));
+    assert_ne!(db.coppice(&["up", "--timeout", "30s"]).code, 0);
+    let status = db.wait_status("the release before it is back", |status| status.settled);
+    assert_eq!((status.release, status.state.as_str()), (1, "ready"));
+    assert_eq!(db.shell("db-1", "cat /data/rows; ls /data"), "precious\nrows\n");
+    // What it wrote is kept beside.
+    let kept = db.ok(&["volume", "inspect", "store/data"]);
+    assert!(kept.contains("r2-failed"), "{kept}");
+}
+
+#[test]
+fn a_daemon_that_is_killed_in_the_midst_goes_on_with_the_rollout_when_it_returns() {
+    let node = Node::with_busybox();
+    let site = Project::new(&node, "site", &web("one", "delay_between_batches = \"300ms\""));
+    site.up();
+    site.write(&web("two", "delay_between_batches = \"300ms\""));
+    site.ok(&["up", "--detach"]);
+    // At whatever it is: each return takes up what the one before had begun.
+    for _ in 0..4 {
+        kill_and_wait(node.daemon_pid(), "KILL");
+        let names = running(&site);
+        assert!(names.len() >= 3, "{names:?}");
+    }
+    let status = site.wait_status("the rollout has ended", |status| status.settled && status.release == 2);
+    assert_eq!(status.state, "ready");
+    assert_eq!(answers(&node), BTreeSet::from(["two".to_owned()]));
+    wait_until("nothing else is left", || site.containers().len() == 3);
+    assert_eq!(running(&site), ALL);
+}
