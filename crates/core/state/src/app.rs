@@ -139,7 +139,18 @@ impl App {
         self.releases.iter().find(|release| release.id == id).map(Arc::as_ref)
     }
 
-    /// The newest release that succeeded: where a roll-back goes by default.
+    /// Where a rollback goes by default: the newest release before the current one that succeeded.
+    pub fn previous_successful(&self) -> Option<&Arc<Release>> {
+        let current = self.current();
+        self.releases.iter().rev().find(|release| {
+            release.number < current.number
+                && release.verdict == Some(Verdict::Succeeded)
+                // The one that a rollback brought back is what the current one is already.
+                && !matches!(current.trigger, Trigger::Rollback { source, .. } if source == release.id)
+        })
+    }
+
+    /// The newest release that succeeded.
     pub fn last_succeeded(&self) -> Option<&Release> {
         self.releases.iter().rev().find(|release| release.verdict == Some(Verdict::Succeeded)).map(Arc::as_ref)
     }

@@ -5,7 +5,7 @@ use coppice_spec::AppSpec;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ContainerState, HealthState, PortDetail};
+use crate::{ContainerState, HealthState, PortDetail, ReleaseStatus};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApplyRequest {
@@ -141,6 +141,8 @@ pub struct AppSummary {
     pub state: String,
     pub ready: u32,
     pub wanted: u32,
+    #[serde(flatten)]
+    pub releases: ReleaseStatus,
 }
 
 /// An app as it is now.
@@ -159,6 +161,8 @@ pub struct AppStatus {
     /// True when nothing is in flight: all is ready, completed, stopped or failed for good.
     pub settled: bool,
     pub tree: SupervisorStatus,
+    #[serde(flatten)]
+    pub releases: ReleaseStatus,
 }
 
 /// A supervisor: the app's root or a group.

@@ -16,6 +16,7 @@ mod network;
 mod node;
 pub mod path;
 mod policy;
+mod release;
 mod secret;
 pub mod stream;
 mod volume;
@@ -47,6 +48,12 @@ pub use network::{
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};
 pub use policy::{PolicyRuleRequest, PolicyRuleSummary, PolicySource};
+pub use release::{
+    AppliedReply, CandidateDetail, FailureDetail, HistoryRelease, PreviewSnapshot, PreviewStage, PreviewSwitch,
+    PreviousSuccessful, ReleaseDetail, ReleaseEntry, ReleaseFields, ReleaseStatus, ReleaseStep, RollbackPreview,
+    RollbackReply, RollbackRequest, RolloutCheckpoint, RolloutDetail, RolloutTarget, TrainingRuntime, WorkloadCounts,
+    WorkloadTotals,
+};
 pub use secret::{
     RekeyReply, RekeyRequest, SecretCheck, SecretReply, SecretRequest, SecretState, SecretSummary, SecretText,
     SecretUser, SecretValue, SecretVersionSummary,

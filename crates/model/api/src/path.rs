@@ -15,7 +15,7 @@ pub const METRICS_TEXT: &str = "/metrics";
 /// GET `?since=<ms>&follow=true&app=` → lines of [`Event`](crate::Event).
 pub const EVENTS: &str = "/v1/events";
 
-/// GET → `[AppSummary]`; POST [`ApplyRequest`](crate::ApplyRequest) → [`ApplyReply`](crate::ApplyReply).
+/// GET → `[AppSummary]`; POST [`ApplyRequest`](crate::ApplyRequest) → [`AppliedReply`](crate::AppliedReply).
 pub const APPS: &str = "/v1/apps";
 /// POST [`ApplyRequest`](crate::ApplyRequest) → [`PlanReply`](crate::PlanReply); changes nothing.
 pub const APPS_PLAN: &str = "/v1/apps/plan";
@@ -23,6 +23,18 @@ pub const APPS_PLAN: &str = "/v1/apps/plan";
 pub const APP: &str = "/v1/apps/{app}";
 /// POST [`WorkloadRequest`](crate::WorkloadRequest) → 204.
 pub const APP_WORKLOADS: &str = "/v1/apps/{app}/workloads";
+/// GET → `[ReleaseEntry]`, the newest first.
+pub const APP_HISTORY: &str = "/v1/apps/{app}/history";
+/// GET → [`ReleaseEntry`](crate::ReleaseEntry); `{release}` is a number or an id.
+pub const APP_RELEASE: &str = "/v1/apps/{app}/releases/{release}";
+/// POST [`RollbackRequest`](crate::RollbackRequest) → [`RollbackReply`](crate::RollbackReply).
+pub const APP_ROLLBACK: &str = "/v1/apps/{app}/rollback";
+/// POST → 204: the rollout that goes on rests after what it has begun.
+pub const APP_ROLLOUT_PAUSE: &str = "/v1/apps/{app}/rollout/pause";
+/// POST → 204: the rollout that rests goes on.
+pub const APP_ROLLOUT_RESUME: &str = "/v1/apps/{app}/rollout/resume";
+/// POST → 204: the rollout that goes on, or rests, goes back.
+pub const APP_ROLLOUT_CANCEL: &str = "/v1/apps/{app}/rollout/cancel";
 /// GET `?workload=&since=&tail=&follow=&stdout=&stderr=` ([`LogQuery`](crate::LogQuery), several `workload`) → lines of
 /// [`LogLine`](crate::LogLine), of all instances.
 pub const APP_LOGS: &str = "/v1/apps/{app}/logs";

@@ -1,6 +1,7 @@
 //! The node as its API sees it: everything that can be asked of one machine.
 
 mod certificates;
+mod history;
 mod image;
 mod network;
 mod plan;

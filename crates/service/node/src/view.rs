@@ -1,5 +1,7 @@
 //! What the node knows, in the API's words. Reading only.
 
+mod release;
+
 use std::time::Duration;
 
 use coppice_api::{
@@ -16,6 +18,8 @@ use crate::container::{Container, Owner, Phase, port_detail};
 use crate::containers::{Containers, exit_text};
 use crate::error::NodeError;
 use crate::prepare;
+
+pub(crate) use release::{InstanceDoing, entry, history, release_status};
 
 pub(crate) fn container_summary(container: &Container) -> ContainerSummary {
     let record = container.record();
@@ -113,7 +117,14 @@ pub(crate) fn app_summary(app: &App) -> AppSummary {
     };
     status.tree.children.iter().for_each(&mut count);
     status.tree.groups.iter().flat_map(|group| &group.children).for_each(&mut count);
-    AppSummary { name: status.name, release: status.release, state: status.state, ready, wanted }
+    AppSummary {
+        name: status.name,
+        release: status.release,
+        state: status.state,
+        ready,
+        wanted,
+        releases: status.releases,
+    }
 }
 
 /// How long an instance that failed before must run until `up` believes in it.
@@ -160,7 +171,13 @@ pub(crate) fn app_status(app: &App) -> AppStatus {
         reason,
         settled,
         tree: root,
+        releases: release_status(wanted.state(), &|instance| doing(app, instance)),
     }
+}
+
+/// What a release that replaced nothing has to say of an instance.
+pub(crate) fn doing(app: &App, instance: &str) -> Option<InstanceDoing> {
+    app.supervisor().read(|machine| machine.status_of(&instance.to_owned())).map(|status| (&status.state).into())
 }
 
 fn members(supervisor: &supervise::SupervisorStatus<String>) -> Vec<&supervise::ChildStatus<String>> {

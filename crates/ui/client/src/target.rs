@@ -20,6 +20,11 @@ impl Target {
         Self(text)
     }
 
+    /// The next `{…}` replaced likewise.
+    pub(crate) fn and(self, value: &str) -> Self {
+        Self::with(&self.0, value)
+    }
+
     pub(crate) fn query(mut self, key: &str, value: impl std::fmt::Display) -> Self {
         self.0.push(if self.0.contains('?') { '&' } else { '?' });
         self.0.push_str(key);

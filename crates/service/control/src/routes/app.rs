@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::{Extension, Json};
-use coppice_api::{AppStatus, AppSummary, ApplyReply, ApplyRequest, PlanReply, WorkloadRequest};
+use coppice_api::{AppStatus, AppSummary, AppliedReply, ApplyRequest, PlanReply, WorkloadRequest};
 use coppice_node::Node;
 use http::StatusCode;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,8 +23,10 @@ pub(super) async fn apply(
     State(node): State<Arc<Node>>,
     Extension(peer): Extension<Peer>,
     Json(request): Json<ApplyRequest>,
-) -> Answer<Json<ApplyReply>> {
-    Ok(Json(node.apply(peer.uid, request).await?))
+) -> Answer<Json<AppliedReply>> {
+    let app = request.spec.name.clone();
+    let reply = node.apply(peer.uid, request).await?;
+    Ok(Json(node.applied(app.as_str(), reply)?))
 }
 
 pub(super) async fn plan(State(node): State<Arc<Node>>, Json(request): Json<ApplyRequest>) -> Answer<Json<PlanReply>> {

@@ -8,6 +8,7 @@ pub(crate) mod metrics;
 mod network;
 mod node;
 mod policy;
+mod release;
 mod secret;
 mod volume;
 
@@ -41,6 +42,12 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::APP, get(app::status).delete(app::down))
         .route(path::APP_WORKLOADS, post(app::workloads))
         .route(path::APP_LOGS, get(app::logs))
+        .route(path::APP_HISTORY, get(release::history))
+        .route(path::APP_RELEASE, get(release::one))
+        .route(path::APP_ROLLBACK, post(release::rollback))
+        .route(path::APP_ROLLOUT_PAUSE, post(release::pause))
+        .route(path::APP_ROLLOUT_RESUME, post(release::resume))
+        .route(path::APP_ROLLOUT_CANCEL, post(release::cancel))
         .route(path::CONTAINERS, get(container::list).post(container::create))
         .route(path::RUN, post(container::run))
         .route(path::CONTAINER, get(container::inspect).delete(container::remove))

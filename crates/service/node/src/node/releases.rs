@@ -8,7 +8,7 @@ use coppice_base::{Name, SystemRandom};
 use coppice_dataset::Kind;
 use coppice_rollout::Control;
 use coppice_spec::AppSpec;
-use coppice_state::{Actor, Body, Digest, Effect, Release, ReleaseId, ReleaseTerms, State, Trigger, Verdict};
+use coppice_state::{Actor, Body, Digest, Effect, Release, ReleaseId, ReleaseTerms, State, Trigger};
 
 use super::Node;
 use crate::app::run_spec;
@@ -196,30 +196,8 @@ impl Node {
             ended_at: None,
         };
         let is_rollback = matches!(release.trigger, Trigger::Rollback { .. });
-        let data_of = match &release.trigger {
-            Trigger::Rollback { source, data: true } => Some(*source),
-            _ => None,
-        };
-        let mut rollout = None;
-        if let Some(before) = &before {
-            let volumes = existing_volumes(&self.containers.volumes, &name)?;
-            let known = self.agent.get(name.as_str());
-            let runs = |instance: &str| {
-                let container = known.as_ref().and_then(|app| app.view(instance).container);
-                container.is_some_and(|container| container.phase().is_running())
-            };
-            let input = RolloutInput {
-                app: before,
-                new: &release,
-                stopped: &draft.stopped,
-                runs: &runs,
-                volumes: &volumes,
-                snapshots_are_cheap: self.containers.volumes.kind() != Kind::Directory,
-                data_of,
-                is_rollback,
-            };
-            rollout = plan(&input).map_err(NodeError::Invalid)?;
-        }
+        let rollout =
+            before.as_ref().map(|before| self.rollout_plan(before, &release, &draft.stopped)).transpose()?.flatten();
         let body = Body::Apply {
             release: id,
             expected_release: release.from,
@@ -244,6 +222,37 @@ impl Node {
             app.supervisor().caught_up().await;
         }
         Ok((number, changed))
+    }
+
+    /// How the instances and the data of the current release make way for those of `release`.
+    pub(super) fn rollout_plan(
+        &self,
+        before: &coppice_state::App,
+        release: &Release,
+        stopped: &BTreeSet<Name>,
+    ) -> Result<Option<Box<coppice_rollout::Plan>>, NodeError> {
+        let name = &release.spec.name;
+        let data_of = match &release.trigger {
+            Trigger::Rollback { source, data: true } => Some(*source),
+            _ => None,
+        };
+        let volumes = existing_volumes(&self.containers.volumes, name)?;
+        let known = self.agent.get(name.as_str());
+        let runs = |instance: &str| {
+            let container = known.as_ref().and_then(|app| app.view(instance).container);
+            container.is_some_and(|container| container.phase().is_running())
+        };
+        let input = RolloutInput {
+            app: before,
+            new: release,
+            stopped,
+            runs: &runs,
+            volumes: &volumes,
+            snapshots_are_cheap: self.containers.volumes.kind() != Kind::Directory,
+            data_of,
+            is_rollback: matches!(release.trigger, Trigger::Rollback { .. }),
+        };
+        plan(&input).map_err(NodeError::Invalid)
     }
 
     /// Workloads that stay down: with `only`, those that neither are named, nor needed by them, nor up already.
@@ -279,13 +288,10 @@ fn target(state: &State, app: &str, to: &RollbackTo) -> Result<Arc<Release>, Nod
         return from.ok_or_else(|| none("is not at a release that a rollback with data brought back"));
     }
     let Some(text) = &to.release else {
-        let before = known.releases.iter().rev().find(|release| {
-            release.number < current.number
-                && release.verdict == Some(Verdict::Succeeded)
-                // The one that a rollback brought back is what the current one is already.
-                && !matches!(current.trigger, Trigger::Rollback { source, .. } if source == release.id)
-        });
-        return before.cloned().ok_or_else(|| none("has no successful release before the current one"));
+        return known
+            .previous_successful()
+            .cloned()
+            .ok_or_else(|| none("has no successful release before the current one"));
     };
     let found = match (ReleaseId::parse(text), text.trim_start_matches('r').parse::<u64>()) {
         (Ok(id), _) => of(id),

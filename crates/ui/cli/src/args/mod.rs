@@ -7,6 +7,7 @@ mod image;
 mod network;
 mod node;
 mod policy;
+mod release;
 mod run;
 mod secret;
 pub(crate) mod values;
@@ -36,6 +37,7 @@ pub(crate) use image::{
 pub(crate) use network::{DoctorArgs, NetVerb};
 pub(crate) use node::{CompletionsArgs, MetricsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb};
 pub(crate) use policy::{PolicyPairArgs, PolicyVerb};
+pub(crate) use release::{AppsArgs, HistoryArgs, ReleaseFilterArgs, RollbackArgs, RolloutArgs, RolloutVerb};
 pub(crate) use run::{CreateArgs, NewContainerArgs, RunArgs};
 pub(crate) use secret::{
     BootstrapArgs, BootstrapRotateArgs, BootstrapVerb, MadeKind, SecretGetArgs, SecretNameArgs, SecretRekeyArgs,
@@ -110,7 +112,14 @@ pub(crate) enum Verb {
     /// Show an app's supervision tree: what runs, what does not and why
     Status(StatusArgs),
     /// List apps
-    Apps,
+    Apps(AppsArgs),
+    /// List an app's releases: who, when, why, and what became of them
+    History(HistoryArgs),
+    /// Have an earlier release come back, its data too
+    Rollback(RollbackArgs),
+    /// Pause, resume, cancel or look at a rollout
+    #[command(subcommand)]
+    Rollout(RolloutVerb),
     /// Write a coppice.toml to start from
     Init(InitArgs),
     /// Check a coppice.toml and say everything that is wrong with it

@@ -8,6 +8,7 @@ mod manifest;
 mod network;
 mod node;
 mod policy;
+mod release;
 mod secret;
 mod volume;
 
@@ -28,7 +29,10 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Down(args) => block_on(app::down::run(settings, args)),
         Verb::Plan(args) => block_on(app::plan::run(settings, args)),
         Verb::Status(args) => block_on(app::status::run(settings, args)),
-        Verb::Apps => block_on(app::list::run(settings)),
+        Verb::Apps(args) => block_on(app::list::run(settings, args)),
+        Verb::History(args) => block_on(release::history::run(settings, args)),
+        Verb::Rollback(args) => block_on(release::rollback::run(settings, args)),
+        Verb::Rollout(verb) => block_on(release::rollout::run(settings, verb)),
         Verb::Init(args) => manifest::init::run(settings, args),
         Verb::Validate(args) => manifest::validate::run(settings, args),
         Verb::Schema => manifest::schema::run(settings),

@@ -64,7 +64,7 @@ fn selection(spec: &AppSpec, names: &[String]) -> Result<Vec<Name>, CommandError
     names.iter().map(find).collect()
 }
 
-fn render(plan: &PlanReply, style: &Style) -> String {
+pub(crate) fn render(plan: &PlanReply, style: &Style) -> String {
     if plan.steps.is_empty() {
         return "nothing to do\n".to_owned();
     }

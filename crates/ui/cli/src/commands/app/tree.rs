@@ -5,7 +5,7 @@ use std::time::Duration;
 use coppice_api::{AppStatus, ChildStatus, HealthState, SupervisorStatus};
 use coppice_base::Timestamp;
 
-use crate::commands::container::ps;
+use crate::commands::{container::ps, release};
 use crate::output::{Paint, Style, brief, moment, visible};
 
 /// Most restarts whose causes are listed below an instance; the API has no more than it keeps anyway.
@@ -23,6 +23,7 @@ pub(crate) fn render(app: &AppStatus, history: bool, style: &Style, now: Timesta
         text.push_str(&format!(": {}", visible(reason)));
     }
     text.push('\n');
+    text.push_str(&release::text::status_lines(&app.releases, style, now));
     let mut tree = Tree { text, style, now, history };
     tree.branches(&app.tree, "");
     tree.text
@@ -198,6 +199,7 @@ pub(crate) mod tests {
                 vec![supervisor("data", "rest_for_one", vec![], vec![db])],
                 vec![worker, web],
             ),
+            releases: coppice_api::ReleaseStatus::default(),
         }
     }
 

@@ -12,6 +12,7 @@ use coppice_spec::{AppSpec, PullPolicy};
 use super::plan::{selections, show};
 use super::{certificates, tree};
 use crate::args::{PullChoice, UpArgs};
+use crate::commands::release::follow::{self, Arrival};
 use crate::error::{CommandError, CommandResult, FAILURE, eprint_all};
 use crate::output::{Paint, Style, visible};
 use crate::settings::Settings;
@@ -47,13 +48,16 @@ pub(crate) async fn run(settings: &Settings, args: UpArgs) -> CommandResult {
 
 async fn bring_up(settings: &Settings, client: &Client, request: &ApplyRequest, args: &UpArgs) -> CommandResult {
     fetch(settings, client, &request.spec, args.pull).await?;
-    let reply = client.apply(request).await?;
     let app = request.spec.name.as_str();
+    let reply = follow::in_turn(client, app, client.apply(request)).await?;
     if args.detach {
         if settings.json {
             settings.print_json(&reply)?;
         } else if reply.changed {
-            settings.print(&format!("{app}: release {} is on its way; `coppice status` shows it\n", reply.release))?;
+            settings.print(&format!(
+                "{app}: release {} is on its way; `coppice rollout status {app}` shows how far it is\n",
+                reply.release
+            ))?;
         } else {
             settings.print(&unchanged(app, reply.release))?;
         }
@@ -63,11 +67,11 @@ async fn bring_up(settings: &Settings, client: &Client, request: &ApplyRequest, 
         eprint_all(&unchanged(app, reply.release));
     }
     let deadline = Instant::now() + args.timeout;
-    let status = settle(settings, client, app, deadline, reply.changed).await?;
-    if status.settled {
+    let arrival = settle(settings, client, app, reply.release, deadline, reply.changed).await?;
+    if arrival.is_there() && arrival.failure(settings).is_none() {
         certificates::wait(settings, client, &request.spec, deadline).await?;
     }
-    verdict(settings, &status, args.timeout)
+    verdict(settings, &arrival, args.timeout)
 }
 
 fn unchanged(app: &str, release: u64) -> String {
@@ -98,35 +102,53 @@ async fn fetch(
     Ok(())
 }
 
-/// Looks until the app has settled or time is up, showing the way, if there is one to go.
-async fn settle(
+/// Looks until the release has come to its end and the app has settled, or time is up, showing the way, if there is one to
+/// go.
+pub(crate) async fn settle(
     settings: &Settings,
     client: &Client,
     app: &str,
+    release: u64,
     deadline: Instant,
     changed: bool,
-) -> Result<AppStatus, CommandError> {
+) -> Result<Arrival, CommandError> {
     let mut screen = Screen::new(settings);
+    let mut release = follow::Release::new(release);
     loop {
+        // In this order: what is settled after the end is settled for good.
+        let (doing, steps) = release.look(client, app).await?;
         let status = client.app(app).await?;
-        if changed || !status.settled {
-            screen.show(&status);
-        }
-        if status.settled || Instant::now() >= deadline {
+        if changed && !steps.is_empty() {
             screen.clear();
-            return Ok(status);
+            eprint_all(&steps);
         }
+        let arrival = Arrival { status, release, doing };
+        let is_there = arrival.is_there();
+        if changed || !is_there {
+            screen.show(&arrival.status);
+        }
+        if is_there || follow::is_over(deadline) {
+            screen.clear();
+            return Ok(arrival);
+        }
+        release = arrival.release;
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-fn verdict(settings: &Settings, status: &AppStatus, limit: Duration) -> CommandResult {
+/// Prints where the app is, says why when the release or the app is not where it should be, and the exit code.
+pub(crate) fn verdict(settings: &Settings, arrival: &Arrival, limit: Duration) -> CommandResult {
+    let status = &arrival.status;
     if settings.json {
         settings.print_json(status)?;
     } else {
         settings.print(&tree::render(status, false, &settings.stdout, SystemClock.now()))?;
     }
-    if status.settled && !matches!(status.state.as_str(), "failed" | "degraded") {
+    if let Some(failure) = arrival.failure(settings) {
+        eprint_all(&failure);
+        return Ok(ExitCode::from(FAILURE));
+    }
+    if arrival.is_there() && !matches!(status.state.as_str(), "failed" | "degraded") {
         return Ok(ExitCode::SUCCESS);
     }
     eprint_all(&failure(status, limit, &settings.stderr));

@@ -1,0 +1,49 @@
+//! Releases: history, rollback, and ruling a rollout.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::{Extension, Json};
+use coppice_api::{ReleaseEntry, RollbackReply, RollbackRequest};
+use coppice_node::{Control, Node};
+use http::StatusCode;
+
+use crate::answer::Answer;
+use crate::peer::Peer;
+
+pub(super) async fn history(State(node): State<Arc<Node>>, Path(app): Path<String>) -> Answer<Json<Vec<ReleaseEntry>>> {
+    Ok(Json(node.history(&app)?))
+}
+
+pub(super) async fn one(
+    State(node): State<Arc<Node>>,
+    Path((app, release)): Path<(String, String)>,
+) -> Answer<Json<ReleaseEntry>> {
+    Ok(Json(node.release_entry(&app, &release)?))
+}
+
+pub(super) async fn rollback(
+    State(node): State<Arc<Node>>,
+    Extension(peer): Extension<Peer>,
+    Path(app): Path<String>,
+    Json(request): Json<RollbackRequest>,
+) -> Answer<Json<RollbackReply>> {
+    Ok(Json(node.rollback_or_print(peer.uid, &app, request).await?))
+}
+
+pub(super) async fn pause(State(node): State<Arc<Node>>, Path(app): Path<String>) -> Answer<StatusCode> {
+    control(&node, &app, Control::Pause)
+}
+
+pub(super) async fn resume(State(node): State<Arc<Node>>, Path(app): Path<String>) -> Answer<StatusCode> {
+    control(&node, &app, Control::Resume)
+}
+
+pub(super) async fn cancel(State(node): State<Arc<Node>>, Path(app): Path<String>) -> Answer<StatusCode> {
+    control(&node, &app, Control::Cancel)
+}
+
+fn control(node: &Node, app: &str, control: Control) -> Answer<StatusCode> {
+    node.control_rollout(app, control)?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,143 @@
+//! A release on its way: whom it waits for, its steps as they come, and how it ended.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use coppice_api::{AppStatus, ReleaseEntry, ReleaseStep};
+use coppice_base::{Clock, SystemClock};
+use coppice_client::{Client, ClientError};
+
+use super::text;
+use crate::error::{CommandError, eprint_all};
+use crate::settings::Settings;
+
+/// A request that takes longer than this may have to wait for somebody.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// A release that is this old while the node still does not answer is not the one that was asked for.
+const NOT_OURS: Duration = Duration::from_secs(2);
+
+/// Does the request; while it waits for another release of the app, says for which.
+pub(crate) async fn in_turn<T>(
+    client: &Client,
+    app: &str,
+    request: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    let asked = SystemClock.now();
+    let mut request = pin!(request);
+    let mut told = None;
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut request => return answer,
+            () = tokio::time::sleep(PATIENCE) => {}
+        }
+        let looked = tokio::select! {
+            biased;
+            answer = &mut request => return answer,
+            looked = client.app(app) => looked,
+        };
+        // An app that is not there yet has no other release.
+        let Ok(status) = looked else { continue };
+        let (fields, now) = (&status.releases.newest, SystemClock.now());
+        let is_others = fields.created_at < asked || now.since(fields.created_at) > NOT_OURS;
+        let goes_on = status.releases.rollout.phase.is_some() && !fields.has_ended();
+        if goes_on && is_others && told != Some(fields.number) {
+            told = Some(fields.number);
+            eprint_all(&format!("{app}: waits for {}, which is being rolled out\n", text::named(fields, now)));
+        }
+    }
+}
+
+/// How a release is doing.
+pub(crate) enum Doing {
+    /// It replaces nothing: the app's status says all there is.
+    AtOnce,
+    OnTheWay,
+    Completed,
+    /// It was rolled back, or rests because of a failure.
+    Failed,
+}
+
+/// One release, watched.
+pub(crate) struct Release {
+    number: u64,
+    /// As it was seen last.
+    pub(crate) entry: Option<ReleaseEntry>,
+    told: Option<ReleaseStep>,
+    superseded: bool,
+}
+
+impl Release {
+    pub(crate) fn new(number: u64) -> Self {
+        Self { number, entry: None, told: None, superseded: false }
+    }
+
+    /// Looks at it. The steps that are new are the second.
+    pub(crate) async fn look(&mut self, client: &Client, app: &str) -> Result<(Doing, String), CommandError> {
+        let entry = match client.release(app, &self.number.to_string()).await {
+            Ok(entry) => entry,
+            // So old by now that it is not kept, or of a node that knows no releases.
+            Err(ClientError::Api(error)) if error.kind != coppice_api::ErrorKind::Internal => {
+                return Ok((Doing::AtOnce, String::new()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut said = String::new();
+        let doing = if entry.fields.status == "superseded" {
+            if !std::mem::replace(&mut self.superseded, true) {
+                let why = entry.fields.message.as_deref().unwrap_or("another came");
+                said = format!("release {}: superseded: {}\n", self.number, crate::output::visible(why));
+            }
+            Doing::AtOnce
+        } else if entry.rollout.phase.is_none() {
+            Doing::AtOnce
+        } else {
+            said = self.steps(&entry);
+            match entry.fields.status.as_str() {
+                "completed" => Doing::Completed,
+                "failed" | "rolled_back" | "partially_failed" => Doing::Failed,
+                _ => Doing::OnTheWay,
+            }
+        };
+        self.entry = Some(entry);
+        Ok((doing, said))
+    }
+
+    fn steps(&mut self, entry: &ReleaseEntry) -> String {
+        let from = self.told.as_ref().and_then(|told| entry.steps.iter().rposition(|step| step == told));
+        let fresh = &entry.steps[from.map_or(0, |at| at + 1)..];
+        self.told = fresh.last().cloned().or(self.told.take());
+        fresh.iter().map(|step| text::step(self.number, step)).collect()
+    }
+}
+
+/// Where a release that was waited for, and its app, are.
+pub(crate) struct Arrival {
+    pub(crate) status: AppStatus,
+    pub(crate) release: Release,
+    pub(crate) doing: Doing,
+}
+
+impl Arrival {
+    /// Whether there is nothing more to wait for.
+    pub(crate) fn is_there(&self) -> bool {
+        match self.doing {
+            Doing::AtOnce | Doing::Completed => self.status.settled,
+            Doing::OnTheWay => false,
+            Doing::Failed => true,
+        }
+    }
+
+    /// Why the release did not come to stay; nothing when it did, or is on the way.
+    pub(crate) fn failure(&self, settings: &Settings) -> Option<String> {
+        let entry = self.release.entry.as_ref().filter(|_| matches!(self.doing, Doing::Failed))?;
+        Some(text::failure(entry, self.status.release, &settings.stderr, SystemClock.now()))
+    }
+}
+
+/// Whether time is up.
+pub(crate) fn is_over(deadline: Instant) -> bool {
+    Instant::now() >= deadline
+}

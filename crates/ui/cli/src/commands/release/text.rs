@@ -1,0 +1,211 @@
+//! Releases and rollouts as text.
+
+use std::time::Duration;
+
+use coppice_api::{ReleaseEntry, ReleaseFields, ReleaseStatus, ReleaseStep, RolloutDetail};
+use coppice_base::Timestamp;
+
+use crate::output::{Paint, Style, Table, ago, brief, moment, visible};
+
+/// Characters of a cause in a table.
+const CAUSE_MAX: usize = 60;
+
+/// Completed, failed and remaining targets.
+pub(crate) fn counts(fields: &ReleaseFields) -> String {
+    format!("{}/{}/{}", fields.completed_targets, fields.failed_targets, fields.remaining_targets)
+}
+
+/// How long it took, or takes until now.
+pub(crate) fn took(fields: &ReleaseFields, now: Timestamp) -> String {
+    brief(fields.duration_ms.map_or_else(|| now.since(fields.created_at), Duration::from_millis))
+}
+
+/// `release 5 (uid 0, since 12s)`.
+pub(crate) fn named(fields: &ReleaseFields, now: Timestamp) -> String {
+    format!("release {} ({}, since {})", fields.number, visible(&fields.actor), brief(now.since(fields.created_at)))
+}
+
+/// `apply`, `rollback to 3`, `rollback to 3 with data`.
+fn trigger(fields: &ReleaseFields) -> String {
+    let to = fields.source_release.map_or_else(String::new, |number| format!(" to {number}"));
+    format!("{}{to}{}", fields.trigger, if fields.with_data { " with data" } else { "" })
+}
+
+/// A table of releases, `*` at the one that is wanted now.
+pub(crate) fn table(entries: &[&ReleaseEntry], now: Timestamp) -> String {
+    let mut table =
+        Table::new(&["", "RELEASE", "TRIGGER", "STATUS", "ROLLOUT", "CTRL", "C/F/R", "BY", "WHEN", "TOOK", "WHY"]);
+    for entry in entries {
+        let fields = &entry.fields;
+        table.row(vec![
+            if entry.is_current { "*" } else { "" }.to_owned(),
+            fields.number.to_string(),
+            trigger(fields),
+            fields.status.clone(),
+            fields.rollout_state.clone(),
+            fields.rollout_control_state.clone(),
+            counts(fields),
+            fields.actor.clone(),
+            ago(fields.created_at, now),
+            took(fields, now),
+            crate::output::shortened(fields.cause.as_deref().or(fields.message.as_deref()).unwrap_or("-"), CAUSE_MAX),
+        ]);
+    }
+    table.render()
+}
+
+/// One release, with all that is known of it.
+pub(crate) fn page(entry: &ReleaseEntry, style: &Style, now: Timestamp) -> String {
+    let fields = &entry.fields;
+    let mut text = format!(
+        "{} {} {}\n",
+        style.paint(Paint::Bold, &format!("release {} of {}", fields.number, visible(&entry.app))),
+        style.paint(paint(fields), &visible(&fields.status)),
+        style.paint(
+            Paint::Dim,
+            &format!(
+                "{}, {}, by {}, {}, {}{}",
+                entry.id,
+                trigger(fields),
+                visible(&fields.actor),
+                moment(fields.created_at),
+                if fields.has_ended() { "took " } else { "since " },
+                took(fields, now),
+            )
+        ),
+    );
+    if let Some(message) = &fields.message {
+        text.push_str(&format!("  {}\n", visible(message)));
+    }
+    for step in &entry.steps {
+        text.push_str(&format!("  {} {}\n", style.paint(Paint::Dim, &moment(step.at)), visible(&step.what)));
+    }
+    text
+}
+
+fn paint(fields: &ReleaseFields) -> Paint {
+    match fields.status.as_str() {
+        "completed" => Paint::Green,
+        "failed" | "partially_failed" | "rolled_back" => Paint::Red,
+        "superseded" => Paint::Dim,
+        _ => Paint::Yellow,
+    }
+}
+
+/// What a status says of a rollout that goes on, or of the newest release where it did not come to stay; nothing else.
+pub(crate) fn status_lines(status: &ReleaseStatus, style: &Style, now: Timestamp) -> String {
+    let (fields, rollout) = (&status.newest, &status.rollout);
+    let was_put_back = status.release_id != status.current_release.id;
+    let goes_on = rollout.phase.is_some() && !fields.has_ended();
+    if !goes_on && !was_put_back {
+        return String::new();
+    }
+    let mut text = String::new();
+    if goes_on {
+        text.push_str(&format!(
+            "  {} by {}, {}: {}\n",
+            style.paint(Paint::Yellow, &format!("release {} {}", fields.number, visible(&fields.rollout_state))),
+            visible(&fields.actor),
+            took(fields, now),
+            doing(rollout, fields),
+        ));
+        for candidate in &rollout.candidates {
+            let side = if candidate.side == "old" { ", goes back" } else { "" };
+            text.push_str(&format!(
+                "    {} {}: try {}, {}{side}\n",
+                style.paint(Paint::Yellow, "○"),
+                visible(&candidate.instance),
+                candidate.number,
+                visible(&candidate.state)
+            ));
+        }
+    } else {
+        let ended = fields.ended_at.map_or_else(String::new, |at| format!(" {}", ago(at, now)));
+        let line = format!("release {} {}", fields.number, visible(&fields.status).replace('_', " "));
+        text.push_str(&format!("  {}{ended}\n", style.paint(Paint::Red, &line)));
+    }
+    if let Some(message) = &fields.message {
+        text.push_str(&format!("    {}\n", visible(message)));
+    }
+    text
+}
+
+/// `rolling web, batch web-1, web-2, 2 of 5 done`.
+fn doing(rollout: &RolloutDetail, fields: &ReleaseFields) -> String {
+    let mut parts = Vec::new();
+    let phase = match rollout.phase.as_deref().unwrap_or_default() {
+        "snapshots" => "keeps what the volumes hold".to_owned(),
+        "before" => "hooks before it".to_owned(),
+        "data" => "switches data".to_owned(),
+        "stages" => stage(rollout, "update"),
+        "after" => "hooks after it".to_owned(),
+        "removing" => "removes what it no longer has".to_owned(),
+        "back" => format!("goes back, {}", stage(rollout, "way back")),
+        "settling" => "goes back, waits for the release before to be ready".to_owned(),
+        other => visible(other),
+    };
+    parts.push(phase);
+    if !rollout.batch.is_empty() {
+        parts.push(format!("batch {}", rollout.batch.iter().map(|name| visible(name)).collect::<Vec<_>>().join(", ")));
+    }
+    if let Some([passed, all]) = rollout.canary_steps {
+        parts.push(format!("{passed} of {all} canary steps passed"));
+    }
+    let total = fields.completed_targets + fields.failed_targets + fields.remaining_targets;
+    parts.push(format!("{} of {total} done", fields.completed_targets));
+    if fields.failed_targets > 0 {
+        parts.push(format!("{} failed", fields.failed_targets));
+    }
+    parts.join(", ")
+}
+
+fn stage(rollout: &RolloutDetail, what: &str) -> String {
+    match (&rollout.strategy, &rollout.workload) {
+        (Some(strategy), Some(workload)) if strategy != "tree" => {
+            format!("{} {what} of {}", visible(strategy), visible(workload))
+        }
+        (_, Some(workload)) => format!("{what} of {}", visible(workload)),
+        (_, None) => what.to_owned(),
+    }
+}
+
+/// One step as `up` tells it.
+pub(crate) fn step(number: u64, step: &ReleaseStep) -> String {
+    format!("release {number}: {}\n", visible(&step.what))
+}
+
+/// Why a release did not come to stay, and what to do.
+pub(crate) fn failure(entry: &ReleaseEntry, current: u64, style: &Style, now: Timestamp) -> String {
+    let (fields, app) = (&entry.fields, visible(&entry.app));
+    let cause = fields.cause.as_ref().map_or_else(String::new, |cause| format!(": {}", visible(cause)));
+    let (what, help) = if fields.has_ended() {
+        (
+            format!("release {} of {app} was {} after {}{cause}", fields.number, ended(fields), took(fields, now)),
+            format!(
+                "release {current} runs as before; `coppice history -v {app}` shows the steps, `coppice logs` what instances wrote"
+            ),
+        )
+    } else {
+        (
+            format!("release {} of {app} is blocked{cause}", fields.number),
+            format!(
+                "`coppice rollout resume {app}` goes on with it, `coppice rollout cancel {app}` goes back; until then it \
+                 stays as `coppice status {app}` shows it"
+            ),
+        )
+    };
+    let mut text = format!("{} {what}\n", style.paint(Paint::Red, "error:"));
+    for failure in &entry.rollout.failure_details {
+        if fields.cause.as_deref() != Some(failure.message.as_str()) {
+            text.push_str(&format!("  {}\n", visible(&failure.message)));
+        }
+    }
+    text + &format!("{} {help}\n", style.paint(Paint::Cyan, "help:"))
+}
+
+fn ended(fields: &ReleaseFields) -> &'static str {
+    match fields.status.as_str() {
+        "superseded" => "superseded",
+        _ => "rolled back",
+    }
+}
