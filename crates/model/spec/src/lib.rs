@@ -9,6 +9,7 @@ mod app;
 mod check;
 mod cron;
 mod health;
+mod expression;
 mod policy;
 mod rollout;
 mod route;
@@ -24,6 +25,7 @@ pub use app::{
 pub use cron::{CronSpec, Missed, Overlap, Schedule};
 pub use health::{HealthProbe, HealthSpec};
 pub use policy::{Pair, Party, PartyError, PolicySpec, Verdict};
+pub use expression::{Expression, ExpressionError};
 pub use rollout::{AnalysisSpec, CanaryStep, FailureAction, RolloutSpec, RolloutStrategy};
 pub use route::{
     BackendProtocol, BreakerSpec, Cidr, CidrError, PathMatch, RateLimit, RetrySpec, RouteAction, RouteSpec,
