@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use coppice_base::{DurationText, Name};
 use coppice_spec::{
-    AnalysisSpec, Backoff, CanaryStep, Condition, CronSpec, Dependency, FailureAction, GroupSpec, HealthProbe,
-    HealthSpec, HooksSpec, Limits, Missed, MountSource, NetworkMode, OnExhausted, OnRotate, Overlap, Pair, PeerTls,
-    PolicySpec, PortSpec, Protocol, PullPolicy, RestartPolicy, RolloutSpec, RouteSpec, Schedule, SecretKind,
-    SecretSpec, SecretTarget, SecretUse, ServiceSpec, Strategy, SuperviseSpec, TlsSpec, Verdict, VolumeMount,
-    VolumeSpec, WorkloadSpec,
+    AnalysisSpec, Backoff, BeamRelease, BeamSpec, BeamTool, CanaryStep, Condition, CronSpec, Dependency, FailureAction,
+    GroupSpec, HealthProbe, HealthSpec, HooksSpec, Limits, Missed, MountSource, NetworkMode, OnExhausted, OnRotate,
+    Overlap, Pair, PeerTls, PolicySpec, PortSpec, Protocol, PullPolicy, RestartPolicy, RolloutSpec, RouteSpec,
+    Schedule, SecretKind, SecretSpec, SecretTarget, SecretUse, ServiceSpec, Strategy, SuperviseSpec, TlsSpec, Verdict,
+    VolumeMount, VolumeSpec, WorkloadSpec,
 };
 
 use crate::change::{Change, Changes};
@@ -41,6 +41,7 @@ pub(crate) fn workload(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<Change> {
         extra_hosts,
         init,
         secrets,
+        beam,
     } = old;
     let mut changes = Changes::default();
     changes.value("image", image, &new.image, String::clone);
@@ -81,6 +82,7 @@ pub(crate) fn workload(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<Change> {
     changes.table("extra_hosts", extra_hosts, &new.extra_hosts, |address| Some(address.to_string()));
     changes.value("init", init, &new.init, bool::to_string);
     changes.value("secrets", secrets, &new.secrets, |all| list(all, secret));
+    changes.option("release", beam, &new.beam, release);
     changes.0
 }
 
@@ -386,6 +388,10 @@ fn probe(probe: &HealthProbe) -> String {
         HealthProbe::Tcp { port } => format!("tcp :{port}"),
         HealthProbe::Grpc { port, service } => format!("grpc :{port} {service}").trim_end().to_owned(),
         HealthProbe::Exec { command } => format!("exec {}", words(command)),
+        HealthProbe::Rpc { expression } => {
+            format!("rpc {}", expression.as_deref().unwrap_or_default()).trim_end().to_owned()
+        }
+        HealthProbe::Epmd { node } => format!("epmd {node}"),
     }
 }
 
@@ -405,6 +411,24 @@ fn mount(mount: &VolumeMount) -> String {
         MountSource::Anonymous => "(anonymous)",
     };
     format!("{source}:{}{}", mount.target, if mount.read_only { ":ro" } else { "" })
+}
+
+/// Which release, by its content, and as which node.
+fn release(beam: &BeamSpec) -> String {
+    let BeamSpec { release, node, cookie } = beam;
+    let what = match release {
+        BeamRelease::File(path) => path.clone(),
+        BeamRelease::Packed { name, tool, sha256 } => {
+            let tool = match tool {
+                BeamTool::Mix => "mix",
+                BeamTool::Rebar3 => "rebar3",
+            };
+            format!("{name} ({tool}) sha256:{sha256}")
+        }
+    };
+    let node = node.as_ref().map_or_else(String::new, |node| format!(" as {node}"));
+    let cookie = cookie.as_ref().map_or_else(String::new, |secret| format!(", cookie in {secret}"));
+    format!("{what}{node}{cookie}")
 }
 
 /// Where a secret goes; its value is nowhere.

@@ -1,4 +1,4 @@
-//! `image import`: a root filesystem's tar becomes an image of one layer.
+//! `image import`: a root filesystem's tar becomes an image of one layer, or one more layer on an image that is here.
 
 use std::io;
 use std::sync::Arc;
@@ -25,6 +25,8 @@ pub struct ImportOptions {
     pub platform: Option<Platform>,
     /// Kept in the image's history.
     pub message: Option<String>,
+    /// The image below: its layers, and its configuration where `config` says nothing.
+    pub base: Option<Arc<Image>>,
 }
 
 /// Why an import failed. The store is as it was before.
@@ -32,6 +34,8 @@ pub struct ImportOptions {
 pub enum ImportError {
     #[error("the root filesystem was not imported: {0}")]
     Layer(#[from] LayerError),
+    #[error("the image below, {0}, was removed meanwhile; fetch it again")]
+    NoBase(crate::digest::Digest),
     #[error("the options of the import make no configuration: {0}")]
     Config(#[from] crate::config::ConfigError),
     #[error(transparent)]
@@ -68,7 +72,9 @@ impl Inner {
         reference: Option<Reference>,
         options: ImportOptions,
     ) -> Result<Arc<Image>, ImportError> {
-        let platform = options.platform.unwrap_or_else(Platform::host);
+        let Below { config: base, layers: mut below, lease: _base_lease } = self.below(options.base.as_deref())?;
+        let platform =
+            options.platform.unwrap_or_else(|| base.as_ref().map_or_else(Platform::host, ImageConfig::platform));
         let now = self.settings.clock.now();
         let created = rfc3339(now);
         let history = HistoryEntry {
@@ -77,13 +83,17 @@ impl Inner {
             comment: options.message,
             ..HistoryEntry::default()
         };
+        let config = match base {
+            Some(base) => on_top(base, options.config),
+            None => ImageConfig { history: Vec::new(), ..options.config },
+        };
         let config = ImageConfig {
             architecture: platform.architecture,
             variant: platform.variant,
             os: platform.os,
             created: Some(created),
-            history: vec![history],
-            ..options.config
+            history: config.history.iter().cloned().chain([history]).collect(),
+            ..config
         };
         // Options are judged before the work, by the rules for anyone's configuration.
         ImageConfig::parse(&config.to_json(&[]))?;
@@ -93,8 +103,20 @@ impl Inner {
             Compression::Gzip => OCI_LAYER_GZIP,
             Compression::Zstd => OCI_LAYER_ZSTD,
         };
-        let layers = vec![layer_record(&ingested, media_type)];
-        self.add_made_image(&config.to_json(&[ingested.diff_id]), layers, reference.as_slice(), now).map_err(Into::into)
+        below.push(layer_record(&ingested, media_type));
+        let diff_ids: Vec<_> = below.iter().map(|layer| layer.diff_id).collect();
+        self.add_made_image(&config.to_json(&diff_ids), below, reference.as_slice(), now).map_err(Into::into)
+    }
+
+    /// What an import is put upon; leased, so that it stays until the new image has it.
+    fn below(self: &Arc<Self>, base: Option<&Image>) -> Result<Below, ImportError> {
+        let Some(base) = base else { return Ok(Below { config: None, layers: Vec::new(), lease: self.lease([]) }) };
+        let find = || self.lock_state().catalog.images.get(&base.manifest_digest).map(|record| record.layers.clone());
+        let layers = find().ok_or(ImportError::NoBase(base.id))?;
+        let lease = self.lease(layers.iter().flat_map(|layer| [layer.blob, layer.diff_id]));
+        // Whoever removed it before the lease was there has taken its record first.
+        let layers = find().ok_or(ImportError::NoBase(base.id))?;
+        Ok(Below { config: Some((*base.config).clone()), layers, lease })
     }
 
     /// Stores an image whose layers are here and whose manifest is ours to write.
@@ -135,6 +157,29 @@ impl Inner {
         self.add_images(vec![NewImage { manifest, record, tags: tags.to_vec() }])?
             .pop()
             .ok_or_else(|| io::Error::other("the new image is not in the catalog"))
+    }
+}
+
+struct Below {
+    config: Option<ImageConfig>,
+    layers: Vec<crate::catalog::LayerRecord>,
+    lease: crate::store::Lease,
+}
+
+/// `base` where `over` says nothing. An entry point brings its own arguments; variables are set one by one.
+fn on_top(base: ImageConfig, over: ImageConfig) -> ImageConfig {
+    let variable = |line: &str| line.split('=').next().unwrap_or_default().to_owned();
+    let replaced: Vec<String> = over.env.iter().map(|line| variable(line)).collect();
+    let kept = base.env.iter().filter(|line| !replaced.contains(&variable(line))).cloned();
+    let or = |over: String, base: &str| if over.is_empty() { base.to_owned() } else { over };
+    let cmd = if over.entrypoint.is_empty() && over.cmd.is_empty() { base.cmd.clone() } else { over.cmd };
+    ImageConfig {
+        env: kept.chain(over.env).collect(),
+        cmd,
+        entrypoint: if over.entrypoint.is_empty() { base.entrypoint.clone() } else { over.entrypoint },
+        working_dir: or(over.working_dir, &base.working_dir),
+        user: or(over.user, &base.user),
+        ..base
     }
 }
 

@@ -348,3 +348,36 @@ async fn archives_that_buildah_and_docker_layouts_with_links_make_load() {
         }
     }
 }
+
+#[tokio::test]
+async fn an_import_on_top_of_an_image_has_its_layers_and_what_it_does_not_say_itself() {
+    let store = store();
+    let config = coppice_image::ImageConfig {
+        entrypoint: vec!["/base".into()],
+        cmd: vec!["serve".into()],
+        env: vec!["PATH=/bin".into(), "A=base".into()],
+        working_dir: "/srv".into(),
+        ..Default::default()
+    };
+    let options = ImportOptions { config, ..Default::default() };
+    let name = |text: &str| Some(text.parse::<Reference>().unwrap());
+    let base = store.store.import(Cursor::new(layer("one", 10)), name("base:1"), options).await.unwrap();
+    let config = coppice_image::ImageConfig {
+        entrypoint: vec!["/app/bin/shop".into()],
+        env: vec!["A=over".into()],
+        ..Default::default()
+    };
+    let options = || ImportOptions { config: config.clone(), base: Some(base.clone()), ..Default::default() };
+    let over = store.store.import(Cursor::new(layer("two", 20)), name("over:1"), options()).await.unwrap();
+    assert_eq!((over.layers.len(), &over.layers[0]), (2, &base.layers[0]));
+    assert_eq!(over.config.entrypoint, ["/app/bin/shop"]);
+    assert!(over.config.cmd.is_empty(), "another entry point has its own arguments");
+    assert_eq!(over.config.env, ["PATH=/bin", "A=over"]);
+    assert_eq!((over.config.working_dir.as_str(), over.config.history.len()), ("/srv", 2));
+
+    // The base's layers stay for as long as something is on them.
+    store.store.remove("base:1", &BTreeSet::new(), false).unwrap();
+    assert!(over.layers.iter().all(|layer| layer.is_dir()));
+    let gone = store.store.import(Cursor::new(layer("three", 5)), name("late:1"), options()).await.unwrap_err();
+    assert!(matches!(gone, coppice_image::ImportError::NoBase(id) if id == base.id), "{gone}");
+}

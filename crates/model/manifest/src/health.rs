@@ -1,6 +1,6 @@
 //! `health` of a service.
 
-use coppice_spec::{HealthProbe, HealthSpec};
+use coppice_spec::{BeamSpec, HealthProbe, HealthSpec, WorkloadSpec};
 
 use crate::diagnostic::{Report, quoted};
 use crate::fields::Fields;
@@ -12,25 +12,28 @@ fn own_keys(kind: &str) -> &'static [&'static str] {
         "http" => &["port", "path"],
         "tcp" => &["port"],
         "grpc" => &["port", "service"],
+        "rpc" => &["expression"],
+        "epmd" => &[],
         _ => &["command"],
     }
 }
 
 /// The `health` table of a service; `None` when absent or wrong (reported).
-pub(crate) fn read(service: &Fields<'_>, report: &mut Report<'_>) -> Option<HealthSpec> {
+pub(crate) fn read(service: &Fields<'_>, workload: &WorkloadSpec, report: &mut Report<'_>) -> Option<HealthSpec> {
     let entry = service.entry("health", report)?;
     let title = format!("{}.{}]", service.title.trim_end_matches(']'), entry.key);
     let fields = Fields::open(&entry.node, &HEALTH, title, report)?;
     let kind = fields.choice("type", report);
     if !fields.has("type") {
         let message = format!("{} has no `type`", fields.title);
-        report.error(&entry.key_span, message, "add type = \"http\", \"tcp\", \"grpc\" or \"exec\"");
+        report.error(&entry.key_span, message, "add type = \"http\", \"tcp\", \"grpc\", \"exec\", \"rpc\" or \"epmd\"");
     }
 
     let port = fields.integer("port", report);
     let path = fields.text("path", report);
     let service_name = fields.text("service", report);
     let command = fields.words("command", report);
+    let expression = fields.text("expression", report);
     let interval = fields.some_duration("interval", report);
     let timeout = fields.some_duration("timeout", report);
     let retries = fields.integer("retries", report);
@@ -54,17 +57,40 @@ pub(crate) fn read(service: &Fields<'_>, report: &mut Report<'_>) -> Option<Heal
     }
 
     let kind = kind?.value;
-    for name in ["port", "path", "service", "command"].into_iter().filter(|name| !own_keys(kind).contains(name)) {
+    for name in
+        ["port", "path", "service", "command", "expression"].into_iter().filter(|name| !own_keys(kind).contains(name))
+    {
         if let Some(wrong) = fields.entry(name, report) {
             let message = format!("`{name}` has no meaning for health type {kind}");
-            report.error(&wrong.key_span, message, format!("remove it; {kind} uses: {}", own_keys(kind).join(", ")));
+            report.error(
+                &wrong.key_span,
+                message,
+                match own_keys(kind) {
+                    [] => format!("remove it; {kind} uses no other keys"),
+                    keys => format!("remove it; {kind} uses: {}", keys.join(", ")),
+                },
+            );
         }
     }
-    let needs = own_keys(kind)[0];
-    if !fields.has(needs) {
+    if let Some(&needs) = own_keys(kind).first()
+        && kind != "rpc"
+        && !fields.has(needs)
+    {
         let help =
             if needs == "port" { "add the container's port, as in port = 8080" } else { "add command = [\"…\"]" };
         report.error(&entry.key_span, format!("health type {kind} needs `{needs}`"), help);
+    }
+    let node = workload.beam.as_ref().and_then(BeamSpec::short_name);
+    match kind {
+        "rpc" if workload.beam.is_none() && !service.has("release") => {
+            let message = format!("health type rpc asks a release, and {} has none", service.title);
+            report.error(&entry.key_span, message, "add release = \"shop.tar.gz\", or use another type");
+        }
+        "epmd" if node.is_none() && !service.has("node") => {
+            let message = format!("health type epmd asks for a node's name, and {} has none", service.title);
+            report.error(&entry.key_span, message, "add node = \"shop@web\", or use another type");
+        }
+        _ => {}
     }
     if kind == "exec"
         && command.as_ref().is_some_and(Vec::is_empty)
@@ -78,6 +104,8 @@ pub(crate) fn read(service: &Fields<'_>, report: &mut Report<'_>) -> Option<Heal
         "http" => HealthProbe::Http { port: port?, path: path.map_or_else(|| "/".to_owned(), |path| path.value) },
         "tcp" => HealthProbe::Tcp { port: port? },
         "grpc" => HealthProbe::Grpc { port: port?, service: service_name.map_or_else(String::new, |name| name.value) },
+        "rpc" => HealthProbe::Rpc { expression: expression.map(|found| found.value) },
+        "epmd" => HealthProbe::Epmd { node: node?.to_owned() },
         _ => HealthProbe::Exec { command: command? },
     };
     Some(HealthSpec {

@@ -253,11 +253,16 @@ const PORT: Kind = Kind::Integer { min: 1, max: 65535 };
 pub(crate) static HEALTH: Section = Section {
     doc: "How an instance's health is found out. Healthy after one success, unhealthy after `retries` failures in a row.",
     keys: &[
-        required("type", Kind::Choice(&["http", "tcp", "grpc", "exec"]), "What is asked."),
+        required("type", Kind::Choice(&["http", "tcp", "grpc", "exec", "rpc", "epmd"]), "What is asked."),
         key("port", PORT, "The container's port (http, tcp, grpc)."),
         key("path", Kind::Text, "Path to GET; 2xx is healthy (http). Default /."),
         key("service", Kind::Text, "The gRPC health service to ask for (grpc). Default: the server."),
         key("command", Kind::Words, "Exit 0 is healthy (exec)."),
+        key(
+            "expression",
+            Kind::Text,
+            "Asked of the release; false and nil are unhealthy (rpc). Default: whether it answers.",
+        ),
         key("interval", Kind::Duration, "Between probes. Default 10s."),
         key(
             "timeout",
@@ -440,10 +445,18 @@ macro_rules! workload_keys {
             key("init", Kind::Boolean, "Run a small init as PID 1 that reaps and forwards signals."),
             WHEN,
             key("secrets", Kind::Uses(&SECRET_USE), "Secrets it gets, as files below /run/secrets unless told otherwise."),
+            key("release", Kind::Text, "A tarball of an Erlang or Elixir release, put on top of the image below /app."),
+            key("node", Kind::Text, "The release's name among nodes of Erlang, as in \"shop@web\"."),
+            key("cookie", Kind::Table(&COOKIE), "The secret with the cookie of its node."),
             $($own),*
         ]
     };
 }
+
+pub(crate) static COOKIE: Section = Section {
+    doc: "The cookie of a release's node. It is never written here, only where it is kept.",
+    keys: &[required("secret", Kind::Text, "The secret that holds it.")],
+};
 
 pub(crate) static SERVICE: Section = Section {
     doc: "A long-running workload.",

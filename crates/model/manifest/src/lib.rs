@@ -15,6 +15,7 @@
 //! it does not know: an unknown key, an unset variable or a setting of a later version is an error, never
 //! dropped in silence. Variables are expanded after the TOML is parsed, so a value cannot inject TOML.
 
+mod beam;
 mod check;
 mod compose;
 mod context;

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::keys::{
-    ACME, ANALYSIS, APP, APPS, BACKOFF, CANARY_STEP, CRON, DNS, GROUP, HEALTH, HOOKS, Key, Kind, LIMITS, POLICY,
-    RATE_LIMIT, REDIRECT, RELEASE, ROLLOUT, ROOT, ROUTE, SECRET, SECRET_USE, SERVICE, SUPERVISE, Section, TLS, VOLUME,
-    WORKER,
+    ACME, ANALYSIS, APP, APPS, BACKOFF, CANARY_STEP, COOKIE, CRON, DNS, GROUP, HEALTH, HOOKS, Key, Kind, LIMITS,
+    POLICY, RATE_LIMIT, REDIRECT, RELEASE, ROLLOUT, ROOT, ROUTE, SECRET, SECRET_USE, SERVICE, SUPERVISE, Section, TLS,
+    VOLUME, WORKER,
 };
 use crate::workload::CONDITIONS;
 
@@ -17,6 +17,7 @@ const DEFINITIONS: &[(&str, &Section)] = &[
     ("apps", &APPS),
     ("backoff", &BACKOFF),
     ("canary_step", &CANARY_STEP),
+    ("cookie", &COOKIE),
     ("cron", &CRON),
     ("dns", &DNS),
     ("group", &GROUP),
@@ -204,6 +205,7 @@ mod tests {
             "match_methods" => r#"["GET"]"#,
             "backend_services" => r#"{ w = 60, other = 40 }"#,
             "mirror_service" => r#""other""#,
+            "cookie" => r#"{ secret = "pw" }"#,
             "sticky" => r#""cookie""#,
             "basic_auth" => r#"{ me = "$2b$12$abc" }"#,
             "directory_url" => r#""https://other.example.com""#,
@@ -257,7 +259,11 @@ mod tests {
     /// A manifest in which `line` stands in the section called `name`, and all else is right.
     fn manifest(name: &str, line: &str) -> String {
         let rest = "[service.other]\nimage = \"x\"\n[group.g]\n";
-        let image = if line.starts_with("image") { "" } else { "image = \"x\"\n" };
+        let image = match line.split(' ').next() {
+            Some("image") => "",
+            Some("node" | "cookie") => "image = \"x\"\nrelease = \"x\"\n",
+            _ => "image = \"x\"\n",
+        };
         match name {
             "apps" => {
                 let service = if line.starts_with("service") { "" } else { "[app.a.service.w]\nimage = \"x\"\n" };
@@ -306,17 +312,23 @@ mod tests {
                     "[service.w]\n{image}[service.w.rollout]\nstrategy = \"canary\"\n[service.w.rollout.analysis]\n{line}\n{rest}"
                 )
             }
+            "cookie" => {
+                let needed = if line.starts_with("secret") { "" } else { "secret = \"pw\"\n" };
+                format!("[service.w]\n{image}release = \"x\"\n[service.w.cookie]\n{needed}{line}\n{rest}")
+            }
             "service" | "worker" => format!("[{name}.w]\n{image}{line}\n{rest}"),
             "limits" => format!("[service.w]\n{image}[service.w.limits]\n{line}\n{rest}"),
             "health" => {
                 let (kind, port) = match line.split(' ').next() {
                     Some("type") => ("", "port = 80\n"),
                     Some("command") => ("type = \"exec\"\n", ""),
+                    Some("expression") => ("type = \"rpc\"\n", ""),
                     Some("service") => ("type = \"grpc\"\n", "port = 80\n"),
                     Some("port") => ("type = \"tcp\"\n", ""),
                     _ => ("type = \"http\"\n", "port = 80\n"),
                 };
-                format!("[service.w]\n{image}[service.w.health]\n{kind}{port}{line}\n{rest}")
+                let release = if line.starts_with("expression") { "release = \"x\"\n" } else { "" };
+                format!("[service.w]\n{image}{release}[service.w.health]\n{kind}{port}{line}\n{rest}")
             }
             "route" => {
                 let host = if line.starts_with("host") { "" } else { "host = \"w.example.com\"\n" };

@@ -15,7 +15,7 @@ use crate::keys::{LIMITS, SERVICE, WORKER};
 use crate::parse::Input;
 use crate::route::{self, Mentioned};
 use crate::tree::{Entry, Value};
-use crate::{env, health, host_port, mount, rollout, secret, security, tls};
+use crate::{beam, env, health, host_port, mount, rollout, secret, security, tls};
 
 /// Smallest memory limit: less cannot hold a program's first pages, and is a forgotten unit.
 const MEMORY_MIN: Bytes = Bytes(1 << 20);
@@ -58,7 +58,7 @@ pub(crate) fn service(entry: &Entry, name: Name, input: &Input<'_, '_>, report: 
     let replicas = fields.integer("replicas", report).map_or(1, |found| found.value.unsigned_abs() as u32);
     let ports = host_port::read(&fields, report);
     let restart = fields.choice("restart", report).map_or(RestartPolicy::Always, |found| restart_policy(found.value));
-    let health: Option<HealthSpec> = health::read(&fields, report);
+    let health: Option<HealthSpec> = health::read(&fields, &workload, report);
     if let Some(entry) = fields.entry("ports", report).filter(|_| !ports.is_empty()) {
         let title = &fields.title;
         match workload.network {
@@ -157,7 +157,8 @@ impl Body {
         workload.init = fields.boolean("init", report).unwrap_or_default();
         // Whoever is read is there: it was left out before.
         fields.text("when", report);
-        let uses = secret::uses(fields, &workload, report);
+        let mut uses = secret::uses(fields, &workload, report);
+        beam::read(fields, &mut workload, &mut uses, input, report);
         workload.secrets = uses.iter().map(|one| one.value.clone()).collect();
         Self { workload, mounts, uses }
     }

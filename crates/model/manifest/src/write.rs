@@ -213,7 +213,8 @@ fn workload(document: &mut Document, spec: &WorkloadSpec) {
             document.line(name, "true");
         }
     }
-    release::uses(document, &spec.secrets);
+    release::beam(document, spec.beam.as_ref());
+    release::uses(document, spec);
     for (name, value) in [("cap_add", &spec.cap_add), ("cap_drop", &spec.cap_drop)] {
         if !value.is_empty() {
             document.line(name, &array(value));
@@ -223,7 +224,11 @@ fn workload(document: &mut Document, spec: &WorkloadSpec) {
 
 /// The keys of a workload that are tables; they end the section.
 fn tables(document: &mut Document, section: &[&str], spec: &WorkloadSpec) {
-    pairs(document, section, "env", &spec.env);
+    // What follows from the release is not written twice.
+    let mut env = spec.env.clone();
+    let given = release::file(spec.beam.as_ref()).map(|(beam, _)| beam.env()).unwrap_or_default();
+    env.retain(|variable, value| given.get(variable) != Some(value));
+    pairs(document, section, "env", &env);
     if spec.limits != Limits::default() {
         document.section(&[section, &["limits"]].concat());
         let limits = &spec.limits;
@@ -291,6 +296,13 @@ fn health(document: &mut Document, spec: &HealthSpec) {
             document.line("type", &quote("exec"));
             document.line("command", &texts(command));
         }
+        HealthProbe::Rpc { expression } => {
+            document.line("type", &quote("rpc"));
+            if let Some(expression) = expression {
+                document.line("expression", &text(expression));
+            }
+        }
+        HealthProbe::Epmd { node: _ } => document.line("type", &quote("epmd")), // the workload's
     }
     document.line("interval", &quote(&spec.interval.to_string()));
     document.line("timeout", &quote(&spec.timeout.to_string()));

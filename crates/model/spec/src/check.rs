@@ -5,17 +5,25 @@ use std::collections::BTreeSet;
 
 use coppice_base::Name;
 
-use crate::{AppSpec, CronSpec, OnRotate, SecretKind, SecretTarget, SecretUse, VolumeSpec, WorkloadSpec};
+use crate::beam;
+use crate::{AppSpec, CronSpec, HealthProbe, OnRotate, SecretKind, SecretTarget, SecretUse, VolumeSpec, WorkloadSpec};
 
 /// Every broken rule as one sentence.
 pub(crate) fn releases(app: &AppSpec, broken: &mut Vec<String>) {
     for (name, service) in &app.services {
+        let asks_release =
+            service.health.as_ref().is_some_and(|health| matches!(health.probe, HealthProbe::Rpc { .. }));
+        if asks_release && service.workload.beam.is_none() {
+            broken.push(format!("service {name} has a health check that asks a release (rpc), and has no release"));
+        }
         let clauses = service.rollout.check(service.replicas);
         broken.extend(clauses.into_iter().map(|clause| format!("service {name} cannot be rolled out: {clause}")));
         secrets(app, "service", name, &service.workload, broken);
+        beam::check("service", name.as_str(), &service.workload, broken);
     }
     for (name, worker) in &app.workers {
         secrets(app, "worker", name, &worker.workload, broken);
+        beam::check("worker", name.as_str(), &worker.workload, broken);
     }
     for (name, cron) in &app.crons {
         if app.workload(name.as_str()).is_some() {
@@ -37,6 +45,7 @@ pub(crate) fn releases(app: &AppSpec, broken: &mut Vec<String>) {
             broken.push(format!("cron {name} remembers {} runs: 1 to {} can be", cron.history, CronSpec::HISTORY_MAX));
         }
         secrets(app, "cron", name, &cron.workload, broken);
+        beam::check("cron", name.as_str(), &cron.workload, broken);
     }
     hooks(app, broken);
     for (name, volume) in &app.volumes {

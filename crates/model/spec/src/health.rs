@@ -29,6 +29,10 @@ pub enum HealthProbe {
     Grpc { port: u16, service: String },
     /// The command exits 0 inside the container.
     Exec { command: Vec<String> },
+    /// The release's node answers, inside the container; an expression must be neither false nor nil.
+    Rpc { expression: Option<String> },
+    /// The container's epmd (port 4369) knows a node of this name: what is before the `@`.
+    Epmd { node: String },
 }
 
 impl HealthProbe {
@@ -37,7 +41,7 @@ impl HealthProbe {
     pub fn port(&self) -> Option<u16> {
         match *self {
             Self::Http { port, .. } | Self::Tcp { port } | Self::Grpc { port, .. } => Some(port),
-            Self::Exec { .. } => None,
+            Self::Exec { .. } | Self::Rpc { .. } | Self::Epmd { .. } => None,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! Collections are ordered so that equal specs serialize to equal bytes.
 
 mod app;
+mod beam;
 mod check;
 mod cron;
 mod health;
@@ -22,6 +23,7 @@ mod workload;
 pub use app::{
     AppSpec, Compression, GroupSpec, HooksSpec, OnExhausted, ServiceSpec, VolumeSpec, WORKLOADS_MAX, WorkerSpec,
 };
+pub use beam::{BeamRelease, BeamSpec, BeamTool, is_release_name};
 pub use cron::{CronSpec, Missed, Overlap, Schedule};
 pub use health::{HealthProbe, HealthSpec};
 pub use policy::{Pair, Party, PartyError, PolicySpec, Verdict};

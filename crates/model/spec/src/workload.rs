@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use coppice_base::{Bytes, DurationText, MilliCpu, Name};
 use serde::{Deserialize, Serialize};
 
-use crate::SecretUse;
+use crate::{BeamSpec, SecretUse};
 
 /// A container's definition apart from its supervision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +54,9 @@ pub struct WorkloadSpec {
     pub init: bool,
     #[serde(default)]
     pub secrets: Vec<SecretUse>,
+    /// Its program is a release of Erlang or Elixir.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beam: Option<BeamSpec>,
 }
 
 impl WorkloadSpec {
@@ -87,6 +90,7 @@ impl WorkloadSpec {
             extra_hosts: BTreeMap::new(),
             init: false,
             secrets: Vec::new(),
+            beam: None,
         }
     }
 }

@@ -179,7 +179,7 @@ fn operations() -> Vec<Operation> {
             None,
             Some("LoadReply"),
             200,
-            &["name", "cmd", "entrypoint", "env", "workdir", "user"],
+            &["name", "base", "cmd", "entrypoint", "env", "workdir", "user"],
         ),
         Operation(path::IMAGE_EXPORT, Get, "A tar of its root filesystem", None, None, 200, &["name"]),
         Operation(path::IMAGE_LOAD, Post, "Load an archive", None, Some("LoadReply"), 200, &[]),

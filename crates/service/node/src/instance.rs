@@ -11,6 +11,7 @@ use coppice_supervise::{Event, ExitReason};
 use crate::attach;
 use crate::container::{Container, Phase};
 use crate::containers::Containers;
+use crate::epmd;
 use crate::health::{self, Judge, Verdict};
 use crate::supervisor::Supervisor;
 
@@ -132,17 +133,32 @@ async fn probe(containers: &Arc<Containers>, container: &Arc<Container>, spec: &
         HealthProbe::Http { port, path } => health::http(address()?, *port, path).await,
         HealthProbe::Tcp { port } => health::tcp(address()?, *port).await,
         HealthProbe::Grpc { port, service } => health::grpc(address()?, *port, service).await,
-        HealthProbe::Exec { command } => match attach::exec_quietly(containers, container, command).await {
-            Ok((exit, _)) if exit.code == 0 => Ok(()),
-            Ok((exit, output)) => {
-                let said = output.trim();
-                Err(if said.is_empty() {
-                    format!("exec: exited with code {}", exit.code)
-                } else {
-                    format!("exec: exited with code {}: {said}", exit.code)
-                })
-            }
-            Err(error) => Err(format!("exec: {error}")),
-        },
+        HealthProbe::Exec { command } => {
+            exec(containers, container, command).await.map_err(|why| format!("exec: {why}"))
+        }
+        HealthProbe::Rpc { expression } => {
+            let command = container.read(|record| {
+                let beam = record.spec.workload.beam.as_ref();
+                beam.and_then(|beam| beam.rpc(expression.as_deref()))
+            });
+            let command = command.ok_or_else(|| "rpc: it has no release to ask".to_owned())?;
+            exec(containers, container, &command).await.map_err(|why| format!("rpc: {why}"))
+        }
+        HealthProbe::Epmd { node } => epmd::registered(address()?, node).await,
+    }
+}
+
+async fn exec(containers: &Arc<Containers>, container: &Arc<Container>, command: &[String]) -> Result<(), String> {
+    match attach::exec_quietly(containers, container, command).await {
+        Ok((exit, _)) if exit.code == 0 => Ok(()),
+        Ok((exit, output)) => {
+            let said = output.trim();
+            Err(if said.is_empty() {
+                format!("exited with code {}", exit.code)
+            } else {
+                format!("exited with code {}: {said}", exit.code)
+            })
+        }
+        Err(error) => Err(error.to_string()),
     }
 }

@@ -22,6 +22,7 @@ mod container;
 mod containers;
 mod directories;
 mod doctor;
+mod epmd;
 mod error;
 mod events;
 mod health;

@@ -13,6 +13,8 @@ use crate::{Client, ClientError, Lines};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImportOptions {
     pub name: String,
+    /// An image of the node that this goes on top of.
+    pub base: Option<String>,
     pub command: Option<Vec<String>>,
     pub entrypoint: Option<Vec<String>>,
     /// `KEY=VALUE`.
@@ -60,6 +62,7 @@ impl Client {
             target = target.query("env", list(&options.env)?);
         }
         target = target.maybe("workdir", options.working_dir.as_deref()).maybe("user", options.user.as_deref());
+        target = target.maybe("base", options.base.as_deref());
         self.upload(target, tar).await
     }
 

@@ -2,8 +2,8 @@
 
 use coppice_base::Name;
 use coppice_spec::{
-    AnalysisSpec, AppSpec, CanaryStep, CronSpec, FailureAction, Missed, OnRotate, Overlap, RolloutSpec,
-    RolloutStrategy, Schedule, SecretKind, SecretTarget, SecretUse, ServiceSpec,
+    AnalysisSpec, AppSpec, BeamRelease, BeamSpec, CanaryStep, CronSpec, FailureAction, Missed, OnRotate, Overlap,
+    RolloutSpec, RolloutStrategy, Schedule, SecretKind, SecretTarget, SecretUse, ServiceSpec, WorkloadSpec,
 };
 
 use super::{labels, text};
@@ -54,12 +54,35 @@ pub(super) fn rollout(document: &mut Document, section: &[&str], service: &Servi
     }
 }
 
+/// A release that a manifest names. One that is packed is the workload's image, and is written as that alone.
+pub(super) fn file(beam: Option<&BeamSpec>) -> Option<(&BeamSpec, &str)> {
+    match beam {
+        Some(beam @ BeamSpec { release: BeamRelease::File(path), .. }) => Some((beam, path)),
+        _ => None,
+    }
+}
+
+/// The release's tarball, its node's name, and where its cookie is.
+pub(super) fn beam(document: &mut Document, beam: Option<&BeamSpec>) {
+    let Some((beam, path)) = file(beam) else { return };
+    document.line("release", &text(path));
+    if let Some(node) = &beam.node {
+        document.line("node", &text(node));
+    }
+    if let Some(cookie) = &beam.cookie {
+        document.line("cookie", &format!("{{ secret = {} }}", quote(cookie.as_str())));
+    }
+}
+
 /// The `secrets` of a workload, on one line of its section.
-pub(super) fn uses(document: &mut Document, uses: &[SecretUse]) {
+pub(super) fn uses(document: &mut Document, spec: &WorkloadSpec) {
+    // `cookie` says it already.
+    let cookie = file(spec.beam.as_ref()).and_then(|(beam, _)| beam.cookie_use());
+    let uses: Vec<&SecretUse> = spec.secrets.iter().filter(|one| Some(*one) != cookie.as_ref()).collect();
     if uses.is_empty() {
         return;
     }
-    let one = |one: &SecretUse| {
+    let one = |one: &&SecretUse| {
         let mut keys = vec![format!("secret = {}", quote(one.secret.as_str()))];
         keys.extend(one.part.iter().map(|part| format!("part = {}", quote(part.as_str()))));
         match &one.target {

@@ -55,6 +55,7 @@ fn not_imported(error: ImportError) -> Failed {
         ImportError::Store(store) => taken_in(&error, Some(store), None),
         ImportError::Layer(layer) => taken_in(&error, None, Some(layer)),
         ImportError::Config(_) => invalid(error),
+        ImportError::NoBase(_) => Failed::new(ErrorKind::NotFound, error.to_string()),
     }
 }
 
@@ -198,7 +199,15 @@ pub(super) async fn import(State(node): State<Arc<Node>>, query: Query, body: Bo
         user: query.one("user").unwrap_or_default().to_owned(),
         ..ImageConfig::default()
     };
-    let options = ImportOptions { config, ..ImportOptions::default() };
+    let base = match query.one("base") {
+        None => None,
+        Some(base) => {
+            let missing =
+                || Failed::new(ErrorKind::NotFound, format!("no image {base} is here; `coppice pull` fetches it"));
+            Some(node.images().resolve(base).map_err(invalid)?.ok_or_else(missing)?)
+        }
+    };
+    let options = ImportOptions { config, base, ..ImportOptions::default() };
     let image = node.images().import(body, Some(name), options).await.map_err(not_imported)?;
     Ok(Json(LoadReply { images: vec![node.image_summary(&image)], words: Vec::new() }))
 }

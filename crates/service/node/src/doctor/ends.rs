@@ -317,7 +317,7 @@ impl Node {
                     HealthProbe::Http { port, .. } | HealthProbe::Tcp { port } | HealthProbe::Grpc { port, .. } => {
                         Some(port)
                     }
-                    HealthProbe::Exec { .. } => None,
+                    HealthProbe::Exec { .. } | HealthProbe::Rpc { .. } | HealthProbe::Epmd { .. } => None,
                 });
                 let shown = || service.meant().find_map(first);
                 published.map(|port| port.container).or(probed).or_else(shown)

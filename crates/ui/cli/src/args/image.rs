@@ -117,6 +117,9 @@ pub(crate) struct ImportArgs {
     /// User of the image
     #[arg(short, long, value_name = "USER[:GROUP]")]
     pub(crate) user: Option<String>,
+    /// Image of the node that the tar goes on top of, with its configuration
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) base: Option<String>,
     /// Tar of a root filesystem (plain, gzip or zstd); `-` is standard input
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,

@@ -18,6 +18,7 @@ pub(crate) async fn run(settings: &Settings, args: ImportArgs) -> CommandResult 
     });
     let options = ImportOptions {
         name: args.name,
+        base: args.base,
         command: args.cmd.map(|words| words.0),
         entrypoint: args.entrypoint.map(|words| words.0),
         env: given.collect(),
