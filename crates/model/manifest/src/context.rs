@@ -1,5 +1,7 @@
 //! What a manifest's text refers to outside itself: its directory, variables and env files.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -15,6 +17,7 @@ pub struct Context<'c> {
     variables: Variables<'c>,
     files: Files<'c>,
     environment: Option<Environment>,
+    files_read: RefCell<BTreeSet<PathBuf>>,
 }
 
 /// Which `[env.NAME]` a manifest is read with.
@@ -29,7 +32,13 @@ impl<'c> Context<'c> {
     /// A context for a manifest in `dir` (absolute), without variables or files.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let nothing = |_: &Path| Err(io::Error::from(io::ErrorKind::NotFound));
-        Self { dir: dir.into(), variables: Box::new(|_| None), files: Box::new(nothing), environment: None }
+        Self {
+            dir: dir.into(),
+            variables: Box::new(|_| None),
+            files: Box::new(nothing),
+            environment: None,
+            files_read: RefCell::default(),
+        }
     }
 
     /// The process's environment and the host's files. `dir` is made absolute; a variable that is not UTF-8
@@ -40,6 +49,7 @@ impl<'c> Context<'c> {
             variables: Box::new(|name| std::env::var(name).ok()),
             files: Box::new(read_plain_file),
             environment: None,
+            files_read: RefCell::default(),
         }
     }
 
@@ -80,7 +90,13 @@ impl<'c> Context<'c> {
     }
 
     pub(crate) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.files_read.borrow_mut().insert(path.to_owned());
         (self.files)(path)
+    }
+
+    /// The files a manifest was read with beside itself: what it includes, and env files. Also those that were not there.
+    pub fn files_read(&self) -> BTreeSet<PathBuf> {
+        self.files_read.borrow().clone()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where a command stands: the manifest of this directory, and what a target's name means here.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use coppice_manifest::{Context, Diagnostics, parse_bytes};
@@ -100,9 +101,21 @@ impl Place {
     }
 }
 
-/// Reads a manifest that must be there and right, for the environment that is chosen; says its warnings. The apps in it,
-/// at least one: those asked for.
+/// A manifest that was read.
+pub(crate) struct Manifest {
+    /// At least one: those asked for.
+    pub(crate) apps: Vec<AppSpec>,
+    /// It, what it includes, and env files; absolute.
+    pub(crate) files: BTreeSet<PathBuf>,
+}
+
+/// The apps of a manifest, read as by [`read`].
 pub(crate) fn apps(settings: &Settings, args: &ManifestArgs) -> Result<Vec<AppSpec>, CommandError> {
+    Ok(read(settings, args)?.apps)
+}
+
+/// Reads a manifest that must be there and right, for the environment that is chosen; says its warnings.
+pub(crate) fn read(settings: &Settings, args: &ManifestArgs) -> Result<Manifest, CommandError> {
     let file = &args.file;
     let bytes = std::fs::read(file).map_err(|error| {
         let help = match error.kind() {
@@ -117,6 +130,8 @@ pub(crate) fn apps(settings: &Settings, args: &ManifestArgs) -> Result<Vec<AppSp
     if !parsed.warnings.is_empty() {
         eprint_all(&parsed.warnings.render(settings.stderr.color));
     }
+    let mut files = context.files_read();
+    files.extend(file.file_name().map(|name| context.dir().join(name)));
     let mut apps = parsed.apps;
     if let Some(wanted) = &args.app {
         let names: Vec<String> = apps.iter().map(|app| app.name.to_string()).collect();
@@ -126,7 +141,7 @@ pub(crate) fn apps(settings: &Settings, args: &ManifestArgs) -> Result<Vec<AppSp
             return Err(CommandError::usage(what, format!("it has: {}", names.join(", "))));
         }
     }
-    Ok(apps)
+    Ok(Manifest { apps, files })
 }
 
 /// Like [`apps`], for what can only be done to one.

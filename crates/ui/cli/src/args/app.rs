@@ -39,6 +39,10 @@ pub(crate) struct UpArgs {
     /// Show what would be done, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Stay, show what all services write, and follow the files: apply the manifest when it changes, restart who has
+    /// changed files in a bind mount. Ctrl-C stops the app; its volumes stay
+    #[arg(long, conflicts_with_all = ["detach", "dry_run", "wait"])]
+    pub(crate) dev: bool,
     /// Wait until the app has settled (the default)
     #[arg(long, conflicts_with_all = ["detach", "dry_run"])]
     pub(crate) wait: bool,

@@ -1,6 +1,7 @@
 //! Verbs on apps.
 
 mod certificates;
+mod dev;
 pub(crate) mod down;
 pub(crate) mod list;
 pub(crate) mod plan;

@@ -10,7 +10,7 @@ use coppice_client::Client;
 use coppice_spec::{AppSpec, PullPolicy};
 
 use super::plan::{selections, show};
-use super::{certificates, tree};
+use super::{certificates, dev, tree};
 use crate::args::{PullChoice, UpArgs};
 use crate::commands::release::follow::{self, Arrival};
 use crate::error::{CommandError, CommandResult, FAILURE, eprint_all};
@@ -22,6 +22,9 @@ use crate::{daemon, login, place, terminal, transfer};
 const INTERVAL: Duration = Duration::from_millis(100);
 
 pub(crate) async fn run(settings: &Settings, args: UpArgs) -> CommandResult {
+    if args.dev {
+        return dev::run(settings, &args).await;
+    }
     let apps = place::apps(settings, &args.manifest)?;
     let mut requests = Vec::new();
     for (mut spec, only) in selections(apps, &args.services)? {
@@ -85,7 +88,7 @@ fn workloads_mut(spec: &mut AppSpec) -> impl Iterator<Item = &mut coppice_spec::
 
 /// Fetches, with progress, what only this side can: images whose registry wants the caller's password, and all of
 /// them with `--pull always`. The node fetches the rest.
-async fn fetch(
+pub(super) async fn fetch(
     settings: &Settings,
     client: &Client,
     spec: &AppSpec,
@@ -182,7 +185,7 @@ fn failure(status: &AppStatus, limit: Duration, style: &Style) -> String {
     text
 }
 
-fn children(supervisor: &SupervisorStatus) -> Vec<&ChildStatus> {
+pub(super) fn children(supervisor: &SupervisorStatus) -> Vec<&ChildStatus> {
     let mut all: Vec<&ChildStatus> = supervisor.children.iter().collect();
     all.extend(supervisor.groups.iter().flat_map(children));
     all

@@ -95,12 +95,12 @@ async fn open(
 type LineStream = Pin<Box<dyn futures_util::Stream<Item = Result<LogLine, ClientError>>>>;
 
 /// Streams that are each in order of time, as one that is (as far as waiting [`MERGE_WAIT`] can tell).
-struct Merge {
+pub(crate) struct Merge {
     streams: Vec<(Option<LogLine>, LineStream)>,
 }
 
 impl Merge {
-    fn new(lines: Vec<Lines<LogLine>>) -> Self {
+    pub(crate) fn new(lines: Vec<Lines<LogLine>>) -> Self {
         Self::of(lines.into_iter().map(|lines| Box::pin(lines.into_stream()) as LineStream).collect())
     }
 
@@ -108,8 +108,8 @@ impl Merge {
         Self { streams: streams.into_iter().map(|stream| (None, stream)).collect() }
     }
 
-    /// The next line; `out` is flushed before waiting for one.
-    async fn next(&mut self, out: &mut impl Write) -> Result<Option<LogLine>, CommandError> {
+    /// The next line; `out` is flushed before waiting for one. No line is lost when the wait is given up.
+    pub(crate) async fn next(&mut self, out: &mut impl Write) -> Result<Option<LogLine>, CommandError> {
         use futures_util::StreamExt;
         use futures_util::future::{join_all, select_all};
         // First whatever is there already, or comes within the wait.
@@ -165,7 +165,7 @@ fn time(line: &Option<LogLine>) -> &str {
 }
 
 /// Lines as people read them.
-struct Printer {
+pub(crate) struct Printer {
     prefix: bool,
     times: bool,
     style: Style,
@@ -179,7 +179,12 @@ struct Printer {
 const PAINTS: [Paint; 5] = [Paint::Cyan, Paint::Yellow, Paint::Green, Paint::Magenta, Paint::Blue];
 
 impl Printer {
-    fn print(&mut self, line: &LogLine, out: &mut impl Write) -> std::io::Result<()> {
+    /// Each line after the name of whoever wrote it.
+    pub(crate) fn named(style: Style) -> Self {
+        Self { prefix: true, times: false, style, width: 0, open: [None, None] }
+    }
+
+    pub(crate) fn print(&mut self, line: &LogLine, out: &mut impl Write) -> std::io::Result<()> {
         let text = self.render(line);
         // Standard error's lines go to standard error, as docker's do, unless names tell them apart anyway.
         if line.stream == LogStream::Stderr && !self.prefix {
