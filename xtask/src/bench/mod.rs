@@ -135,6 +135,9 @@ pub(crate) fn run(args: &[String]) -> Result<()> {
     }
     if plan.wants_some(Suite::Releases) {
         release::build()?;
+        if plan.wants("switch") {
+            releases::build_switch()?;
+        }
     }
     let this = std::env::current_exe().context("cannot find this program")?;
     let mut unshared = Command::new("sh");

@@ -4,14 +4,15 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use coppice_linux::{
-    BTRFS_MAGIC, create_subvolume, destroy_subvolume, enable_simple_quotas, is_subvolume, limit_subvolume,
-    set_subvolume_read_only, snapshot_subvolume, statfs_magic,
+    BTRFS_MAGIC, commit_btrfs, create_subvolume, destroy_subvolume, enable_simple_quotas, is_subvolume,
+    limit_subvolume, set_subvolume_read_only, snapshot_subvolume, statfs_magic,
 };
 use rustix::fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 
 use crate::copy::copy;
 use crate::error::DatasetError;
+use crate::folder::rename;
 use crate::properties::{Compression, Properties};
 
 /// What btrfs calls the property (btrfs-property(8)).
@@ -56,6 +57,23 @@ impl Form {
                 copy(&source, &target).map_err(DatasetError::io("copy", from))?;
                 rustix::fs::syncfs(&target).map_err(DatasetError::errno("write", to))
             }
+        }
+    }
+
+    /// Gives a tree another name; [settled](Self::settle) later, where that is one step with what else is done.
+    pub(crate) fn rename(self, from: &Path, to: &Path) -> Result<(), DatasetError> {
+        match self {
+            Self::Subvolume => fs::rename(from, to).map_err(DatasetError::io("rename", from)),
+            Self::Directory => rename(from, to),
+        }
+    }
+
+    /// Has what was done below a folder be on disk. On btrfs one transaction follows the other, so that all before it is; elsewhere
+    /// each step was waited for.
+    pub(crate) fn settle(self, folder: &Path) -> Result<(), DatasetError> {
+        match self {
+            Self::Subvolume => commit_btrfs(open(folder)?).map_err(DatasetError::call("write", folder)),
+            Self::Directory => Ok(()),
         }
     }
 

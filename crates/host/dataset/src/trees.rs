@@ -172,9 +172,12 @@ impl Driver for Trees {
         let stamps = Stamps::read(&copy).map_err(DatasetError::errno("read the stamps of", &aside))?;
         stamps.and(more).write(&copy).map_err(DatasetError::errno("stamp", &aside))?;
         id::write(&copy, &id::new()?).map_err(DatasetError::errno("stamp", &aside))?;
-        copy.sync_all().map_err(DatasetError::io("write", &aside))?;
-        rename(&aside, &to)?;
-        self.form.seal(&to)
+        if self.form == Form::Directory {
+            copy.sync_all().map_err(DatasetError::io("write", &aside))?;
+        }
+        self.form.rename(&aside, &to)?;
+        self.form.seal(&to)?;
+        self.form.settle(&at.folder)
     }
 
     fn switch(&self, at: &Place, to: &SnapshotName, keep: &SnapshotName) -> Result<(), DatasetError> {
@@ -185,9 +188,10 @@ impl Driver for Trees {
         identify(&next)?;
         self.form.set_properties(&next, &Properties::read(&at.folder))?;
         // From here to the second rename there is no head; whoever looks next puts it there.
-        rename(&at.head(), &keep)?;
-        rename(&next, &at.head())?;
-        self.form.seal(&keep)
+        self.form.rename(&at.head(), &keep)?;
+        self.form.rename(&next, &at.head())?;
+        self.form.seal(&keep)?;
+        self.form.settle(&at.folder)
     }
 
     fn destroy_snapshot(&self, at: &Place, snapshot: &SnapshotName) -> Result<(), DatasetError> {

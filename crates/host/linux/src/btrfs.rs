@@ -15,6 +15,10 @@ const SNAP_DESTROY: libc::c_ulong = 0x5000_940f;
 const SNAP_CREATE_V2: libc::c_ulong = 0x5000_9417;
 /// `_IOW(0x94, 26, __u64)`.
 const SUBVOL_SETFLAGS: libc::c_ulong = 0x4008_941a;
+/// `_IOW(0x94, 22, __u64)`.
+const WAIT_SYNC: libc::c_ulong = 0x4008_9416;
+/// `_IOR(0x94, 24, __u64)`.
+const START_SYNC: libc::c_ulong = 0x8008_9418;
 /// `_IOWR(0x94, 40, struct btrfs_ioctl_quota_ctl_args)`.
 const QUOTA_CTL: libc::c_ulong = 0xc010_9428;
 /// `_IOR(0x94, 43, struct btrfs_ioctl_qgroup_limit_args)`.
@@ -112,6 +116,18 @@ pub fn set_subvolume_read_only(subvolume: impl AsFd, read_only: bool) -> Syscall
 pub fn is_subvolume(directory: impl AsFd) -> SyscallResult<bool> {
     let inode = fstat(&directory).map_err(|errno| SyscallError::new("fstat", "", errno))?.st_ino;
     Ok(inode == ROOT_INODE && crate::statfs_magic(directory)? == BTRFS_MAGIC)
+}
+
+/// Has what was done to names and attributes until now be on disk when this returns, all of it or, after a crash before, what came
+/// first of it. Files' data that is not written yet is not waited for, as `syncfs` would.
+pub fn commit(directory: impl AsFd) -> SyscallResult<()> {
+    let mut transaction: u64 = 0;
+    // SAFETY: the kernel writes one u64.
+    let rc = unsafe { libc::ioctl(directory.as_fd().as_raw_fd(), START_SYNC, &raw mut transaction) };
+    check("ioctl(BTRFS_IOC_START_SYNC)", "", rc.into())?;
+    // SAFETY: the kernel reads one u64.
+    let rc = unsafe { libc::ioctl(directory.as_fd().as_raw_fd(), WAIT_SYNC, &raw const transaction) };
+    check("ioctl(BTRFS_IOC_WAIT_SYNC)", "", rc.into()).map(drop)
 }
 
 /// Has the filesystem of a directory count by subvolume who wrote what (simple quotas, Linux 6.7). What was written before

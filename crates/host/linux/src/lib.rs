@@ -25,8 +25,8 @@ mod terminal;
 mod tree;
 
 pub use btrfs::{
-    BTRFS_MAGIC, create_subvolume, destroy_subvolume, enable_simple_quotas, is_subvolume, limit_subvolume,
-    set_subvolume_read_only, snapshot_subvolume,
+    BTRFS_MAGIC, commit as commit_btrfs, create_subvolume, destroy_subvolume, enable_simple_quotas, is_subvolume,
+    limit_subvolume, set_subvolume_read_only, snapshot_subvolume,
 };
 pub use capability::{clear_ambient, drop_bounding, last_capability, set_capabilities};
 pub use datagrams::Datagrams;

@@ -16,6 +16,7 @@ mod network;
 mod node;
 pub mod path;
 mod policy;
+mod preview;
 mod release;
 mod secret;
 pub mod stream;
@@ -48,6 +49,7 @@ pub use network::{
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};
 pub use policy::{PolicyRuleRequest, PolicyRuleSummary, PolicySource};
+pub use preview::{PreviewOf, PreviewReply, PreviewRequest, PreviewSummary, PromoteReply};
 pub use release::{
     AppliedReply, CandidateDetail, FailureDetail, HistoryRelease, PreviewSnapshot, PreviewStage, PreviewSwitch,
     PreviousSuccessful, ReleaseDetail, ReleaseEntry, ReleaseFields, ReleaseStatus, ReleaseStep, RollbackPreview,
@@ -59,6 +61,6 @@ pub use secret::{
     SecretUser, SecretValue, SecretVersionSummary,
 };
 pub use volume::{
-    SnapshotDetail, VolumeCloneRequest, VolumeDetail, VolumeKind, VolumeRollbackReply, VolumeRollbackRequest,
-    VolumeSnapshotRequest, VolumeSummary,
+    SnapshotDetail, VolumeCloneRequest, VolumeDetail, VolumeKind, VolumeReceiveReply, VolumeRollbackReply,
+    VolumeRollbackRequest, VolumeSnapshotRequest, VolumeSummary,
 };

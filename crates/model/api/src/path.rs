@@ -35,6 +35,12 @@ pub const APP_ROLLOUT_PAUSE: &str = "/v1/apps/{app}/rollout/pause";
 pub const APP_ROLLOUT_RESUME: &str = "/v1/apps/{app}/rollout/resume";
 /// POST → 204: the rollout that goes on, or rests, goes back.
 pub const APP_ROLLOUT_CANCEL: &str = "/v1/apps/{app}/rollout/cancel";
+/// GET → `[PreviewSummary]`; POST [`PreviewRequest`](crate::PreviewRequest) → [`PreviewReply`](crate::PreviewReply).
+pub const PREVIEWS: &str = "/v1/previews";
+/// DELETE → 204 when it and its volumes are gone. `{app}` is the app that it is.
+pub const PREVIEW: &str = "/v1/previews/{app}";
+/// POST → [`PromoteReply`](crate::PromoteReply), when the app beside which it stands has become what it is; it is gone then.
+pub const PREVIEW_PROMOTE: &str = "/v1/previews/{app}/promote";
 /// GET `?workload=&since=&tail=&follow=&stdout=&stderr=` ([`LogQuery`](crate::LogQuery), several `workload`) → lines of
 /// [`LogLine`](crate::LogLine), of all instances.
 pub const APP_LOGS: &str = "/v1/apps/{app}/logs";
@@ -147,3 +153,6 @@ pub const VOLUME_SNAPSHOT: &str = "/v1/volumes/snapshot";
 pub const VOLUME_ROLLBACK: &str = "/v1/volumes/rollback";
 /// POST [`VolumeCloneRequest`](crate::VolumeCloneRequest) → [`VolumeDetail`](crate::VolumeDetail) of the new one.
 pub const VOLUME_CLONE: &str = "/v1/volumes/clone";
+/// GET `?volume=&snapshot=&from=` → the snapshot as a stream of bytes, or its difference from another one; POST such a stream
+/// `?volume=` → [`VolumeReceiveReply`](crate::VolumeReceiveReply).
+pub const VOLUME_STREAM: &str = "/v1/volumes/stream";

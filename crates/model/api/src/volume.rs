@@ -83,3 +83,13 @@ pub struct VolumeCloneRequest {
     /// The new volume.
     pub to: String,
 }
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeReceiveReply {
+    /// Into which.
+    pub volume: String,
+    /// What the snapshot that came is called, there as here.
+    pub snapshot: String,
+    /// Whether the volume was made of it; else what it is now stays, and it has one more snapshot.
+    pub made: bool,
+}

@@ -331,14 +331,13 @@ fn plain(name: &Path) -> Option<PathBuf> {
 }
 
 /// Fills the new directory `to` with what the layers show at `path`, ids as in the image, and gives it that
-/// directory's owner and mode. Nothing there: `to` stays as it is.
-pub(crate) fn copy_from_layers(layers: &[PathBuf], path: &Path, to: &Path) -> io::Result<()> {
-    let parent = to.parent().unwrap_or(Path::new("/"));
-    let scratch = parent.join(format!(".scratch-{}", to.file_name().unwrap_or_default().to_string_lossy()));
-    std::fs::create_dir_all(&scratch)?;
-    let copied = copy_with_scratch(layers, path, to, &scratch);
+/// directory's owner and mode. Nothing there: `to` stays as it is. `scratch` is a directory of the caller's own, gone
+/// afterwards, which an overlay can have its upper layer on; `to` may lie where none can (zfs-fuse).
+pub(crate) fn copy_from_layers(layers: &[PathBuf], path: &Path, to: &Path, scratch: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(scratch)?;
+    let copied = copy_with_scratch(layers, path, to, scratch);
     // The view is unmounted: its fd was closed with `copy_with_scratch`.
-    let cleared = std::fs::remove_dir_all(&scratch);
+    let cleared = std::fs::remove_dir_all(scratch);
     copied.and(cleared)
 }
 

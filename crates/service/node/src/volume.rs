@@ -31,6 +31,9 @@ pub(crate) fn open(root: &Root, settings: &VolumeSettings) -> Result<Store, Data
     }
 }
 
+/// Below the node's directory of what goes with it: where volumes are filled from images.
+const FILLING: &str = "filling";
+
 /// The host path of one mount of a container.
 pub(crate) fn source(
     root: &Root,
@@ -47,7 +50,9 @@ pub(crate) fn source(
         MountSource::Volume(volume) => {
             let name = DatasetName { app: record.owner.app().cloned(), volume: volume.clone() };
             if !volumes.has(&name) {
-                let filled = volumes.create(&name, |head| fill(head, &image.layers, &mount.target));
+                // One at a time for a volume, as its dataset is made.
+                let scratch = root.run().join(FILLING).join(name.to_string());
+                let filled = volumes.create(&name, |head| fill(head, &image.layers, &mount.target, &scratch));
                 // Instances that share a volume start side by side: the first fills it.
                 if !matches!(filled, Err(DatasetError::Exists(_))) {
                     return Ok(filled?);
@@ -80,12 +85,13 @@ fn prepare(path: &Path, layers: &[PathBuf], target: &str) -> io::Result<()> {
         std::fs::remove_dir_all(&aside)?;
     }
     std::fs::DirBuilder::new().mode(0o755).create(&aside)?;
-    fill(&aside, layers, target)?;
+    let scratch = parent.join(format!(".scratch-{}", path.file_name().unwrap_or_default().to_string_lossy()));
+    fill(&aside, layers, target, &scratch)?;
     std::fs::rename(&aside, path)
 }
 
-fn fill(directory: &Path, layers: &[PathBuf], target: &str) -> io::Result<()> {
-    archive::copy_from_layers(layers, Path::new(target), directory)
+fn fill(directory: &Path, layers: &[PathBuf], target: &str, scratch: &Path) -> io::Result<()> {
+    archive::copy_from_layers(layers, Path::new(target), directory, scratch)
 }
 
 /// Moves a container's anonymous volumes to the node's named ones, as `<container>-<path>`, so that a removal

@@ -1,8 +1,9 @@
-//! What a release costs: the second `up` of an app that has not changed, and the plan of a large one. The time is that of
-//! the command, from its start to its exit, as a person at a shell meets it.
+//! What a release costs: the second `up` of an app that has not changed, and the plan of a large one: the time is that of
+//! the command, from its start to its exit, as a person at a shell meets it. And what a volume's part of a release costs.
 
 mod noop;
 mod plan;
+mod switch;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -17,7 +18,9 @@ use super::starts::once;
 type Measure = fn(&Arena, &super::Plan, &mut Report) -> Result<()>;
 
 /// The parts by their names on the command line.
-pub(super) const PARTS: &[(&str, Measure)] = &[("noop-up", noop::measure), ("plan", plan::measure)];
+pub(super) const PARTS: &[(&str, Measure)] = &[("noop-up", noop::measure), ("plan", plan::measure), ("switch", switch::measure)];
+
+pub(super) use switch::build as build_switch;
 
 /// `count` services of one image, each with what services usually have.
 fn manifest(app: &str, count: usize) -> String {

@@ -8,6 +8,7 @@ pub(crate) mod metrics;
 mod network;
 mod node;
 mod policy;
+mod preview;
 mod release;
 mod secret;
 mod volume;
@@ -48,6 +49,9 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::APP_ROLLOUT_PAUSE, post(release::pause))
         .route(path::APP_ROLLOUT_RESUME, post(release::resume))
         .route(path::APP_ROLLOUT_CANCEL, post(release::cancel))
+        .route(path::PREVIEWS, get(preview::list).post(preview::up))
+        .route(path::PREVIEW, delete(preview::discard))
+        .route(path::PREVIEW_PROMOTE, post(preview::promote))
         .route(path::CONTAINERS, get(container::list).post(container::create))
         .route(path::RUN, post(container::run))
         .route(path::CONTAINER, get(container::inspect).delete(container::remove))
@@ -93,6 +97,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::VOLUME_SNAPSHOT, post(volume::snapshot))
         .route(path::VOLUME_ROLLBACK, post(volume::rollback))
         .route(path::VOLUME_CLONE, post(volume::clone))
+        .route(path::VOLUME_STREAM, get(volume::send).post(volume::receive))
         .fallback(unknown)
         .layer(axum::extract::DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn(refuse_browsers))

@@ -1,10 +1,11 @@
 //! What can be asked about volumes, and done with them by hand.
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
 
 use coppice_api::{
-    SnapshotDetail, VolumeCloneRequest, VolumeDetail, VolumeKind, VolumeRollbackReply, VolumeRollbackRequest,
-    VolumeSnapshotRequest, VolumeSummary,
+    SnapshotDetail, VolumeCloneRequest, VolumeDetail, VolumeKind, VolumeReceiveReply, VolumeRollbackReply,
+    VolumeRollbackRequest, VolumeSnapshotRequest, VolumeSummary,
 };
 use coppice_base::Name;
 use coppice_dataset::{Dataset, DatasetName, Kind, Snapshot, SnapshotName, Stamps};
@@ -68,6 +69,29 @@ impl Node {
         let (name, to) = (name_of(&request.volume)?, name_of(&request.to)?);
         self.containers.volumes.clone_to(&name, &snapshot_of(&request.snapshot)?, &to)?;
         self.volume_detail(&to)
+    }
+
+    /// Writes a snapshot, or its difference from another one, to `out`. Blocks as long as that takes.
+    pub fn send_volume(
+        &self,
+        volume: &str,
+        snapshot: &str,
+        from: Option<&str>,
+        out: &mut dyn Write,
+    ) -> Result<(), NodeError> {
+        let from = from.map(snapshot_of).transpose()?;
+        Ok(self.containers.volumes.send(&name_of(volume)?, &snapshot_of(snapshot)?, from.as_ref(), out)?)
+    }
+
+    /// Keeps what `input` says as a snapshot, or makes a volume of it. Containers may use it: what it is stays.
+    pub fn receive_volume(&self, volume: &str, input: &mut dyn Read) -> Result<VolumeReceiveReply, NodeError> {
+        let name = name_of(volume)?;
+        let received = self.containers.volumes.receive(&name, input)?;
+        Ok(VolumeReceiveReply {
+            volume: name.to_string(),
+            snapshot: received.snapshot.to_string(),
+            made: received.made,
+        })
     }
 
     /// A snapshot; without one the volume, which nobody may use then.

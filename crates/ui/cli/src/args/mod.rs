@@ -44,7 +44,8 @@ pub(crate) use secret::{
     SecretRmArgs, SecretRotateArgs, SecretSetArgs, SecretValueArgs, SecretVerb,
 };
 pub(crate) use volume::{
-    VolumeArgs, VolumeCloneArgs, VolumeRmArgs, VolumeRollbackArgs, VolumeSnapshotArgs, VolumeVerb,
+    VolumeArgs, VolumeCloneArgs, VolumeReceiveArgs, VolumeRmArgs, VolumeRollbackArgs, VolumeSendArgs,
+    VolumeSnapshotArgs, VolumeVerb,
 };
 
 /// What to type first, under the list of verbs.

@@ -1,5 +1,7 @@
 //! Verbs on volumes.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 const VOLUME_HELP: &str =
@@ -21,6 +23,10 @@ pub(crate) enum VolumeVerb {
     Rollback(VolumeRollbackArgs),
     /// Make a volume of another one's snapshot
     Clone(VolumeCloneArgs),
+    /// Write a snapshot, or its difference from another one, to a file or pipe
+    Send(VolumeSendArgs),
+    /// Read what `send` wrote: a volume is made of it, or has one more snapshot
+    Receive(VolumeReceiveArgs),
     /// Remove a volume and its snapshots, or one snapshot
     Rm(VolumeRmArgs),
 }
@@ -63,6 +69,29 @@ pub(crate) struct VolumeCloneArgs {
     /// The new one
     #[arg(value_name = "TO", long_help = VOLUME_HELP)]
     pub(crate) to: String,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VolumeSendArgs {
+    /// Of which, and which of its snapshots [default: one that is taken now]
+    #[arg(value_name = "VOLUME[@SNAPSHOT]", long_help = VOLUME_HELP)]
+    pub(crate) volume: String,
+    /// Only what is other than in this snapshot, which whoever receives has
+    #[arg(long, value_name = "SNAPSHOT")]
+    pub(crate) from: Option<String>,
+    /// Where to; it is there when it is whole [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VolumeReceiveArgs {
+    /// Into which
+    #[arg(value_name = "VOLUME", long_help = VOLUME_HELP)]
+    pub(crate) volume: String,
+    /// Where from [default: standard input]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

@@ -90,6 +90,8 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Volume(VolumeVerb::Snapshot(args)) => block_on(volume::change::snapshot(settings, args)),
         Verb::Volume(VolumeVerb::Rollback(args)) => block_on(volume::change::rollback(settings, args)),
         Verb::Volume(VolumeVerb::Clone(args)) => block_on(volume::change::clone(settings, args)),
+        Verb::Volume(VolumeVerb::Send(args)) => block_on(volume::transfer::send(settings, args)),
+        Verb::Volume(VolumeVerb::Receive(args)) => block_on(volume::transfer::receive(settings, args)),
         Verb::Volume(VolumeVerb::Rm(args)) => block_on(volume::change::remove(settings, args)),
 
         Verb::Secret(SecretVerb::Set(args)) => block_on(secret::change::set(settings, args)),
