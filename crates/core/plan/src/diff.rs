@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::Name;
 use coppice_spec::{
-    AppSpec, HooksSpec, MountSource, PolicySpec, PortSpec, PullPolicy, RestartPolicy, ServiceSpec, WorkerSpec,
-    WorkloadSpec,
+    AppSpec, HooksSpec, MountSource, OnRotate, PolicySpec, PortSpec, PullPolicy, RestartPolicy, SecretUse, ServiceSpec,
+    WorkerSpec, WorkloadSpec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,9 @@ pub struct Observed {
     pub images: BTreeMap<String, String>,
     /// The digest each workload's instances run from.
     pub running: BTreeMap<Name, String>,
+    /// Secrets that have a newer version than the one the app runs with: that one, and the newest.
+    #[serde(default)]
+    pub secrets: BTreeMap<Name, (u64, u64)>,
 }
 
 /// What leads from `current` (`None`: the app does not exist) to `desired`. Both must pass `AppSpec::check`. An
@@ -54,7 +57,7 @@ pub fn diff(current: Option<&AppSpec>, desired: &AppSpec, observed: &Observed) -
     steps.extend(gone_ports);
     steps.extend(stops);
     supervision(current, desired, &order, &mut steps);
-    releases(current, desired, &mut steps);
+    releases(current, desired, observed, &mut steps);
     traffic(current, desired, &mut steps);
     crons(current, desired, &mut steps);
     steps.extend(runs);
@@ -150,9 +153,12 @@ fn crons(current: Option<&AppSpec>, desired: &AppSpec, steps: &mut Vec<Step>) {
 }
 
 /// What changes for releases: how many are kept, hooks, secrets that are declared, how services are rolled out.
-fn releases(current: Option<&AppSpec>, desired: &AppSpec, steps: &mut Vec<Step>) {
+fn releases(current: Option<&AppSpec>, desired: &AppSpec, observed: &Observed, steps: &mut Vec<Step>) {
     let no_secrets = BTreeMap::new();
-    let changes = fields::secrets(current.map_or(&no_secrets, |current| &current.secrets), &desired.secrets);
+    let mut changes = fields::secrets(current.map_or(&no_secrets, |current| &current.secrets), &desired.secrets);
+    let crons = desired.crons.values().map(|cron| &cron.workload);
+    let uses = desired.workloads().map(|(_, workload)| workload).chain(crons).flat_map(|workload| &workload.secrets);
+    changes.extend(newer_secrets(uses, observed));
     if !changes.is_empty() {
         steps.push(Step::ChangeSecrets { changes });
     }
@@ -254,6 +260,8 @@ fn definition_changes(current: &AppSpec, desired: &AppSpec, workload: &Name, obs
         changes.extend(fields::health(&old.health, &new.health));
     }
     changes.extend(moved_volumes(current, desired, new));
+    let replacing = new.secrets.iter().filter(|used| used.on_rotate == OnRotate::Restart);
+    changes.extend(newer_secrets(replacing, observed));
     if old.image == new.image
         && let (Some(runs), Some(here)) = (observed.running.get(workload), observed.images.get(&new.image))
         && runs != here
@@ -262,6 +270,18 @@ fn definition_changes(current: &AppSpec, desired: &AppSpec, workload: &Name, obs
         changes.push(Change { field: format!("what {} is", new.image), edit });
     }
     changes
+}
+
+/// Secrets of these uses that come in a newer version.
+fn newer_secrets<'u>(uses: impl Iterator<Item = &'u SecretUse>, observed: &Observed) -> Vec<Change> {
+    let names: BTreeSet<&Name> = uses.map(|used| &used.secret).collect();
+    let newer = names.into_iter().filter_map(|name| Some((name, observed.secrets.get(name)?)));
+    newer
+        .map(|(name, (from, to))| {
+            let edit = Edit::Changed(Some((format!("version {from}"), format!("version {to}"))));
+            Change { field: format!("secret {name}"), edit }
+        })
+        .collect()
 }
 
 /// Volumes that `workload` mounts and that are at another place now.

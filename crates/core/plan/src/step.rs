@@ -102,7 +102,7 @@ pub enum Step {
     RemoveCron {
         cron: Name,
     },
-    /// Which secrets are declared; values stay what they are.
+    /// Which secrets are declared, and of which there are newer versions; values are never told.
     ChangeSecrets {
         changes: Vec<Change>,
     },

@@ -49,7 +49,7 @@ fn shop() -> AppSpec {
 
 fn here(images: &[&str]) -> Observed {
     let images = images.iter().map(|image| ((*image).to_owned(), format!("sha256:{image}"))).collect();
-    Observed { images, running: BTreeMap::new() }
+    Observed { images, ..Observed::default() }
 }
 
 #[track_caller]
@@ -368,6 +368,24 @@ fn what_a_release_is_made_of_beside_what_runs_is_told_field_by_field() {
         assert_eq!(steps, [told]);
         assert!(plan.steps.iter().all(|step| matches!(step.effect(), Effect::None | Effect::Starts)), "{plan}");
     }
+}
+
+#[test]
+fn a_newer_version_of_a_secret_is_told_and_replaces_only_what_asks_for_that() {
+    let mut app = shop();
+    let used = |on_rotate| {
+        let target = SecretTarget::Env("TOKEN".into());
+        SecretUse { secret: name("token"), part: None, target, on_rotate }
+    };
+    let observed = Observed { secrets: BTreeMap::from([(name("token"), (1, 3))]), ..Observed::default() };
+    assert_eq!(diff(Some(&app), &app, &observed).steps, [], "nobody uses it");
+    app.services.get_mut("web").unwrap().workload.secrets = vec![used(OnRotate::Nothing)];
+    let said = diff(Some(&app), &app, &observed).to_string();
+    assert!(said.contains("secret token changed version 1 -> version 3"), "{said}");
+    assert!(!said.contains("instance"), "{said}");
+    app.services.get_mut("web").unwrap().workload.secrets = vec![used(OnRotate::Restart)];
+    let said = diff(Some(&app), &app, &observed).to_string();
+    assert!(said.contains("instance web-1  secret token changed version 1 -> version 3"), "{said}");
 }
 
 #[test]

@@ -325,7 +325,7 @@ proptest! {
         prop_assert_eq!(new.check(), Vec::<String>::new());
         let observed = Observed {
             images: BTreeMap::from([("shop".to_owned(), "sha256:1".to_owned())]),
-            running: BTreeMap::new(),
+            ..Observed::default()
         };
         let plan = diff(old.as_ref(), &new, &observed);
         let mut model = old.as_ref().map(Model::of).unwrap_or_default();

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 
 use coppice_api::{FieldChange, PlanReply, PlanStep, PlanSummary, StepAction, StepData, StepEffect};
+use coppice_base::Name;
 use coppice_plan::{Change, DataEffect, Edit, Effect, Observed, Plan, Step, StepKind};
 use coppice_spec::AppSpec;
+use coppice_state::{Release, State};
 
 use super::Node;
 
@@ -23,10 +25,19 @@ impl Node {
         let observed = Observed {
             images: images.collect(),
             running: running.map(|(name, digest)| (name.clone(), digest.as_str().to_owned())).collect(),
+            secrets: current.into_iter().flat_map(|app| newer_secrets(&state, app.current())).collect(),
         };
         let plan = coppice_plan::diff(current.map(|app| app.spec()), spec, &observed);
         reply(&plan, current.map(|app| app.current().number))
     }
+}
+
+/// Secrets of which a release runs with an older version than an apply now would pin.
+fn newer_secrets<'s>(state: &'s State, release: &'s Release) -> impl Iterator<Item = (Name, (u64, u64))> {
+    release.secrets.iter().filter_map(|(name, pinned)| {
+        let (newest, _) = state.secret(name.as_str())?.newest()?;
+        (newest != *pinned).then(|| (name.clone(), (*pinned, newest)))
+    })
 }
 
 fn reply(plan: &Plan, release: Option<u64>) -> PlanReply {
