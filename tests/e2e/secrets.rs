@@ -218,6 +218,12 @@ fn another_value_reaches_what_runs_as_each_use_asks() {
         shop.coppice(&["exec", "shop/web-1", "sh", "-c", "echo $TOKEN"]).stdout.trim() == VALUE
     });
     assert_eq!(shop.shell("idle-1", "cat /etc/app/token"), VALUE);
+    // Going back to a release brings back the values it ran with.
+    shop.ok(&["rollback"]);
+    wait_until("it has the value of the release before", || {
+        shop.coppice(&["exec", "shop/web-1", "sh", "-c", "echo $TOKEN"]).stdout.trim() == OTHER
+    });
+    wait_until("its file has it, too", || shop.shell("idle-1", "cat /etc/app/token") == OTHER);
     // A used one stays.
     node.coppice(["secret", "rm", "token"]).ended_with(1).complained("release 2 of app shop");
     node.coppice(["secret", "rotate", "nosuch"]).ended_with(1).complained("no secret \"nosuch\"");
