@@ -16,7 +16,6 @@ mod network;
 mod node;
 pub mod path;
 mod policy;
-mod preview;
 mod release;
 mod secret;
 pub mod stream;
@@ -49,7 +48,6 @@ pub use network::{
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};
 pub use policy::{PolicyRuleRequest, PolicyRuleSummary, PolicySource};
-pub use preview::{PreviewOf, PreviewReply, PreviewRequest, PreviewSummary, PromoteReply};
 pub use release::{
     AppliedReply, CandidateDetail, FailureDetail, HistoryRelease, PreviewSnapshot, PreviewStage, PreviewSwitch,
     PreviousSuccessful, ReleaseDetail, ReleaseEntry, ReleaseFields, ReleaseStatus, ReleaseStep, RollbackPreview,

@@ -8,7 +8,6 @@ pub(crate) mod metrics;
 mod network;
 mod node;
 mod policy;
-mod preview;
 mod release;
 mod secret;
 mod volume;
@@ -49,9 +48,6 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::APP_ROLLOUT_PAUSE, post(release::pause))
         .route(path::APP_ROLLOUT_RESUME, post(release::resume))
         .route(path::APP_ROLLOUT_CANCEL, post(release::cancel))
-        .route(path::PREVIEWS, get(preview::list).post(preview::up))
-        .route(path::PREVIEW, delete(preview::discard))
-        .route(path::PREVIEW_PROMOTE, post(preview::promote))
         .route(path::CONTAINERS, get(container::list).post(container::create))
         .route(path::RUN, post(container::run))
         .route(path::CONTAINER, get(container::inspect).delete(container::remove))
