@@ -217,4 +217,34 @@ mod tests {
         assert_eq!(party(&Place::of(None), "web"), "web");
         assert!(matches!(place.party("a/b/c"), Err(CommandError::Usage { .. })));
     }
+
+    #[test]
+    fn a_manifest_is_read_for_an_environment_and_for_one_of_its_apps() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("coppice.toml");
+        let text = "include = \"more.toml\"\n[app.shop.service.web]\nimage = \"x\"\n[env.prod.app.shop.service.web]\nreplicas = 3\n";
+        std::fs::write(&file, text).unwrap();
+        std::fs::write(dir.path().join("more.toml"), "[app.blog.service.web]\nimage = \"y\"\n").unwrap();
+        let style = crate::output::Style::plain();
+        let (root, socket) = (dir.path().to_owned(), dir.path().join("socket"));
+        let settings = Settings { root, socket, json: false, stdout: style, stderr: style };
+        let args = |environment: Option<&str>, app: Option<&str>| ManifestArgs {
+            file: file.clone(),
+            environment: environment.map(str::to_owned),
+            app: app.map(str::to_owned),
+        };
+        let all = read(&settings, &args(None, None)).unwrap();
+        let names: Vec<&str> = all.apps.iter().map(|app| app.name.as_str()).collect();
+        assert_eq!(names, ["shop", "blog"]);
+        let files: Vec<_> = all.files.iter().filter_map(|file| file.file_name()).collect();
+        assert_eq!(files, ["coppice.toml", "more.toml"]);
+        assert_eq!(app(&settings, &args(Some("prod"), Some("shop"))).unwrap().services["web"].replicas, 3);
+        for (wrong, why) in [
+            (app(&settings, &args(None, None)), "several apps"),
+            (app(&settings, &args(None, Some("shap"))), "no app \"shap\""),
+            (app(&settings, &args(Some("live"), Some("shop"))), "not an environment of the manifest"),
+        ] {
+            assert!(wrong.unwrap_err().to_string().contains(why), "{why}");
+        }
+    }
 }
