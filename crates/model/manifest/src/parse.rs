@@ -155,6 +155,9 @@ fn environments(mut sections: Vec<Entry>, input: &Input<'_, '_>, report: &mut Re
     }
     let name = found.map_or("", |(table, _)| table.key.as_str());
     let base = sections;
+    if overlays.is_empty() {
+        return apps(base, name, input, report);
+    }
     let whole = match found {
         Some((_, over)) => merge::overlay(&base, over),
         None => base.clone(),
