@@ -12,6 +12,7 @@ use crate::archive::ArchiveError;
 use crate::daemon::DaemonError;
 use crate::login::LoginError;
 use crate::output::{Paint, Style};
+use crate::release::ReleaseError;
 
 /// The operation failed.
 pub(crate) const FAILURE: u8 = 1;
@@ -43,6 +44,8 @@ pub(crate) enum CommandError {
     Login(#[from] LoginError),
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
     #[error("{what}: {source}")]
     File { what: String, source: io::Error },
     /// The reader of the output went away or the disk is full.
@@ -65,6 +68,7 @@ impl CommandError {
             Self::Usage { .. } | Self::Manifest { .. } => USAGE,
             Self::Client(ClientError::Api(error)) if error.kind == ErrorKind::Invalid => USAGE,
             Self::Archive(error) if error.is_usage() => USAGE,
+            Self::Release(_) => USAGE,
             Self::Daemon(error) if error.is_usage() => USAGE,
             // A path that no socket can have.
             Self::Client(ClientError::Connect { source, .. }) if source.kind() == io::ErrorKind::InvalidInput => USAGE,

@@ -17,6 +17,7 @@ mod error;
 mod login;
 mod output;
 mod place;
+mod release;
 mod settings;
 mod spec;
 mod terminal;

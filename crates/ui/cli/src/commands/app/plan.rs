@@ -11,14 +11,16 @@ use crate::args::PlanArgs;
 use crate::error::{CommandError, CommandResult};
 use crate::output::{Paint, Style, visible};
 use crate::settings::Settings;
-use crate::{daemon, place};
+use crate::{daemon, place, release};
 
 pub(crate) async fn run(settings: &Settings, args: PlanArgs) -> CommandResult {
     let mut requests = Vec::new();
     for (spec, only) in place::apps(settings, &args.manifest).and_then(|apps| selections(apps, &args.services))? {
         requests.push(ApplyRequest { spec, only });
     }
-    show(settings, &daemon::client(settings).await?, &requests).await
+    let client = daemon::client(settings).await?;
+    release::send(settings, &client, requests.iter_mut().map(|request| &mut request.spec)).await?;
+    show(settings, &client, &requests).await
 }
 
 /// Shows what applying each would do; of several apps, JSON is a list.

@@ -16,7 +16,7 @@ use crate::commands::release::follow::{self, Arrival};
 use crate::error::{CommandError, CommandResult, FAILURE, eprint_all};
 use crate::output::{Paint, Style, visible};
 use crate::settings::Settings;
-use crate::{daemon, login, place, terminal, transfer};
+use crate::{daemon, login, place, release, terminal, transfer};
 
 /// Between two looks while waiting.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -36,6 +36,7 @@ pub(crate) async fn run(settings: &Settings, args: UpArgs) -> CommandResult {
         requests.push(ApplyRequest { spec, only });
     }
     let client = daemon::client(settings).await?;
+    release::send(settings, &client, requests.iter_mut().map(|request| &mut request.spec)).await?;
     if args.dry_run {
         return show(settings, &client, &requests).await;
     }
