@@ -53,6 +53,7 @@ impl State {
             Body::SetStopped { app, workloads, stopped } => self.set_stopped(app, workloads, *stopped),
             Body::Restart { app, workloads } => self.restart(app, workloads),
             Body::RecordVerdict { app, release, verdict } => self.record_verdict(command, app, *release, verdict),
+            Body::RecoverApp { app, releases } => self.recover_app(app, releases),
             Body::RecordProgress { app, release, progress } => self.record_progress(command, app, *release, progress),
             Body::SetPolicyRule { from, to, verdict } => self.set_rule(command, from, to, *verdict),
             Body::RemovePolicyRule { from, to } => self.remove_rule(from, to),
@@ -137,16 +138,7 @@ impl State {
             ended_at: None,
         });
         self.uid_ranges.insert(name.clone(), uid_range);
-        let app = self.apps.entry(name.clone()).or_insert_with(|| {
-            Arc::new(App {
-                releases: Vec::new(),
-                stopped: BTreeSet::new(),
-                scale: BTreeMap::new(),
-                restarts: BTreeMap::new(),
-                uid_range,
-                addresses: BTreeMap::new(),
-            })
-        });
+        let app = self.apps.entry(name.clone()).or_insert_with(|| Arc::new(App::empty(uid_range)));
         let app = Arc::make_mut(app);
         app.addresses.extend(addresses);
         if let Some(last) = app.releases.last_mut()
@@ -334,7 +326,7 @@ impl State {
     }
 
     /// The smallest free index, so that every replica picks the same.
-    fn free_uid_range(&self) -> Option<UidRange> {
+    pub(crate) fn free_uid_range(&self) -> Option<UidRange> {
         let used: BTreeSet<UidRange> = self.uid_ranges.values().copied().collect();
         (0..UID_RANGES).map(UidRange).find(|range| !used.contains(range))
     }

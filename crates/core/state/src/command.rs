@@ -8,7 +8,7 @@ use coppice_rollout::{Plan, Progress};
 use coppice_spec::{AppSpec, Party, SecretKind};
 use serde::{Deserialize, Serialize};
 
-use crate::{CommandId, Digest, NodeId, ReleaseId, Resealed, Trigger, Verdict};
+use crate::{CommandId, Digest, NodeId, Release, ReleaseId, Resealed, Trigger, Verdict};
 
 /// One change of the cluster's mind, whole: everything [`apply`](crate::State::apply) needs is in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +93,11 @@ pub enum Body {
         app: Name,
         release: ReleaseId,
         verdict: Verdict,
+    },
+    /// Take an app in that the state has lost, with its releases as they were, oldest first.
+    RecoverApp {
+        app: Name,
+        releases: Vec<Release>,
     },
     /// How far the rollout of the current release is. When it has ended, so has the release's time without a verdict.
     RecordProgress {

@@ -22,6 +22,7 @@ mod command;
 mod id;
 mod invariants;
 mod policy;
+mod recover;
 mod rejection;
 mod secret;
 mod service_address;

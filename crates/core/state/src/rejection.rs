@@ -37,6 +37,8 @@ pub enum Rejection {
         "release {number} of app {app} is being rolled out; wait for its end, or end it with `coppice rollout cancel {app}`"
     )]
     RolloutInProgress { app: Name, number: u64 },
+    #[error("app {app} cannot be recovered: {why}")]
+    Unrecoverable { app: Name, why: String },
     #[error("release {release} of app {app} is not being rolled out")]
     NoRollout { app: Name, release: ReleaseId },
     #[error("there is no rule from {from} to {to}; `coppice policy list` lists those there are")]

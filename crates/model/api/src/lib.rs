@@ -16,6 +16,7 @@ mod network;
 mod node;
 pub mod path;
 mod policy;
+mod recovery;
 mod release;
 mod secret;
 pub mod stream;
@@ -48,6 +49,7 @@ pub use network::{
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};
 pub use policy::{PolicyRuleRequest, PolicyRuleSummary, PolicySource};
+pub use recovery::{RecoverReply, RecoveredApp};
 pub use release::{
     AppliedReply, CandidateDetail, FailureDetail, HistoryRelease, PreviewSnapshot, PreviewStage, PreviewSwitch,
     PreviousSuccessful, ReleaseDetail, ReleaseEntry, ReleaseFields, ReleaseStatus, ReleaseStep, RollbackPreview,

@@ -130,6 +130,9 @@ pub const SECRETS_KEY: &str = "/v1/secrets-key";
 /// what they are to have.
 pub const SECRETS_CHECK: &str = "/v1/secrets-check";
 
+/// POST `?print=true` → [`RecoverReply`](crate::RecoverReply): apps that only the volumes know are taken in.
+pub const RECOVER: &str = "/v1/recover";
+
 /// GET → [`NetworkStatus`](crate::NetworkStatus).
 pub const NETWORK: &str = "/v1/network";
 /// GET `?from=&to=` → [`DoctorReport`](crate::DoctorReport): why one does not reach another; without, how the node's

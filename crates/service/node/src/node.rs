@@ -6,6 +6,7 @@ mod image;
 mod network;
 mod plan;
 mod policy;
+mod recovery;
 mod releases;
 mod secrets;
 mod volumes;
@@ -180,7 +181,7 @@ impl Node {
         tokio::spawn(keep_rules(containers.clone(), stopping));
         let started_at = clock.now();
         containers.events.emit("node", "start", &root.key(), About::default());
-        Ok(Arc::new(Self {
+        let node = Arc::new(Self {
             root,
             clock,
             started_at,
@@ -193,7 +194,9 @@ impl Node {
             stop,
             settings,
             _lock: lock,
-        }))
+        });
+        tokio::spawn(releases::keep_promises(Arc::downgrade(&node), node.rollouts.clone()));
+        Ok(node)
     }
 
     pub fn root(&self) -> &Root {

@@ -10,7 +10,7 @@ mod execute;
 mod plan;
 mod watch;
 
-pub(crate) use data::existing_volumes;
+pub(crate) use data::{Remembered, existing_volumes, remembered};
 pub(crate) use plan::{RolloutInput, plan};
 pub(crate) use watch::Seen;
 
@@ -21,6 +21,7 @@ use std::time::Duration;
 use coppice_base::{Name, SystemRandom};
 use coppice_log::{Log, ProposeError};
 use coppice_rollout::{Action, CandidateId, Control, Event, Phase, Record, Rollout};
+use coppice_spec::OnExhausted;
 use coppice_state::{Actor, Body, Command, CommandId, NodeId, ReleaseId, Verdict};
 use coppice_supervise::Overall;
 use tokio::sync::mpsc;
@@ -37,6 +38,9 @@ pub(crate) struct Rollouts {
     running: Mutex<BTreeMap<Name, Running>>,
     /// The last release of each app of which somebody waits for the verdict.
     judged: Mutex<BTreeMap<Name, ReleaseId>>,
+    /// The last release of each app that is watched because its supervisor may give up.
+    guarded: Mutex<BTreeMap<Name, ReleaseId>>,
+    exhausted: (mpsc::UnboundedSender<Name>, tokio::sync::Mutex<mpsc::UnboundedReceiver<Name>>),
 }
 
 struct Running {
@@ -46,7 +50,15 @@ struct Running {
 
 impl Rollouts {
     pub(crate) fn new(log: Log, node: NodeId) -> Arc<Self> {
-        Arc::new(Self { log, node, running: Mutex::default(), judged: Mutex::default() })
+        let (tell, told) = mpsc::unbounded_channel();
+        Arc::new(Self {
+            log,
+            node,
+            running: Mutex::default(),
+            judged: Mutex::default(),
+            guarded: Mutex::default(),
+            exhausted: (tell, tokio::sync::Mutex::new(told)),
+        })
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, BTreeMap<Name, Running>> {
@@ -58,8 +70,12 @@ impl Rollouts {
         let wanted = app.wanted();
         let release = wanted.current().id;
         let Some((record, _)) = wanted.rollout() else {
-            if wanted.current().verdict.is_none() {
-                self.judge(app, release);
+            match wanted.current().verdict {
+                None => self.judge(app, release),
+                Some(Verdict::Succeeded) if wanted.state().spec().on_exhausted == OnExhausted::Rollback => {
+                    self.guard(app, release);
+                }
+                Some(_) => {}
             }
             return;
         };
@@ -100,8 +116,32 @@ impl Rollouts {
             if let Err(error) = rollouts.propose(&app, body).await {
                 tracing::debug!(app = %app.name, %error, "its release got no verdict");
             }
+            if let Some(state) = rollouts.log.read().app(app.name.as_str()) {
+                app.update(state.clone());
+            }
             data::settle(&app).await;
         });
+    }
+
+    /// Tells when the supervisor of a release that had succeeded gives up.
+    fn guard(self: &Arc<Self>, app: &Arc<App>, release: ReleaseId) {
+        if self.guarded.lock().expect("no panic holds this lock").insert(app.name.clone(), release) == Some(release) {
+            return;
+        }
+        let (rollouts, app) = (self.clone(), app.clone());
+        tokio::spawn(async move {
+            let is_it = || app.wanted().current().id == release && !app.is_retiring();
+            app.supervisor().when(|status| status.failed.is_some() || !is_it()).await;
+            if is_it() {
+                // Where nobody listens, the node is going down.
+                let _ = rollouts.exhausted.0.send(app.name.clone());
+            }
+        });
+    }
+
+    /// The next app whose supervisor has given up, and whose release before is to come back.
+    pub(crate) async fn next_exhausted(&self) -> Option<Name> {
+        self.exhausted.1.lock().await.recv().await
     }
 
     /// Tells the rollout of an app what an operator asks for. False when none goes on.

@@ -18,6 +18,7 @@ mod lines;
 mod network;
 mod node;
 mod policy;
+mod recovery;
 mod releases;
 mod secrets;
 mod stream;

@@ -9,6 +9,7 @@ mod network;
 mod node;
 mod policy;
 mod release;
+mod recovery;
 mod secret;
 mod volume;
 
@@ -82,6 +83,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::NETWORK, get(network::status))
         .route(path::NETWORK_DOCTOR, get(network::doctor))
         .route(path::POLICY, get(policy::list).post(policy::set).delete(policy::remove))
+        .route(path::RECOVER, post(recovery::recover))
         .route(path::SECRETS, get(secret::list))
         .route(path::SECRET, get(secret::history).post(secret::set).delete(secret::remove))
         .route(path::SECRET_ROTATE, post(secret::rotate))

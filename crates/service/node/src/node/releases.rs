@@ -15,7 +15,7 @@ use crate::app::run_spec;
 use crate::error::NodeError;
 use crate::events::About;
 use crate::prepare::{self, PrepareError};
-use crate::rollout::{RolloutInput, existing_volumes, plan};
+use crate::rollout::{RolloutInput, Rollouts, existing_volumes, plan};
 use crate::{host_network, images, peer};
 
 /// What a release is to be.
@@ -299,4 +299,18 @@ fn target(state: &State, app: &str, to: &RollbackTo) -> Result<Arc<Release>, Nod
         (Err(_), Err(_)) => None,
     };
     found.ok_or_else(|| none(&format!("has no release {text}, or not any more")))
+}
+
+/// Has the release before come back where an app that asked for it has exhausted its supervisor.
+pub(super) async fn keep_promises(node: std::sync::Weak<Node>, rollouts: Arc<Rollouts>) {
+    while let Some(app) = rollouts.next_exhausted().await {
+        let Some(node) = node.upgrade() else { return };
+        tracing::warn!(%app, "its supervisor gave up: the release before comes back");
+        if let Err(error) = node.roll_back(Actor::Node(super::NODE), app.as_str(), &RollbackTo::default()).await {
+            let message = format!("its supervisor gave up, and the release before does not come back: {error}");
+            tracing::warn!(%app, "{message}");
+            let about = About { app: Some(app.as_str()), message, ..About::default() };
+            node.containers.events.emit("app", "fail", app.as_str(), about);
+        }
+    }
 }

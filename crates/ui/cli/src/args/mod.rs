@@ -35,7 +35,9 @@ pub(crate) use image::{
     PushArgs, RmiArgs, SaveArgs, TagArgs,
 };
 pub(crate) use network::{DoctorArgs, NetVerb};
-pub(crate) use node::{CompletionsArgs, MetricsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb};
+pub(crate) use node::{
+    CompletionsArgs, MetricsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb, RecoverArgs,
+};
 pub(crate) use policy::{PolicyPairArgs, PolicyVerb};
 pub(crate) use release::{AppsArgs, HistoryArgs, ReleaseFilterArgs, RollbackArgs, RolloutArgs, RolloutVerb};
 pub(crate) use run::{CreateArgs, NewContainerArgs, RunArgs};
@@ -165,6 +167,8 @@ pub(crate) enum Verb {
     Stats(StatsArgs),
     /// Show what services answered and how fast, by route and by instance
     Metrics(MetricsArgs),
+    /// Bring back apps of a lost database from what their volumes remember
+    Recover(RecoverArgs),
     /// Show a container's processes
     Top(AttachOnly),
     /// Print what happens on the node as it happens

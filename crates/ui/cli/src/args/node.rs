@@ -19,6 +19,18 @@ pub(crate) enum NodeVerb {
     Run(NodeRunArgs),
 }
 
+/// For a node whose database is lost: apps, releases and history as the volumes' datasets remember them. Apps that the node
+/// knows are left alone.
+#[derive(Args, Debug)]
+pub(crate) struct RecoverArgs {
+    /// From what is written beside the volumes
+    #[arg(long, required = true)]
+    pub(crate) from_datasets: bool,
+    /// Show what would come back, and change nothing
+    #[arg(long)]
+    pub(crate) print: bool,
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct NodeStopArgs {
     /// Stop all apps, containers and the launcher too

@@ -55,6 +55,7 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Inspect(args) => block_on(container::inspect::run(settings, args)),
         Verb::Stats(args) => block_on(container::stats::run(settings, args)),
         Verb::Metrics(args) => block_on(node::metrics::run(settings, args)),
+        Verb::Recover(args) => block_on(node::recover::run(settings, args)),
         Verb::Top(args) => block_on(container::top::run(settings, args)),
         Verb::Events(args) => block_on(container::events::run(settings, args)),
         Verb::Cp(args) => block_on(container::cp::run(settings, args)),

@@ -4,6 +4,7 @@ pub(crate) mod completions;
 pub(crate) mod install;
 pub(crate) mod metrics;
 pub(crate) mod openapi;
+pub(crate) mod recover;
 pub(crate) mod run;
 pub(crate) mod start;
 pub(crate) mod status;
