@@ -397,3 +397,221 @@ fn message(app: &App, release: &Release) -> Option<String> {
         (None, ControlState::Active) => progress.cause.as_ref().map(|cause| format!("goes back: {cause}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use coppice_base::{DurationText, Name, Timestamp};
+    use coppice_rollout::{CandidateId, Control, Event, How, Pace, Plan, Rollout, Stage, Target, WorkloadKind};
+    use coppice_spec::{AppSpec, FailureAction, ServiceSpec, WorkloadSpec};
+    use coppice_state::{Actor, Body, Command, CommandId, ReleaseId, ReleaseTerms, State};
+
+    use super::*;
+
+    const MINUTE: DurationText = DurationText(std::time::Duration::from_secs(60));
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    fn spec(image: &str) -> AppSpec {
+        let service = ServiceSpec { replicas: 2, ..ServiceSpec::of(WorkloadSpec::of(image)) };
+        AppSpec { services: BTreeMap::from([(name("web"), service)]), ..AppSpec::of(name("shop")) }
+    }
+
+    fn rolling(failure_action: FailureAction) -> Box<Plan> {
+        let target = |instance: &str| Target { instance: instance.to_owned(), has_old: true };
+        Box::new(Plan {
+            snapshots: vec![],
+            before: vec![],
+            switches: vec![],
+            halt: vec![],
+            stages: vec![Stage {
+                workload: name("web"),
+                kind: WorkloadKind::Service,
+                how: How::Rolling(Pace { parallelism: 1, max_surge: 1 }),
+                targets: vec![target("web-1"), target("web-2")],
+                ready_timeout: MINUTE,
+                deadline: MINUTE,
+                delay: DurationText::default(),
+            }],
+            after: vec![],
+            removed: vec![],
+            failure_action,
+            deadline: MINUTE,
+        })
+    }
+
+    /// The log of one app, with what its rollout reports.
+    struct Log {
+        state: State,
+        commands: u64,
+        rollout: Option<Rollout>,
+    }
+
+    impl Log {
+        fn new() -> Self {
+            let mut log = Self { state: State::default(), commands: 0, rollout: None };
+            log.release(1, "web:1", None);
+            log
+        }
+
+        fn app(&self) -> &App {
+            self.state.app("shop").unwrap()
+        }
+
+        fn propose(&mut self, body: Body) {
+            self.commands += 1;
+            let at = Timestamp(self.commands * 1000);
+            let command = Command { id: CommandId(self.commands.into()), at, actor: Actor::User { uid: 7 }, body };
+            self.state.apply(&command).unwrap();
+        }
+
+        fn release(&mut self, id: u64, image: &str, rollout: Option<Box<Plan>>) {
+            self.propose(Body::Apply {
+                release: ReleaseId(id),
+                spec: Box::new(spec(image)),
+                images: BTreeMap::new(),
+                expected_release: None,
+                stopped: Default::default(),
+                secrets: BTreeMap::new(),
+                terms: ReleaseTerms { rollout, ..ReleaseTerms::default() },
+            });
+            let record = self.app().newest().rollout.as_deref().cloned();
+            self.rollout = record.map(|record| Rollout::resume(record, Timestamp(self.commands * 1000)).unwrap().0);
+        }
+
+        fn succeed(&mut self, id: u64) {
+            let (app, release) = (name("shop"), ReleaseId(id));
+            self.propose(Body::RecordVerdict { app, release, verdict: Verdict::Succeeded });
+        }
+
+        fn report(&mut self, event: Event) {
+            let rollout = self.rollout.as_mut().unwrap();
+            rollout.handle(Timestamp((self.commands + 1) * 1000), event);
+            let progress = Box::new(rollout.record().progress.clone());
+            let release = self.state.app("shop").unwrap().newest().id;
+            self.propose(Body::RecordProgress { app: name("shop"), release, progress });
+        }
+
+        fn newest(&self) -> ReleaseEntry {
+            history(self.app(), &|_| None).remove(0)
+        }
+    }
+
+    fn candidate(instance: &str, number: u32) -> CandidateId {
+        CandidateId { instance: instance.to_owned(), number }
+    }
+
+    #[test]
+    fn a_rollout_on_its_way_is_told_with_its_batch_its_candidates_and_its_checkpoint() {
+        let mut log = Log::new();
+        log.succeed(1);
+        log.release(2, "web:2", Some(rolling(FailureAction::Rollback)));
+        let entry = log.newest();
+        assert_eq!((entry.fields.status.as_str(), entry.fields.rollout_state.as_str()), ("in_progress", "starting"));
+        assert_eq!(
+            (entry.rollout.batch.as_slice(), entry.rollout.strategy.as_deref()),
+            (&["web-1".to_owned()][..], Some("rolling"))
+        );
+        assert_eq!(entry.rollout.candidates[0].state, "starting");
+        log.report(Event::CandidateReady(candidate("web-1", 1)));
+        log.report(Event::Promoted { candidates: vec![candidate("web-1", 1)] });
+        let entry = log.newest();
+        assert_eq!((entry.fields.rollout_state.as_str(), entry.fields.completed_targets), ("rolling", 1));
+        let checkpoint = entry.fields.rollout_checkpoint.clone().unwrap();
+        assert_eq!((checkpoint.batch_start, checkpoint.batch_end, checkpoint.total_targets), (1, 2, 2));
+        assert!(entry.fields.is_in_progress() && !entry.fields.is_failed());
+        assert_eq!((entry.fields.actor.as_str(), entry.fields.duration_ms), ("uid 7", None));
+
+        log.report(Event::Control(Control::Pause));
+        let entry = log.newest();
+        assert_eq!(
+            (entry.fields.rollout_state.as_str(), entry.fields.rollout_control_state.as_str()),
+            ("blocked", "paused")
+        );
+        assert!(entry.fields.message.is_some_and(|message| message.contains("pause was asked for")));
+    }
+
+    #[test]
+    fn a_status_is_of_the_newest_release_and_says_which_one_is_wanted_and_which_would_come_back() {
+        let mut log = Log::new();
+        log.succeed(1);
+        log.release(2, "web:2", None);
+        log.succeed(2);
+        log.release(3, "web:3", Some(rolling(FailureAction::Rollback)));
+        let failed = Event::CandidateFailed {
+            candidate: candidate("web-1", 1),
+            reason: Reason::ReadinessTimeout,
+            detail: "not healthy within 60s".to_owned(),
+        };
+        log.report(failed);
+        let status = release_status(log.app(), &|_| None);
+        assert_eq!((status.newest.number, status.current_release.fields.number), (3, 2));
+        let previous = status.previous_successful_release.unwrap();
+        assert_eq!(previous.fields.number, 1);
+        assert_eq!(status.previous.previous_successful_release_id, Some(previous.id));
+        assert_eq!(status.previous.previous_successful_status.as_deref(), Some("completed"));
+        let cause = status.newest.cause.unwrap();
+        assert!(cause.contains("web-1: readiness_timeout: not healthy within 60s"), "{cause}");
+        assert_eq!(status.newest.failure_details[0].workload_kind, "service");
+        assert_eq!((status.workloads.services, status.counts.service_count), (1, 1));
+    }
+
+    #[test]
+    fn a_failure_that_rests_is_partial_and_one_that_was_superseded_says_by_whom() {
+        let mut log = Log::new();
+        log.release(2, "web:2", None);
+        let all = history(log.app(), &|_| None);
+        assert_eq!((all[1].fields.status.as_str(), all[1].fields.rollout_state.as_str()), ("superseded", "superseded"));
+        assert_eq!(all[1].fields.superseded_by_release_id, Some(all[0].id.clone()));
+        assert_eq!(all[1].fields.message.as_deref(), Some("release 2 (uid 7) came before it had ended"));
+
+        log.succeed(2);
+        log.release(3, "web:3", Some(rolling(FailureAction::Pause)));
+        log.report(Event::CandidateFailed {
+            candidate: candidate("web-1", 1),
+            reason: Reason::ReadinessTimeout,
+            detail: String::new(),
+        });
+        let entry = log.newest();
+        assert_eq!(
+            (entry.fields.status.as_str(), entry.fields.rollout_state.as_str()),
+            ("partially_failed", "blocked")
+        );
+        assert!(entry.fields.is_failed() && entry.is_current);
+    }
+
+    #[test]
+    fn a_first_release_is_as_far_as_its_instances_are() {
+        let log = Log::new();
+        let doing = |instance: &str| {
+            let (state, why) = match instance {
+                "web-1" => (TargetState::Ready, None),
+                _ => (TargetState::Failed, Some("exited with code 1".to_owned())),
+            };
+            Some(InstanceDoing { state, why })
+        };
+        let entry = history(log.app(), &doing).remove(0);
+        assert_eq!((entry.fields.completed_targets, entry.fields.failed_targets), (1, 1));
+        assert_eq!(entry.fields.failure_details[0].message, "web-2: exited with code 1");
+        assert_eq!((entry.fields.status.as_str(), entry.fields.rollout_state.as_str()), ("in_progress", "rolling"));
+        assert_eq!(entry.rollout.phase, None);
+        let mut log = log;
+        log.succeed(1);
+        assert_eq!((log.newest().fields.completed_targets, log.newest().fields.duration_ms), (2, Some(1000)));
+    }
+
+    #[test]
+    fn the_hash_of_a_spec_is_that_of_its_text_and_of_nothing_else() {
+        let mut log = Log::new();
+        log.succeed(1);
+        log.release(2, "web:2", None);
+        log.succeed(2);
+        log.release(3, "web:1", None);
+        let all = history(log.app(), &|_| None);
+        assert_eq!(all[0].fields.manifest_hash, all[2].fields.manifest_hash);
+        assert_ne!(all[0].fields.manifest_hash, all[1].fields.manifest_hash);
+    }
+}

@@ -152,7 +152,7 @@ pub(crate) fn verdict(settings: &Settings, arrival: &Arrival, limit: Duration) -
         eprint_all(&failure);
         return Ok(ExitCode::from(FAILURE));
     }
-    if arrival.is_there() && !matches!(status.state.as_str(), "failed" | "degraded") {
+    if arrival.was_followed() || arrival.is_there() && !matches!(status.state.as_str(), "failed" | "degraded") {
         return Ok(ExitCode::SUCCESS);
     }
     eprint_all(&failure(status, limit, &settings.stderr));

@@ -124,10 +124,16 @@ impl Arrival {
     /// Whether there is nothing more to wait for.
     pub(crate) fn is_there(&self) -> bool {
         match self.doing {
-            Doing::AtOnce | Doing::Completed => self.status.settled,
+            Doing::AtOnce => self.status.settled,
+            Doing::Completed => self.status.settled || self.was_followed(),
             Doing::OnTheWay => false,
             Doing::Failed => true,
         }
+    }
+
+    /// Whether it has completed, and another one has come since: how that one does is for others to wait for.
+    pub(crate) fn was_followed(&self) -> bool {
+        matches!(self.doing, Doing::Completed) && self.status.releases.newest.number > self.release.number
     }
 
     /// Why the release did not come to stay; nothing when it did, or is on the way.

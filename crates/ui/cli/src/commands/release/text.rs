@@ -180,7 +180,7 @@ pub(crate) fn failure(entry: &ReleaseEntry, current: u64, style: &Style, now: Ti
     let cause = fields.cause.as_ref().map_or_else(String::new, |cause| format!(": {}", visible(cause)));
     let (what, help) = if fields.has_ended() {
         (
-            format!("release {} of {app} was {} after {}{cause}", fields.number, ended(fields), took(fields, now)),
+            format!("release {} of {app} {} after {}{cause}", fields.number, ended(fields), took(fields, now)),
             format!(
                 "release {current} runs as before; `coppice history -v {app}` shows the steps, `coppice logs` what instances wrote"
             ),
@@ -205,7 +205,151 @@ pub(crate) fn failure(entry: &ReleaseEntry, current: u64, style: &Style, now: Ti
 
 fn ended(fields: &ReleaseFields) -> &'static str {
     match fields.status.as_str() {
-        "superseded" => "superseded",
-        _ => "rolled back",
+        "superseded" => "was superseded",
+        // Before it had touched anything.
+        "failed" => "failed",
+        _ => "was rolled back",
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use coppice_api::{CandidateDetail, FailureDetail};
+
+    pub(crate) fn rolling() -> ReleaseEntry {
+        let fields = ReleaseFields {
+            number: 5,
+            trigger: "apply".into(),
+            status: "in_progress".into(),
+            rollout_state: "rolling".into(),
+            rollout_control_state: "active".into(),
+            created_at: Timestamp(1_700_000_000_000),
+            completed_targets: 1,
+            remaining_targets: 2,
+            actor: "uid 1000".into(),
+            ..ReleaseFields::default()
+        };
+        let rollout = RolloutDetail {
+            phase: Some("stages".into()),
+            workload: Some("web".into()),
+            strategy: Some("rolling".into()),
+            batch: vec!["web-2".into()],
+            candidates: vec![CandidateDetail {
+                instance: "web-2".into(),
+                number: 2,
+                state: "starting".into(),
+                side: "new".into(),
+            }],
+            ..RolloutDetail::default()
+        };
+        let step = |at, what: &str| ReleaseStep { at: Timestamp(at), what: what.into() };
+        ReleaseEntry {
+            id: "00000000000000a5".into(),
+            app: "shop".into(),
+            fields,
+            rollout,
+            is_current: true,
+            steps: vec![step(1_700_000_000_000, "began"), step(1_700_000_001_500, "web-1 is replaced")],
+            ..ReleaseEntry::default()
+        }
+    }
+
+    fn rolled_back() -> ReleaseEntry {
+        let mut entry = rolling();
+        entry.fields.status = "rolled_back".into();
+        entry.fields.rollout_state = "rolled_back".into();
+        entry.fields.ended_at = Some(Timestamp(1_700_000_012_000));
+        entry.fields.duration_ms = Some(12_000);
+        entry.fields.cause = Some("web-1: readiness_timeout: not healthy within 2m".into());
+        entry.fields.message = entry.fields.cause.clone();
+        entry.rollout.phase = Some("ended".into());
+        entry.rollout.failure_details = vec![FailureDetail {
+            workload_kind: "service".into(),
+            workload_name: "web".into(),
+            reason: "readiness_timeout".into(),
+            message: "web-1: readiness_timeout: not healthy within 2m".into(),
+        }];
+        entry
+    }
+
+    const NOW: Timestamp = Timestamp(1_700_000_060_000);
+
+    #[test]
+    fn history_is_a_line_for_each_release_with_who_when_how_long_and_why() {
+        let mut back = rolling();
+        back.is_current = false;
+        back.fields.number = 4;
+        back.fields.trigger = "rollback".into();
+        back.fields.status = "completed".into();
+        back.fields.rollout_state = "stable".into();
+        back.fields.source_release = Some(2);
+        back.fields.with_data = true;
+        back.fields.duration_ms = Some(900);
+        let entries = [rolled_back(), back];
+        insta::assert_snapshot!(table(&entries.iter().collect::<Vec<_>>(), NOW), @r"
+           RELEASE  TRIGGER                  STATUS       ROLLOUT      CTRL    C/F/R  BY        WHEN                TOOK   WHY
+        *  5        apply                    rolled_back  rolled_back  active  1/0/2  uid 1000  About a minute ago  12s    web-1: readiness_timeout: not healthy within 2m
+           4        rollback to 2 with data  completed    stable       active  1/0/2  uid 1000  About a minute ago  900ms  -
+        ");
+    }
+
+    #[test]
+    fn one_release_is_shown_with_every_step() {
+        insta::assert_snapshot!(page(&rolling(), &Style::plain(), NOW), @r"
+        release 5 of shop in_progress 00000000000000a5, apply, by uid 1000, 2023-11-14T22:13:20.000Z, since 60s
+          2023-11-14T22:13:20.000Z began
+          2023-11-14T22:13:21.500Z web-1 is replaced
+        ");
+    }
+
+    fn status(entry: ReleaseEntry, current: &str) -> ReleaseStatus {
+        ReleaseStatus {
+            release_id: entry.id,
+            newest: entry.fields,
+            rollout: entry.rollout,
+            current_release: coppice_api::ReleaseDetail { id: current.into(), ..Default::default() },
+            ..ReleaseStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_status_shows_a_rollout_that_goes_on_and_a_release_that_was_put_back() {
+        insta::assert_snapshot!(status_lines(&status(rolling(), "00000000000000a5"), &Style::plain(), NOW), @r"
+          release 5 rolling by uid 1000, 60s: rolling update of web, batch web-2, 1 of 3 done
+            ○ web-2: try 2, starting
+        ");
+        insta::assert_snapshot!(status_lines(&status(rolled_back(), "00000000000000a4"), &Style::plain(), NOW), @r"
+          release 5 rolled back 48 seconds ago
+            web-1: readiness_timeout: not healthy within 2m
+        ");
+        let mut done = rolling();
+        done.fields.status = "completed".into();
+        assert_eq!(status_lines(&status(done, "00000000000000a5"), &Style::plain(), NOW), "");
+    }
+
+    #[test]
+    fn a_release_that_did_not_stay_says_why_and_what_to_do() {
+        insta::assert_snapshot!(failure(&rolled_back(), 4, &Style::plain(), NOW), @r"
+        error: release 5 of shop was rolled back after 12s: web-1: readiness_timeout: not healthy within 2m
+        help: release 4 runs as before; `coppice history -v shop` shows the steps, `coppice logs` what instances wrote
+        ");
+        let mut blocked = rolled_back();
+        blocked.fields.status = "partially_failed".into();
+        insta::assert_snapshot!(failure(&blocked, 5, &Style::plain(), NOW), @r"
+        error: release 5 of shop is blocked: web-1: readiness_timeout: not healthy within 2m
+        help: `coppice rollout resume shop` goes on with it, `coppice rollout cancel shop` goes back; until then it stays as `coppice status shop` shows it
+        ");
+    }
+
+    #[test]
+    fn a_hostile_cause_cannot_steer_the_terminal() {
+        let mut entry = rolled_back();
+        entry.fields.cause = Some("x\n\x1b[2J".into());
+        entry.fields.message = entry.fields.cause.clone();
+        entry.steps[0].what = "\x1b[2J".into();
+        let style = Style::plain();
+        let texts = [failure(&entry, 4, &style, NOW), page(&entry, &style, NOW), table(&[&entry], NOW)];
+        assert!(texts.iter().all(|text| !text.contains('\x1b')), "{texts:?}");
     }
 }
