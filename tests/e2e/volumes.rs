@@ -3,6 +3,8 @@
 mod node;
 mod project;
 
+use std::process::{Child, Stdio};
+
 use node::{Node, Output};
 use project::{Project, wait_until};
 use serde_json::Value;
@@ -29,6 +31,35 @@ fn nodes() -> [Node; 2] {
     mount.args(["-o", "loop"]).arg(&image).arg(btrfs.root());
     Output::of(mount).succeeded();
     [plain, btrfs]
+}
+
+/// A zfs-fuse in a node's mount namespace, and a pool `tank` of a file.
+struct ZfsFuse(Child);
+
+impl ZfsFuse {
+    fn of(node: &Node) -> Self {
+        let sh = |script: &str| {
+            let mut command = node.inside("sh");
+            command.args(["-c", script]).env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap()));
+            command
+        };
+        // As on a machine that systemd started: launchers follow. What daemons of its kind share is the node's own.
+        let own =
+            "for at in /run/zfs /var/lib/zfs /var/lock/zfs; do mkdir -p $at && mount -t tmpfs tmpfs $at || exit; done";
+        Output::of(sh(own)).succeeded();
+        let mut daemon = sh("exec setpriv --pdeathsig KILL zfs-fuse --no-daemon --no-kstat-mount");
+        let daemon = daemon.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        wait_until("zfs-fuse answers", || sh("zpool list").output().unwrap().status.success());
+        Output::of(sh("truncate -s 256M pool && zpool create -m none tank $PWD/pool")).succeeded();
+        Self(daemon)
+    }
+}
+
+impl Drop for ZfsFuse {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn lines(node: &Node, shop: &Project<'_>) -> usize {
@@ -94,4 +125,69 @@ fn a_volume_is_kept_rolled_back_and_had_again_and_nothing_that_runs_loses_its_da
         assert_eq!(node.ok(["volume", "ls", "--json"]), "[]");
         assert_eq!(std::fs::read_dir(node.see(&node.root().join("volumes"))).unwrap().count(), 0);
     }
+}
+
+#[test]
+fn a_volume_is_sent_to_another_node_in_full_and_by_difference_and_nothing_half_of_it_is_taken() {
+    let nodes = nodes();
+    let streams = nodes.iter().zip(["directory", "btrfs"]).map(|(node, kind)| {
+        node.busybox_image();
+        let shop = Project::new(node, "shop", COUNTER);
+        shop.up();
+        wait_until("it has written", || lines(node, &shop) == 1);
+        stop(&shop);
+        let at = |name: &str| node.dir().join(name);
+        let to = |name: &str| at(name).to_str().unwrap().to_owned();
+        let kept = shop.coppice(&["volume", "send", "data", "-o", &to("full")]).succeeded();
+        assert_eq!(kept.stderr, "shop/data: kept as manual-1, which is sent\n");
+        shop.ok(&["start", "count"]);
+        wait_until("it has written again", || lines(node, &shop) == 2);
+        stop(&shop);
+        shop.ok(&["volume", "snapshot", "data", "two"]);
+        shop.ok(&["volume", "send", "data@two", "--from", "manual-1", "-o", &to("difference")]);
+        shop.coppice(&["volume", "send", "data@nosuch", "-o", &to("none")])
+            .ended_with(1)
+            .complained("no snapshot nosuch");
+        shop.coppice(&["volume", "send", "data@two", "--from", "x", "-o", &to("none")])
+            .ended_with(1)
+            .complained("no snapshot x");
+        let left = |name: &str| at(name).exists();
+        assert!(!left("none") && !left("none.part") && !left("full.part"), "{kind}");
+        (at("full"), at("difference"))
+    });
+    let streams: Vec<_> = streams.collect();
+    // Each to the other kind.
+    for (at, node) in nodes.iter().enumerate() {
+        let (full, difference) = &streams[(at + 1) % streams.len()];
+        let receive = |volume: &str, stream: &std::path::Path| {
+            node.coppice(["volume", "receive", volume, "-i", stream.to_str().unwrap()])
+        };
+        let cut = node.file("cut", &std::fs::read(full).unwrap()[..300]);
+        receive("copy", &cut)
+            .ended_with(2)
+            .complained("nothing was received into copy")
+            .complained("ends before its end");
+        receive("copy", difference).ended_with(1).complained("a snapshot manual-1 that is not here");
+        receive("copy", &node.file("foreign", "something else")).ended_with(2).complained("no volume's stream");
+        assert_eq!(receive("copy", full).succeeded().stdout, "copy: made of manual-1\n");
+        let seen = || node.ok(["run", "--rm", "--network", "none", "-v", "copy:/copy", "box", "cat", "/copy/lines"]);
+        assert_eq!(seen(), "line");
+        let said = receive("copy", difference).succeeded().stdout;
+        assert!(said.starts_with("copy: has a snapshot two now; `coppice volume rollback copy two`"), "{said}");
+        receive("copy", difference).ended_with(1).complained("has a snapshot two already");
+        node.ok(["volume", "rollback", "copy", "two"]);
+        assert_eq!(seen(), "line\nline");
+    }
+    // And to a pool. Containers cannot have what zfs-fuse keeps: it has no id-mapped mounts; its data is all there.
+    let zfs = Node::with_settings("[volumes]\nzfs = \"tank/coppice\"\n");
+    let _daemon = ZfsFuse::of(&zfs);
+    for (volume, (full, difference)) in ["one", "two"].iter().zip(&streams) {
+        zfs.ok(["volume", "receive", volume, "-i", full.to_str().unwrap()]);
+        zfs.ok(["volume", "receive", volume, "-i", difference.to_str().unwrap()]);
+        zfs.ok(["volume", "rollback", volume, "two"]);
+        let detail = zfs.json(["volume", "inspect", volume]);
+        let lines = zfs.see(&std::path::Path::new(detail["path"].as_str().unwrap()).join("lines"));
+        assert_eq!((&detail["kind"], std::fs::read_to_string(lines).unwrap().lines().count()), (&"zfs".into(), 2));
+    }
+    zfs.ok(["node", "stop", "--all"]);
 }
