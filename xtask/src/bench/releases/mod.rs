@@ -3,6 +3,8 @@
 
 mod noop;
 mod plan;
+mod roll;
+mod rollback;
 mod switch;
 
 use std::fmt::Write as _;
@@ -18,7 +20,13 @@ use super::starts::once;
 type Measure = fn(&Arena, &super::Plan, &mut Report) -> Result<()>;
 
 /// The parts by their names on the command line.
-pub(super) const PARTS: &[(&str, Measure)] = &[("noop-up", noop::measure), ("plan", plan::measure), ("switch", switch::measure)];
+pub(super) const PARTS: &[(&str, Measure)] = &[
+    ("noop-up", noop::measure),
+    ("plan", plan::measure),
+    ("roll", roll::measure),
+    ("switch", switch::measure),
+    ("rollback", rollback::measure),
+];
 
 pub(super) use switch::build as build_switch;
 
