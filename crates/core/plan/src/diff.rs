@@ -24,6 +24,10 @@ pub struct Observed {
     /// Secrets that have a newer version than the one the app runs with: that one, and the newest.
     #[serde(default)]
     pub secrets: BTreeMap<Name, (u64, u64)>,
+    /// A snapshot costs nothing and is of one moment: every volume is kept as it was, also for workloads that reach it by
+    /// another one.
+    #[serde(default)]
+    pub snapshots_are_cheap: bool,
 }
 
 /// What leads from `current` (`None`: the app does not exist) to `desired`. Both must pass `AppSpec::check`. An
@@ -72,7 +76,7 @@ pub fn diff(current: Option<&AppSpec>, desired: &AppSpec, observed: &Observed) -
         let HooksSpec { before_deploy, after_deploy, before_rollback: _ } = &desired.hooks;
         let mut first = Vec::new();
         if let Some(current) = current {
-            snapshots(current, desired, &steps, &mut first);
+            snapshots(current, desired, observed.snapshots_are_cheap, &steps, &mut first);
         }
         first.extend(before_deploy.iter().map(hook(HookWhen::BeforeDeploy)));
         steps.extend(after_deploy.iter().map(hook(HookWhen::AfterDeploy)));
@@ -82,8 +86,11 @@ pub fn diff(current: Option<&AppSpec>, desired: &AppSpec, observed: &Observed) -
 }
 
 /// Volumes with data of the app's own that something mounts which stops or is replaced; all of them, where a worker or
-/// hook runs: a migration writes through the service that has the data.
-fn snapshots(current: &AppSpec, desired: &AppSpec, touched: &[Step], steps: &mut Vec<Step>) {
+/// hook runs (a migration writes through the service that has the data), or where snapshots cost nothing.
+fn snapshots(current: &AppSpec, desired: &AppSpec, cheap: bool, touched: &[Step], steps: &mut Vec<Step>) {
+    if desired.keep == 0 {
+        return;
+    }
     let is_own = |volume: &Name| current.volumes.get(volume).is_some_and(|spec| spec.host_path.is_none());
     let mut changing: Vec<&Name> = Vec::new();
     for step in touched {
@@ -104,7 +111,7 @@ fn snapshots(current: &AppSpec, desired: &AppSpec, touched: &[Step], steps: &mut
         .chain(before_deploy.iter().chain(after_deploy))
         .collect();
     let mut volumes: BTreeMap<&Name, Vec<Name>> = BTreeMap::new();
-    for workload in changing {
+    for &workload in &changing {
         for mount in current.workload(workload.as_str()).into_iter().flat_map(|definition| &definition.volumes) {
             if let MountSource::Volume(volume) = &mount.source
                 && is_own(volume)
@@ -115,12 +122,19 @@ fn snapshots(current: &AppSpec, desired: &AppSpec, touched: &[Step], steps: &mut
             }
         }
     }
-    if !runs.is_empty() {
+    let reaching: Vec<&Name> = match cheap {
+        true => changing.iter().copied().chain(runs.iter().copied().filter(|run| !changing.contains(run))).collect(),
+        false => runs,
+    };
+    if !reaching.is_empty() {
         for volume in current.volumes.keys().filter(|volume| is_own(volume)) {
             let workloads = volumes.entry(volume).or_default();
-            for worker in &runs {
-                if !workloads.contains(worker) {
-                    workloads.push((*worker).clone());
+            // Those that write to it themselves say more.
+            if workloads.is_empty() || !cheap {
+                for worker in &reaching {
+                    if !workloads.contains(worker) {
+                        workloads.push((*worker).clone());
+                    }
                 }
             }
         }

@@ -60,8 +60,8 @@ mod volume;
 
 pub use attach::Attached;
 pub use certificates::CertificatesError;
-pub use coppice_rollout::Control;
 pub use container::{Container, Owner, Phase};
+pub use coppice_rollout::Control;
 pub use error::NodeError;
 pub use events::Events;
 pub use logs::LogFile;

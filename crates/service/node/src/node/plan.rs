@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use coppice_api::{FieldChange, PlanReply, PlanStep, PlanSummary, StepAction, StepData, StepEffect};
 use coppice_base::Name;
+use coppice_dataset::Kind;
 use coppice_plan::{Change, DataEffect, Edit, Effect, Observed, Plan, Step, StepKind};
 use coppice_spec::AppSpec;
 use coppice_state::{Release, State};
@@ -26,6 +27,7 @@ impl Node {
             images: images.collect(),
             running: running.map(|(name, digest)| (name.clone(), digest.as_str().to_owned())).collect(),
             secrets: current.into_iter().flat_map(|app| newer_secrets(&state, app.current())).collect(),
+            snapshots_are_cheap: self.containers.volumes.kind() != Kind::Directory,
         };
         let plan = coppice_plan::diff(current.map(|app| app.spec()), spec, &observed);
         reply(&plan, current.map(|app| app.current().number))

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use coppice_base::Name;
-use coppice_dataset::{DatasetName, Kind, SnapshotName, Stamps, Store};
-use coppice_spec::{AppSpec, MountSource};
+use coppice_dataset::{DatasetName, Kind, Properties, SnapshotName, Stamps, Store};
+use coppice_spec::{AppSpec, Compression, MountSource, VolumeSpec};
 use coppice_state::{App as AppState, Release};
 
 use crate::app::App;
@@ -157,10 +157,15 @@ pub(super) async fn settle(app: &Arc<App>) {
     let (wanted, name) = (app.wanted(), app.name.clone());
     let state = wanted.state().clone();
     let settled = on_disk(app, move |store| {
+        let mut words = Vec::new();
         for volume in state.spec().volumes.iter().filter(|(_, volume)| volume.host_path.is_none()).map(|(name, _)| name)
         {
             let dataset = DatasetName { app: Some(name.clone()), volume: volume.clone() };
             if store.has(&dataset) {
+                let properties = properties(&state.spec().volumes[volume]);
+                if store.properties(&dataset) != properties {
+                    words.extend(store.set_properties(&dataset, &properties)?);
+                }
                 store.stamp(&dataset, &stamps(&name, state.current())?)?;
                 keep_records(store, &dataset, &state)?;
                 let kept = kept_releases(&state);
@@ -169,10 +174,11 @@ pub(super) async fn settle(app: &Arc<App>) {
                 })?;
             }
         }
-        Ok(())
+        Ok(words)
     });
-    if let Err(error) = settled.await {
-        tracing::warn!(app = %app.name, %error, "its volumes do not say whose data they hold");
+    match settled.await {
+        Ok(words) => words.iter().for_each(|word| app.tell("volume", word)),
+        Err(error) => tracing::warn!(app = %app.name, %error, "its volumes do not say whose data they hold"),
     }
 }
 
@@ -256,6 +262,20 @@ pub(crate) fn kept_releases(state: &AppState) -> BTreeSet<u64> {
     numbers.sort_unstable();
     let keep = usize::try_from(state.spec().keep).unwrap_or(usize::MAX);
     numbers.into_iter().rev().take(keep).chain([current]).collect()
+}
+
+/// How a volume is to be kept.
+pub(crate) fn properties(spec: &VolumeSpec) -> Properties {
+    Properties {
+        compression: spec.compression.map(|kind| match kind {
+            Compression::Off => coppice_dataset::Compression::Off,
+            Compression::Lz4 => coppice_dataset::Compression::Lz4,
+            Compression::Zstd => coppice_dataset::Compression::Zstd,
+            Compression::Gzip => coppice_dataset::Compression::Gzip,
+        }),
+        quota: spec.quota.map(|bytes| bytes.0),
+        record_size: spec.record_size.map(|bytes| bytes.0),
+    }
 }
 
 /// What is written on a volume: whose data it holds.
