@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use crate::wal;
 
 /// The database's name in the log's directory.
-const FILE: &str = "log.db";
+pub(crate) const FILE: &str = "log.db";
 /// Marks the file as ours ("Copp"), in SQLite's header.
 const APPLICATION_ID: i32 = 0x436f_7070;
 /// The layout of tables and rows; in SQLite's header as `user_version`.
@@ -156,6 +156,16 @@ impl Database {
             Err(StorageError::Full { .. }) => Ok(()),
             done => done,
         }
+    }
+
+    /// Writes all of it, as it is now, into a new file at `path`, which is on disk when this returns.
+    pub(crate) fn copy_to(&self, path: &Path) -> Result<(), StorageError> {
+        let failed = |error: io::Error| io_failure(path, &error);
+        let text = path.to_str().ok_or_else(|| failed(io::Error::from(io::ErrorKind::InvalidInput)))?;
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+        let copied = self.connection.execute("VACUUM INTO ?1", [text]);
+        copied.map_err(|error| sqlite_failure(path, &error))?;
+        File::open(path).and_then(|file| file.sync_all()).map_err(failed)
     }
 
     pub(crate) fn fact(&self, fact: Fact) -> Result<Option<Vec<u8>>, StorageError> {

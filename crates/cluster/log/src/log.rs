@@ -79,6 +79,17 @@ pub enum SnapshotError {
     ShutDown,
 }
 
+/// Why the log was not copied. The log itself is as it was; the file may be there in part.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    #[error(transparent)]
+    Unavailable(#[from] OpenError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error("the log is shut down")]
+    ShutDown,
+}
+
 fn leader_name(leader: &Option<NodeId>) -> String {
     leader.map_or_else(|| "again in a moment".to_owned(), |node| format!("node {node}"))
 }
@@ -184,6 +195,14 @@ impl Log {
             Ok(_) => Ok(()),
             Err(detail) => Err(self.shared.retire(engine, &detail).await.into()),
         }
+    }
+
+    /// Writes the whole log, every command that was ever answered among it, to a new file `log.db` in `dir`, from which
+    /// [`open`](Self::open) opens the same state. Proposals wait as long as that takes.
+    pub async fn copy_to(&self, dir: &Path) -> Result<(), CopyError> {
+        let Some(engine) = self.shared.running().await? else { return Err(CopyError::ShutDown) };
+        let path = dir.join(crate::database::FILE);
+        Ok(engine.store.database.run(move |database| database.copy_to(&path)).await?)
     }
 
     /// Stops consensus and closes the files. Proposals then fail; reads give the last state.

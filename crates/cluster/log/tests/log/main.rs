@@ -1,5 +1,6 @@
 //! The log from outside: durable, killed, full, damaged.
 
+mod copy;
 mod crash;
 mod damage;
 mod full;
