@@ -29,6 +29,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "dnsperf",
     "docker.io",
     "e2fsprogs",
+    "elixir",
     "haproxy",
     "hyperfine",
     "iproute2",
