@@ -206,7 +206,9 @@ impl State {
     }
 
     fn set_stopped(&mut self, name: &Name, workloads: &BTreeSet<Name>, stopped: bool) -> Result<Effect, Rejection> {
-        let workloads = named_or_all(self.known_app(name)?.spec(), workloads)?;
+        let spec = self.known_app(name)?.spec();
+        let crons = workloads.is_empty().then(|| spec.crons.keys().cloned()).into_iter().flatten();
+        let workloads: BTreeSet<Name> = named_or_all(spec, workloads)?.into_iter().chain(crons).collect();
 
         let app = self.app_mut(name);
         if stopped {
@@ -218,7 +220,10 @@ impl State {
     }
 
     fn restart(&mut self, name: &Name, workloads: &BTreeSet<Name>) -> Result<Effect, Rejection> {
-        let workloads = named_or_all(self.known_app(name)?.spec(), workloads)?;
+        let spec = self.known_app(name)?.spec();
+        let mut workloads = named_or_all(spec, workloads)?;
+        // A cron has nothing that could be started anew.
+        workloads.retain(|workload| spec.workload(workload.as_str()).is_some());
 
         let app = self.app_mut(name);
         app.stopped.retain(|workload| !workloads.contains(workload));
@@ -333,7 +338,7 @@ impl State {
 }
 
 fn known_workloads<'a>(spec: &AppSpec, workloads: impl IntoIterator<Item = &'a Name>) -> Result<(), Rejection> {
-    match workloads.into_iter().find(|workload| spec.workload(workload.as_str()).is_none()) {
+    match workloads.into_iter().find(|workload| spec.definition(workload.as_str()).is_none()) {
         Some(workload) => Err(Rejection::UnknownWorkload { app: spec.name.clone(), workload: workload.clone() }),
         None => Ok(()),
     }

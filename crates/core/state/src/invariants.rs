@@ -86,7 +86,7 @@ fn check_app(name: &Name, app: &App, broken: &mut Vec<String>) {
         for rule in release.spec.check() {
             broken.push(format!("release {} of app {name}: {rule}", release.id));
         }
-        for workload in release.images.keys().filter(|w| release.spec.workload(w.as_str()).is_none()) {
+        for workload in release.images.keys().filter(|w| release.spec.definition(w.as_str()).is_none()) {
             broken.push(format!("release {} of app {name} pins an image of {workload}, not defined", release.id));
         }
     }
@@ -106,7 +106,7 @@ fn check_app(name: &Name, app: &App, broken: &mut Vec<String>) {
         broken.push(format!("app {name} is being rolled out from release {from}, which is not kept"));
     }
     for workload in app.stopped.iter().chain(app.restarts.keys()) {
-        if current.spec.workload(workload.as_str()).is_none() {
+        if current.spec.definition(workload.as_str()).is_none() {
             broken.push(format!("app {name} stops or restarts {workload}, which is not defined"));
         }
     }

@@ -8,6 +8,7 @@
 mod app;
 mod certificate;
 mod container;
+mod cron;
 mod error;
 mod event;
 mod image;
@@ -33,6 +34,7 @@ pub use container::{
     ContainerDetail, ContainerState, ContainerSummary, Created, ExecRequest, ExitReply, HealthState, KillRequest,
     LogLine, LogQuery, LogStream, MountDetail, PortDetail, Process, RunRequest, Stats, StopRequest, TerminalSize,
 };
+pub use cron::{CronDetail, CronResult, CronRun, CronRunReply, CronSummary};
 pub use error::{ApiError, ErrorKind};
 pub use event::Event;
 pub use image::{

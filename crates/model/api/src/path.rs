@@ -35,6 +35,14 @@ pub const APP_ROLLOUT_PAUSE: &str = "/v1/apps/{app}/rollout/pause";
 pub const APP_ROLLOUT_RESUME: &str = "/v1/apps/{app}/rollout/resume";
 /// POST → 204: the rollout that goes on, or rests, goes back.
 pub const APP_ROLLOUT_CANCEL: &str = "/v1/apps/{app}/rollout/cancel";
+/// GET `?app=` → `[CronSummary]`.
+pub const CRONS: &str = "/v1/crons";
+/// GET → [`CronDetail`](crate::CronDetail).
+pub const APP_CRON: &str = "/v1/apps/{app}/crons/{cron}";
+/// POST → [`CronRunReply`](crate::CronRunReply): a run now.
+pub const APP_CRON_RUN: &str = "/v1/apps/{app}/crons/{cron}/run";
+/// GET → [`CronRun`](crate::CronRun), when run `{run}` has ended.
+pub const APP_CRON_ONE: &str = "/v1/apps/{app}/crons/{cron}/runs/{run}";
 /// GET `?workload=&since=&tail=&follow=&stdout=&stderr=` ([`LogQuery`](crate::LogQuery), several `workload`) → lines of
 /// [`LogLine`](crate::LogLine), of all instances.
 pub const APP_LOGS: &str = "/v1/apps/{app}/logs";

@@ -216,6 +216,16 @@ impl AppSpec {
         service.or_else(|| self.workers.get(name).map(|worker| &worker.workload))
     }
 
+    /// Everything that runs in a container: [`workloads`](Self::workloads) and crons.
+    pub fn definitions(&self) -> impl Iterator<Item = (&Name, &WorkloadSpec)> {
+        self.workloads().chain(self.crons.iter().map(|(name, cron)| (name, &cron.workload)))
+    }
+
+    /// A service, a worker or a cron.
+    pub fn definition(&self, name: &str) -> Option<&WorkloadSpec> {
+        self.workload(name).or_else(|| self.crons.get(name).map(|cron| &cron.workload))
+    }
+
     /// The group `workload` belongs to, if any.
     pub fn group_of(&self, workload: &str) -> Option<&Name> {
         self.groups.iter().find(|(_, group)| group.members.iter().any(|m| m.as_str() == workload)).map(|(name, _)| name)

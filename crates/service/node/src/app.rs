@@ -5,6 +5,7 @@
 //! changes.
 
 mod candidates;
+mod crons;
 mod instances;
 mod reach;
 mod secrets;
@@ -12,6 +13,7 @@ mod shape;
 mod tree;
 
 pub(crate) use candidates::RolloutEvents;
+pub(crate) use crons::{CronView, outcome_text};
 pub(crate) use instances::run_spec;
 pub(crate) use shape::Wanted;
 pub(crate) use tree::revision;
@@ -25,6 +27,7 @@ use coppice_supervise::{Adopted, Event, Overall};
 use tokio::sync::watch;
 
 use self::candidates::Candidates;
+use self::crons::Crons;
 use crate::container::{Container, Owner, Phase, Place};
 use crate::containers::Containers;
 use crate::error::NodeError;
@@ -44,6 +47,7 @@ pub(crate) struct App {
     wanted: Mutex<Arc<Wanted>>,
     slots: Mutex<BTreeMap<String, Slot>>,
     candidates: Candidates,
+    crons: Crons,
     supervisor: OnceLock<Supervisor>,
     /// Published ports by service, with host ports chosen.
     ports: Mutex<BTreeMap<Name, Vec<PortSpec>>>,
@@ -107,6 +111,7 @@ impl App {
             wanted: Mutex::new(wanted.clone()),
             slots: Mutex::default(),
             candidates: Candidates::default(),
+            crons: Crons::load(&dir),
             supervisor: OnceLock::new(),
             ports: Mutex::new(ports),
             names: tokio::sync::Mutex::default(),
@@ -118,6 +123,7 @@ impl App {
             {
                 match container.read(|record| record.place) {
                     Place::Own => app.slots().entry(instance.clone()).or_default().container = Some(container.clone()),
+                    Place::Cron => app.crons.found(&container),
                     Place::Candidate | Place::Leaving | Place::Hook { .. } => app.candidates.found(&container),
                 }
             }
@@ -148,6 +154,7 @@ impl App {
             supervisor.tell(Event::Reconfigure(tree));
         }
         app.apply_stops(&wanted, true);
+        app.take_up_crons();
         // Whatever it has: who waits for the first word of all apps waits for this one's, too.
         let telling = app.clone();
         tokio::spawn(async move {
@@ -261,6 +268,7 @@ impl App {
         let halted = |wanted: &Wanted| wanted.spec().workloads().filter(|(w, _)| wanted.is_stopped(w.as_str())).count();
         let anew = before.current().id != wanted.current().id || before.stopped != wanted.stopped;
         self.apply_stops(&wanted, anew || halted(&before) != halted(&wanted) || before.rollout().is_some());
+        self.follow_crons();
         let app = self.clone();
         tokio::spawn(async move {
             app.refresh_network().await;
@@ -311,7 +319,8 @@ impl App {
     }
 
     /// Stops everything and keeps it, for the next daemon.
-    pub(crate) async fn halt(&self) {
+    pub(crate) async fn halt(self: &Arc<Self>) {
+        self.leave_crons().await;
         let supervisor = self.supervisor();
         let keys: Vec<String> = supervisor.read(|machine| machine.keys().cloned().collect());
         supervisor.tell(Event::StopChildren(keys));
@@ -346,12 +355,13 @@ impl App {
 
     /// Stops everything and returns when it is down and its containers are gone.
     pub(crate) async fn retire(self: &Arc<Self>) {
+        self.leave_crons().await;
         let supervisor = self.supervisor();
         supervisor.tell(Event::Stop);
         supervisor.caught_up().await;
         supervisor.when(|status| status.overall == Overall::Stopped && status.leaving.is_empty()).await;
         let slots: Vec<_> = self.slots().values().filter_map(|slot| slot.container.clone()).collect();
-        let containers = slots.into_iter().chain(self.candidates.containers()).collect();
+        let containers = slots.into_iter().chain(self.candidates.containers()).chain(self.crons.containers()).collect();
         for service in self.wanted().spec().services.keys() {
             self.containers.network.release_ports(&self.port_owner(service));
         }

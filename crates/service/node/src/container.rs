@@ -125,6 +125,8 @@ pub enum Place {
     Leaving,
     /// It runs once, around a release.
     Hook { after: bool },
+    /// It is a run of a cron.
+    Cron,
 }
 
 impl Record {

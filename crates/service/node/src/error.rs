@@ -79,6 +79,8 @@ pub enum NodeError {
     NoApp(String),
     #[error("app {app} has no workload or instance {target:?}; it has {}", known.join(", "))]
     NoWorkload { app: String, target: String, known: Vec<String> },
+    #[error("no run of {cron} of {app}: {why}")]
+    NoRun { app: String, cron: String, why: coppice_cron::Refusal },
     #[error("{0}")]
     Rejected(Box<coppice_state::Rejection>),
     #[error("cannot write the log: {0}")]
@@ -150,6 +152,7 @@ impl NodeError {
             | Self::RolloutBlocked { .. }
             | Self::ImageInUse { .. }
             | Self::VolumeInUse { .. }
+            | Self::NoRun { .. }
             | Self::Rejected(_) => ErrorKind::Conflict,
             Self::Volume(error) => volume_kind(error),
             Self::Network(error) => error.kind(),

@@ -57,6 +57,7 @@ mod telemetry;
 mod traffic;
 mod view;
 mod volume;
+mod zone;
 
 pub use attach::Attached;
 pub use certificates::CertificatesError;

@@ -1,6 +1,7 @@
 //! The node as its API sees it: everything that can be asked of one machine.
 
 mod certificates;
+mod crons;
 mod history;
 mod image;
 mod network;
@@ -557,12 +558,12 @@ impl Node {
         let spec = wanted.spec();
         let (mut workloads, mut instances) = (BTreeSet::new(), Vec::new());
         for target in targets {
-            if let Some((known, _)) = spec.workloads().find(|(known, _)| known.as_str() == target) {
+            if let Some((known, _)) = spec.definitions().find(|(known, _)| known.as_str() == target) {
                 workloads.insert(known.clone());
             } else if spec.workloads().any(|(known, _)| instances_of(&wanted, known).contains(target)) {
                 instances.push(target.clone());
             } else {
-                let known = spec.workloads().map(|(known, _)| known.to_string()).collect();
+                let known = spec.definitions().map(|(known, _)| known.to_string()).collect();
                 return Err(NodeError::NoWorkload { app: name.to_owned(), target: target.clone(), known });
             }
         }
@@ -600,7 +601,7 @@ impl Node {
     ) -> Result<(), NodeError> {
         let app = self.app(name)?;
         let wanted = app.wanted();
-        let known: Vec<String> = wanted.spec().workloads().map(|(workload, _)| workload.to_string()).collect();
+        let known: Vec<String> = wanted.spec().definitions().map(|(workload, _)| workload.to_string()).collect();
         for target in targets {
             let is_instance = wanted.spec().workloads().any(|(w, _)| instances_of(&wanted, w).contains(target));
             if !known.contains(target) && !is_instance {

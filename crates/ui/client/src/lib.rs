@@ -12,6 +12,7 @@ mod apps;
 mod certificates;
 mod connection;
 mod containers;
+mod crons;
 mod error;
 mod images;
 mod lines;

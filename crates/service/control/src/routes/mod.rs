@@ -3,6 +3,7 @@
 mod app;
 mod certificate;
 mod container;
+mod cron;
 mod image;
 pub(crate) mod metrics;
 mod network;
@@ -49,6 +50,10 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::APP_ROLLOUT_PAUSE, post(release::pause))
         .route(path::APP_ROLLOUT_RESUME, post(release::resume))
         .route(path::APP_ROLLOUT_CANCEL, post(release::cancel))
+        .route(path::CRONS, get(cron::list))
+        .route(path::APP_CRON, get(cron::one))
+        .route(path::APP_CRON_RUN, post(cron::run))
+        .route(path::APP_CRON_ONE, get(cron::ended))
         .route(path::CONTAINERS, get(container::list).post(container::create))
         .route(path::RUN, post(container::run))
         .route(path::CONTAINER, get(container::inspect).delete(container::remove))

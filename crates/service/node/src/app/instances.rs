@@ -204,7 +204,7 @@ impl App {
         of_app: OfApp,
     ) -> Result<Arc<Container>, NodeError> {
         let spec = &release.spec;
-        let definition = spec.workload(workload.as_str()).ok_or_else(|| NodeError::NoApp(workload.to_string()))?;
+        let definition = spec.definition(workload.as_str()).ok_or_else(|| NodeError::NoApp(workload.to_string()))?;
         let pinned = release.images.get(workload);
         let image = match pinned.and_then(|digest| images::by_manifest(&self.containers.images, digest.as_str())) {
             Some(image) => image,
@@ -231,7 +231,7 @@ impl App {
     pub(super) fn container_name(&self, key: &str, place: Place, run: u32) -> String {
         let app = &self.name;
         match place {
-            Place::Own => format!("{app}.{key}"),
+            Place::Own | Place::Cron => format!("{app}.{key}"),
             Place::Candidate => format!("{app}.{key}.next-{run}"),
             Place::Leaving => format!("{app}.{key}.was-{run}"),
             Place::Hook { after: false } => format!("{app}.{key}.before-{run}"),

@@ -12,13 +12,13 @@ use crate::secrets::{pins, replacing_pins};
 
 /// Versions of secrets that are part of what an instance is: with another one it is replaced.
 pub(super) fn part_of_revision(release: &Release, workload: &Name) -> BTreeMap<Name, u64> {
-    let definition = release.spec.workload(workload.as_str());
+    let definition = release.spec.definition(workload.as_str());
     definition.map(|definition| replacing_pins(definition, &release.secrets)).unwrap_or_default()
 }
 
 /// What an instance that starts now is given.
 pub(super) fn pinned(release: &Release, workload: &Name) -> BTreeMap<Name, u64> {
-    let definition = release.spec.workload(workload.as_str());
+    let definition = release.spec.definition(workload.as_str());
     definition.map(|definition| pins(definition, &release.secrets)).unwrap_or_default()
 }
 

@@ -81,7 +81,7 @@ impl App {
 /// What an instance is made from, as one fingerprint: its definition, its health check and its image.
 pub(crate) fn revision(release: &Release, workload: &Name) -> String {
     let spec = &release.spec;
-    let definition = spec.workload(workload.as_str());
+    let definition = spec.definition(workload.as_str());
     // Dependencies, and what the network does outside the container, change nothing inside it.
     let inside = definition.map(|definition| WorkloadSpec { depends_on: Vec::new(), ..definition.clone() });
     let volumes: Vec<_> = (inside.iter().flat_map(|w| &w.volumes))

@@ -16,7 +16,7 @@ use crate::error::NodeError;
 use crate::events::About;
 use crate::prepare::{self, PrepareError};
 use crate::rollout::{RolloutInput, Rollouts, existing_volumes, plan};
-use crate::{host_network, images, peer};
+use crate::{host_network, images, peer, zone};
 
 /// What a release is to be.
 struct Draft {
@@ -47,13 +47,14 @@ impl Node {
         broken.extend(coppice_plan::name_clashes(&spec));
         broken.extend(peer::refused(&spec));
         broken.extend(host_network::refused(&self.log.read(), &spec));
+        broken.extend(zone::refused(&spec));
         for name in request.only.iter().filter(|name| spec.workload(name.as_str()).is_none()) {
             broken.push(format!("{name} is not in the app"));
         }
         if !broken.is_empty() {
             return Err(NodeError::Spec(broken));
         }
-        if !self.settings.containers.allow_privileged && spec.workloads().any(|(_, workload)| workload.privileged) {
+        if !self.settings.containers.allow_privileged && spec.definitions().any(|(_, workload)| workload.privileged) {
             return Err(PrepareError::Privileged(self.root.settings()).into());
         }
         for (name, service) in &spec.services {
@@ -64,7 +65,7 @@ impl Node {
         self.refuse_blocked(&spec.name)?;
         // Old instances run on while images come.
         let mut images = BTreeMap::new();
-        for (name, workload) in spec.workloads() {
+        for (name, workload) in spec.definitions() {
             let image = images::get(&self.containers, &workload.image, workload.pull).await?;
             prepare::arguments(&run_spec(workload), &image.config)?;
             let digest = Digest::parse(&image.manifest_digest.to_string());
@@ -105,7 +106,7 @@ impl Node {
         let target = target(&state, app, to)?;
         for (workload, digest) in &target.images {
             if images::by_manifest(&self.containers.images, digest.as_str()).is_none() {
-                let image = target.spec.workload(workload.as_str()).map_or("", |workload| workload.image.as_str());
+                let image = target.spec.definition(workload.as_str()).map_or("", |workload| workload.image.as_str());
                 return Err(NodeError::Invalid(format!(
                     "the image of {workload} in release {} ({image}, {}) is not here any more: pull it again, or choose \
                      another release",

@@ -3,6 +3,7 @@
 mod app;
 mod cert;
 mod container;
+mod cron;
 mod image;
 mod network;
 mod node;
@@ -30,6 +31,7 @@ pub(crate) use container::{
     AttachArgs, ContainerArgs, CpArgs, EventsArgs, ExecArgs, InspectArgs, KillArgs, LogsArgs, PsArgs, RmArgs,
     StatsArgs, StopArgs, TargetArgs,
 };
+pub(crate) use cron::{CronArgs, CronLsArgs, CronRunArgs, CronVerb};
 pub(crate) use image::{
     ExportArgs, ImageVerb, ImagesArgs, ImportArgs, LoadArgs, LoginArgs, LogoutArgs, NamesArgs, PruneArgs, PullArgs,
     PushArgs, RmiArgs, SaveArgs, TagArgs,
@@ -123,6 +125,9 @@ pub(crate) enum Verb {
     /// Pause, resume, cancel or look at a rollout
     #[command(subcommand)]
     Rollout(RolloutVerb),
+    /// See when crons run, what became of it, and run one now
+    #[command(subcommand)]
+    Cron(CronVerb),
     /// Write a coppice.toml to start from
     Init(InitArgs),
     /// Check a coppice.toml and say everything that is wrong with it

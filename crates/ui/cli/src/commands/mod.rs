@@ -3,6 +3,7 @@
 mod app;
 mod cert;
 mod container;
+mod cron;
 mod image;
 mod manifest;
 mod network;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 use coppice_spec::Verdict;
 
 use crate::Hooks;
-use crate::args::{BootstrapVerb, CertVerb, ImageVerb, NetVerb, NodeVerb, PolicyVerb, SecretVerb, Verb, VolumeVerb};
+use crate::args::{BootstrapVerb, CertVerb, CronVerb, ImageVerb, NetVerb, NodeVerb, PolicyVerb, SecretVerb, Verb, VolumeVerb};
 use crate::error::{CommandError, CommandResult, FAILURE};
 use crate::settings::Settings;
 
@@ -33,6 +34,9 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::History(args) => block_on(release::history::run(settings, args)),
         Verb::Rollback(args) => block_on(release::rollback::run(settings, args)),
         Verb::Rollout(verb) => block_on(release::rollout::run(settings, verb)),
+        Verb::Cron(CronVerb::Ls(args)) => block_on(cron::show::list(settings, args)),
+        Verb::Cron(CronVerb::History(args)) => block_on(cron::show::history(settings, args)),
+        Verb::Cron(CronVerb::Run(args)) => block_on(cron::run::run(settings, args)),
         Verb::Init(args) => manifest::init::run(settings, args),
         Verb::Validate(args) => manifest::validate::run(settings, args),
         Verb::Schema => manifest::schema::run(settings),
