@@ -8,7 +8,7 @@ use coppice_rollout::{Record, Side};
 use coppice_spec::AppSpec;
 use serde::{Deserialize, Serialize};
 
-use crate::{Actor, Digest, ReleaseId, ServiceAddress, UidRange};
+use crate::{Actor, Digest, Preview, ReleaseId, ServiceAddress, UidRange};
 
 /// An app. Everything but the releases is about the current release's workloads only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct App {
     /// Virtual addresses of services that are not headless.
     #[serde(default)]
     pub addresses: BTreeMap<Name, ServiceAddress>,
+    /// `Some`: it stands beside another app, for a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Preview>,
 }
 
 /// One immutable record of what was asked to run; only its verdict and missing digests are filled in later.

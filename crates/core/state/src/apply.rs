@@ -88,6 +88,11 @@ impl State {
         self.check_pins(spec, secrets)?;
         let existing = self.apps.get(name);
         let current = existing.map(|app| app.current());
+        let refused =
+            terms.preview.as_ref().and_then(|preview| preview.refused(name, existing.map(|a| a.preview.as_ref())));
+        if let Some(rejection) = refused {
+            return Err(rejection);
+        }
         if let Some(expected) = expected
             && current.map(|release| release.id) != Some(expected)
         {
@@ -108,6 +113,9 @@ impl State {
             let app = self.app_mut(name);
             app.stopped = stopped.clone();
             app.scale.clear();
+            if terms.preview.is_some() {
+                app.preview = terms.preview.clone();
+            }
             return Ok(effect);
         }
         if self.apps.values().any(|app| app.release(id).is_some()) {
@@ -140,6 +148,9 @@ impl State {
         self.uid_ranges.insert(name.clone(), uid_range);
         let app = self.apps.entry(name.clone()).or_insert_with(|| Arc::new(App::empty(uid_range)));
         let app = Arc::make_mut(app);
+        if terms.preview.is_some() {
+            app.preview = terms.preview.clone();
+        }
         app.addresses.extend(addresses);
         if let Some(last) = app.releases.last_mut()
             && last.verdict.is_none()

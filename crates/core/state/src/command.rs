@@ -8,7 +8,7 @@ use coppice_rollout::{Plan, Progress};
 use coppice_spec::{AppSpec, Party, SecretKind};
 use serde::{Deserialize, Serialize};
 
-use crate::{CommandId, Digest, NodeId, Release, ReleaseId, Resealed, Trigger, Verdict};
+use crate::{CommandId, Digest, NodeId, Preview, Release, ReleaseId, Resealed, Trigger, Verdict};
 
 /// One change of the cluster's mind, whole: everything [`apply`](crate::State::apply) needs is in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,6 +165,9 @@ pub struct ReleaseTerms {
     pub rollout: Option<Box<Plan>>,
     /// Make a release even of what is the same as the current one.
     pub always: bool,
+    /// The app is this preview, which it was before, or there was no such app. `None`: it stays what it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preview: Option<Preview>,
 }
 
 /// The answer to a command that applied.

@@ -90,6 +90,7 @@ fn check_app(name: &Name, app: &App, broken: &mut Vec<String>) {
             broken.push(format!("release {} of app {name} pins an image of {workload}, not defined", release.id));
         }
     }
+    broken.extend(app.preview.iter().flat_map(|preview| preview.check(name)));
     if !app.releases.is_sorted_by(|a, b| a.number < b.number) {
         broken.push(format!("release numbers of app {name} do not go up"));
     }

@@ -61,6 +61,7 @@ impl App {
             restarts: BTreeMap::new(),
             uid_range,
             addresses: BTreeMap::new(),
+            preview: None,
         }
     }
 }

@@ -17,6 +17,8 @@ pub enum Rejection {
          look at it and apply again", or_none(.current)
     )]
     StaleRelease { app: Name, expected: ReleaseId, current: Option<ReleaseId> },
+    #[error("there is an app {app} already, and it is not this preview of {of}; choose another name for the preview")]
+    NotAPreview { app: Name, of: Name },
     #[error("release id {0} is taken; apply again with a new one")]
     ReleaseIdTaken(ReleaseId),
     #[error("there is no app {0}; `coppice status` lists those there are")]

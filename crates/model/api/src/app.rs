@@ -5,7 +5,7 @@ use coppice_spec::AppSpec;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ContainerState, HealthState, PortDetail, ReleaseStatus};
+use crate::{ContainerState, HealthState, PortDetail, PreviewOf, ReleaseStatus};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ApplyRequest {
@@ -161,6 +161,9 @@ pub struct AppStatus {
     /// True when nothing is in flight: all is ready, completed, stopped or failed for good.
     pub settled: bool,
     pub tree: SupervisorStatus,
+    /// `None`: it is no preview.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<PreviewOf>,
     #[serde(flatten)]
     pub releases: ReleaseStatus,
 }

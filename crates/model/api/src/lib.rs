@@ -17,6 +17,7 @@ mod network;
 mod node;
 pub mod path;
 mod policy;
+mod preview;
 mod recovery;
 mod release;
 mod secret;
@@ -51,6 +52,7 @@ pub use network::{
 };
 pub use node::{API, NodeStatus, StopNodeRequest, VersionReply};
 pub use policy::{PolicyRuleRequest, PolicyRuleSummary, PolicySource};
+pub use preview::{PreviewOf, PreviewReply, PreviewRequest, PreviewSummary, PromoteReply};
 pub use recovery::{RecoverReply, RecoveredApp};
 pub use release::{
     AppliedReply, CandidateDetail, FailureDetail, HistoryRelease, PreviewSnapshot, PreviewStage, PreviewSwitch,

@@ -35,6 +35,12 @@ pub const APP_ROLLOUT_PAUSE: &str = "/v1/apps/{app}/rollout/pause";
 pub const APP_ROLLOUT_RESUME: &str = "/v1/apps/{app}/rollout/resume";
 /// POST → 204: the rollout that goes on, or rests, goes back.
 pub const APP_ROLLOUT_CANCEL: &str = "/v1/apps/{app}/rollout/cancel";
+/// GET → `[PreviewSummary]`; POST [`PreviewRequest`](crate::PreviewRequest) → [`PreviewReply`](crate::PreviewReply).
+pub const PREVIEWS: &str = "/v1/previews";
+/// DELETE → 204 when it and its volumes are gone. `{app}` is the app that it is.
+pub const PREVIEW: &str = "/v1/previews/{app}";
+/// POST → [`PromoteReply`](crate::PromoteReply), when the app beside which it stands has become what it is; it is gone then.
+pub const PREVIEW_PROMOTE: &str = "/v1/previews/{app}/promote";
 /// GET `?app=` → `[CronSummary]`.
 pub const CRONS: &str = "/v1/crons";
 /// GET → [`CronDetail`](crate::CronDetail).

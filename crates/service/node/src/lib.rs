@@ -40,6 +40,7 @@ mod node;
 mod peer;
 mod policies;
 mod prepare;
+mod preview;
 mod removal;
 mod rollout;
 mod root;

@@ -7,6 +7,7 @@ mod image;
 mod network;
 mod plan;
 mod policy;
+mod previews;
 mod recovery;
 mod releases;
 mod secrets;
@@ -179,7 +180,7 @@ impl Node {
         });
         let (stop, stopping) = watch::channel(false);
         tokio::spawn(keep_launcher(containers.clone(), launcher, command, launcher_events, stopping.clone()));
-        tokio::spawn(keep_rules(containers.clone(), stopping));
+        tokio::spawn(keep_rules(containers.clone(), stopping.clone()));
         let started_at = clock.now();
         containers.events.emit("node", "start", &root.key(), About::default());
         let node = Arc::new(Self {
@@ -196,6 +197,7 @@ impl Node {
             settings,
             _lock: lock,
         });
+        tokio::spawn(previews::end_in_time(Arc::downgrade(&node), stopping));
         tokio::spawn(releases::keep_promises(Arc::downgrade(&node), node.rollouts.clone()));
         Ok(node)
     }
@@ -526,15 +528,28 @@ impl Node {
         Ok(view::app_status(&*self.app(name)?))
     }
 
-    /// Stops an app and forgets it; resolves when nothing of it is left but (without `volumes`) its volumes.
+    /// Stops an app and forgets it; resolves when nothing of it is left but (without `volumes`) its volumes. Its previews go
+    /// first, and of those nothing is left.
     pub async fn down(&self, uid: u32, name: &str, volumes: bool) -> Result<(), NodeError> {
+        for preview in self.previews_of(name) {
+            match self.take_down(Actor::User { uid }, preview.as_str(), true).await {
+                // Its time had come.
+                Err(_) if self.log.read().app(preview.as_str()).is_none() => {}
+                other => other?,
+            }
+        }
+        let volumes = volumes || self.log.read().app(name).is_some_and(|app| app.preview.is_some());
+        self.take_down(Actor::User { uid }, name, volumes).await
+    }
+
+    async fn take_down(&self, actor: Actor, name: &str, volumes: bool) -> Result<(), NodeError> {
         let app = Name::new(name).map_err(|error| NodeError::Invalid(error.to_string()))?;
         self.agent.when_settled(name).await;
         let cannot = |source| NodeError::disk(format!("cannot remove the volumes of {name}"), source);
         if volumes && self.agent.get(name).is_some() {
             crate::removal::mark_volumes(&self.root, name, true).map_err(cannot)?;
         }
-        if let Err(error) = self.propose(uid, Body::Remove { app, remove_volumes: volumes }).await {
+        if let Err(error) = self.propose_as(actor, Body::Remove { app, remove_volumes: volumes }).await {
             if volumes {
                 crate::removal::mark_volumes(&self.root, name, false).map_err(cannot)?;
             }

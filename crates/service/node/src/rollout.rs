@@ -10,7 +10,7 @@ mod execute;
 mod plan;
 mod watch;
 
-pub(crate) use data::{Remembered, existing_volumes, remembered};
+pub(crate) use data::{Remembered, existing_volumes, on_disk, remembered, snapshot_with};
 pub(crate) use plan::{RolloutInput, plan};
 pub(crate) use watch::Seen;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coppice_api::{
     AppStatus, AppSummary, ChildStatus, ContainerDetail, ContainerSummary, HealthState, HistoryEntry, ImageDetail,
-    ImageSummary, MountDetail, SupervisorStatus,
+    ImageSummary, MountDetail, PreviewOf, SupervisorStatus,
 };
 use coppice_base::Timestamp;
 use coppice_image::Image;
@@ -171,6 +171,11 @@ pub(crate) fn app_status(app: &App) -> AppStatus {
         reason,
         settled,
         tree: root,
+        preview: wanted.state().preview.as_ref().map(|preview| PreviewOf {
+            of: preview.of.clone(),
+            name: preview.name.clone(),
+            until: preview.until,
+        }),
         releases: release_status(wanted.state(), &|instance| doing(app, instance)),
     }
 }

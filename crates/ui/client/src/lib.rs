@@ -19,6 +19,7 @@ mod lines;
 mod network;
 mod node;
 mod policy;
+mod previews;
 mod recovery;
 mod releases;
 mod secrets;

@@ -9,6 +9,7 @@ pub(crate) mod metrics;
 mod network;
 mod node;
 mod policy;
+mod preview;
 mod release;
 mod recovery;
 mod secret;
@@ -50,6 +51,9 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::APP_ROLLOUT_PAUSE, post(release::pause))
         .route(path::APP_ROLLOUT_RESUME, post(release::resume))
         .route(path::APP_ROLLOUT_CANCEL, post(release::cancel))
+        .route(path::PREVIEWS, get(preview::list).post(preview::up))
+        .route(path::PREVIEW, delete(preview::discard))
+        .route(path::PREVIEW_PROMOTE, post(preview::promote))
         .route(path::CRONS, get(cron::list))
         .route(path::APP_CRON, get(cron::one))
         .route(path::APP_CRON_RUN, post(cron::run))

@@ -8,7 +8,7 @@ use coppice_base::{Name, SystemRandom};
 use coppice_dataset::Kind;
 use coppice_rollout::Control;
 use coppice_spec::AppSpec;
-use coppice_state::{Actor, Body, Digest, Effect, Release, ReleaseId, ReleaseTerms, State, Trigger};
+use coppice_state::{Actor, Body, Digest, Effect, Preview, Release, ReleaseId, ReleaseTerms, State, Trigger};
 
 use super::Node;
 use crate::app::run_spec;
@@ -25,6 +25,16 @@ struct Draft {
     secrets: BTreeMap<Name, u64>,
     stopped: BTreeSet<Name>,
     trigger: Trigger,
+    preview: Option<Preview>,
+}
+
+/// What is known of a release beside its spec.
+#[derive(Default)]
+pub(super) struct Given {
+    /// The preview that the app is.
+    pub(super) preview: Option<Preview>,
+    /// Images, by workload, which are run whatever their names stand for now.
+    pub(super) images: BTreeMap<Name, Digest>,
 }
 
 /// Where to go back to.
@@ -42,7 +52,24 @@ impl Node {
     /// Records a new release and returns once the node has begun to make it so. One that comes while another is being
     /// rolled out waits for its end.
     pub async fn apply(&self, uid: u32, request: ApplyRequest) -> Result<ApplyReply, NodeError> {
+        self.apply_given(uid, request, Given::default()).await
+    }
+
+    pub(super) async fn apply_given(
+        &self,
+        uid: u32,
+        request: ApplyRequest,
+        given: Given,
+    ) -> Result<ApplyReply, NodeError> {
         let spec = request.spec;
+        let known = self.log.read().app(spec.name.as_str()).and_then(|app| app.preview.clone());
+        if let Some(Preview { of, name, .. }) = known.filter(|_| given.preview.is_none()) {
+            return Err(NodeError::Invalid(format!(
+                "{} is preview {name} of {of}: `coppice up --preview {name}` updates it, `coppice preview promote` makes {of} \
+                 what it is",
+                spec.name
+            )));
+        }
         let mut broken = spec.check();
         broken.extend(coppice_plan::name_clashes(&spec));
         broken.extend(peer::refused(&spec));
@@ -66,7 +93,11 @@ impl Node {
         // Old instances run on while images come.
         let mut images = BTreeMap::new();
         for (name, workload) in spec.definitions() {
-            let image = images::get(&self.containers, &workload.image, workload.pull).await?;
+            let pinned = given.images.get(name);
+            let image = match pinned.and_then(|digest| images::by_manifest(&self.containers.images, digest.as_str())) {
+                Some(image) => image,
+                None => images::get(&self.containers, &workload.image, workload.pull).await?,
+            };
             prepare::arguments(&run_spec(workload), &image.config)?;
             let digest = Digest::parse(&image.manifest_digest.to_string());
             images.insert(name.clone(), digest.map_err(|error| NodeError::Invalid(error.to_string()))?);
@@ -76,8 +107,16 @@ impl Node {
         let turn = self.turn(&name).await?;
         let plan = self.plan(&spec);
         let stopped = self.stopped_after(&spec, &request.only);
-        let draft = Draft { spec, images, secrets, stopped, trigger: Trigger::Apply };
-        let (number, changed) = self.release(Actor::User { uid }, draft).await?;
+        let clones = match &given.preview {
+            Some(preview) => self.clone_volumes(preview, &name).await?,
+            None => Vec::new(),
+        };
+        let draft = Draft { spec, images, secrets, stopped, trigger: Trigger::Apply, preview: given.preview };
+        let released = self.release(Actor::User { uid }, draft).await;
+        if released.is_err() && self.log.read().app(name.as_str()).is_none() {
+            self.drop_clones(&clones).await;
+        }
+        let (number, changed) = released?;
         drop(turn);
         self.containers.events.emit(
             "app",
@@ -122,6 +161,7 @@ impl Node {
             secrets: target.secrets.clone(),
             stopped: BTreeSet::new(),
             trigger: Trigger::Rollback { source: target.id, data: to.data || to.undo },
+            preview: None,
         };
         let (number, changed) = self.release(actor, draft).await?;
         drop(turn);
@@ -147,7 +187,7 @@ impl Node {
     }
 
     /// One release of an app is made at a time.
-    async fn turn(&self, app: &Name) -> Result<tokio::sync::OwnedMutexGuard<()>, NodeError> {
+    pub(super) async fn turn(&self, app: &Name) -> Result<tokio::sync::OwnedMutexGuard<()>, NodeError> {
         let lock = self.turns.lock().expect("no panic holds this lock").entry(app.clone()).or_default().clone();
         let turn = lock.lock_owned().await;
         let mut states = self.log.watch();
@@ -206,7 +246,7 @@ impl Node {
             images: release.images,
             stopped: draft.stopped,
             secrets: release.secrets,
-            terms: ReleaseTerms { trigger: release.trigger, rollout, always: is_rollback },
+            terms: ReleaseTerms { trigger: release.trigger, rollout, always: is_rollback, preview: draft.preview },
         };
         let (number, changed) = match self.propose_as(actor, body).await? {
             Effect::Released { number, .. } => (number, true),

@@ -67,7 +67,7 @@ fn has(store: &Store, name: &DatasetName, snapshot: &SnapshotName) -> Result<boo
 }
 
 /// Work on the disk, off the threads that serve.
-async fn on_disk<T: Send + 'static>(
+pub(crate) async fn on_disk<T: Send + 'static>(
     app: &Arc<App>,
     work: impl FnOnce(&Store) -> Result<T, NodeError> + Send + 'static,
 ) -> Result<T, NodeError> {
@@ -78,6 +78,16 @@ async fn on_disk<T: Send + 'static>(
 
 /// Takes a snapshot of what the volume holds now; one that is there already is the one.
 pub(super) async fn snapshot(app: &Arc<App>, volume: &Name, snapshot: &str) -> Result<(), NodeError> {
+    snapshot_with(app, volume, snapshot, &[]).await
+}
+
+/// As [`snapshot`], with these stamps.
+pub(crate) async fn snapshot_with(
+    app: &Arc<App>,
+    volume: &Name,
+    snapshot: &str,
+    more: &[(&'static str, String)],
+) -> Result<(), NodeError> {
     let (name, snapshot) = (name_of(app, volume), snapshot_name(snapshot)?);
     // A copy of a directory takes its time: those who write there wait meanwhile, so that it is of one moment.
     let writers = match app.containers().volumes.kind() {
@@ -85,13 +95,16 @@ pub(super) async fn snapshot(app: &Arc<App>, volume: &Name, snapshot: &str) -> R
         _ => Vec::new(),
     };
     let frozen = freeze(app, writers).await;
-    let now = app.now();
+    let pairs: Vec<(&str, String)> =
+        std::iter::once(("created_at", app.now().0.to_string())).chain(more.iter().cloned()).collect();
     let taken = on_disk(app, move |store| {
         if has(store, &name, &snapshot)? {
             return Ok(());
         }
         let mut stamps = Stamps::default();
-        stamps.set("created_at", now.0.to_string()).map_err(|error| NodeError::Invalid(error.to_string()))?;
+        for (key, value) in pairs {
+            stamps.set(key, value).map_err(|error| NodeError::Invalid(error.to_string()))?;
+        }
         Ok(store.snapshot(&name, &snapshot, &stamps)?)
     });
     let taken = taken.await;

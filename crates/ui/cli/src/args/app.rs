@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::values;
+use super::{PreviewArgs, values};
 
 /// Where the manifest is.
 #[derive(Args, Debug)]
@@ -49,6 +49,8 @@ pub(crate) struct UpArgs {
     /// Return as soon as the node has taken it on
     #[arg(short, long, conflicts_with = "dry_run")]
     pub(crate) detach: bool,
+    #[command(flatten)]
+    pub(crate) preview: PreviewArgs,
     /// How long to wait for the app to settle; it is left as it is then, and the exit code is 1
     #[arg(long, value_name = "DURATION", value_parser = values::duration, default_value = "5m")]
     pub(crate) timeout: std::time::Duration,

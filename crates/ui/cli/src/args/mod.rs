@@ -8,6 +8,7 @@ mod image;
 mod network;
 mod node;
 mod policy;
+mod preview;
 mod release;
 mod run;
 mod secret;
@@ -41,6 +42,7 @@ pub(crate) use node::{
     CompletionsArgs, MetricsArgs, NodeInstallArgs, NodeRunArgs, NodeStopArgs, NodeVerb, RecoverArgs,
 };
 pub(crate) use policy::{PolicyPairArgs, PolicyVerb};
+pub(crate) use preview::{PreviewArgs, PreviewNameArgs, PreviewVerb};
 pub(crate) use release::{AppsArgs, HistoryArgs, ReleaseFilterArgs, RollbackArgs, RolloutArgs, RolloutVerb};
 pub(crate) use run::{CreateArgs, NewContainerArgs, RunArgs};
 pub(crate) use secret::{
@@ -125,6 +127,9 @@ pub(crate) enum Verb {
     /// Pause, resume, cancel or look at a rollout
     #[command(subcommand)]
     Rollout(RolloutVerb),
+    /// List previews, have one become the app, or remove it
+    #[command(subcommand)]
+    Preview(PreviewVerb),
     /// See when crons run, what became of it, and run one now
     #[command(subcommand)]
     Cron(CronVerb),

@@ -9,6 +9,7 @@ mod manifest;
 mod network;
 mod node;
 mod policy;
+mod preview;
 mod release;
 mod secret;
 mod volume;
@@ -19,7 +20,10 @@ use std::process::ExitCode;
 use coppice_spec::Verdict;
 
 use crate::Hooks;
-use crate::args::{BootstrapVerb, CertVerb, CronVerb, ImageVerb, NetVerb, NodeVerb, PolicyVerb, SecretVerb, Verb, VolumeVerb};
+use crate::args::{
+    BootstrapVerb, CertVerb, CronVerb, ImageVerb, NetVerb, NodeVerb, PolicyVerb, PreviewVerb, SecretVerb, Verb,
+    VolumeVerb,
+};
 use crate::error::{CommandError, CommandResult, FAILURE};
 use crate::settings::Settings;
 
@@ -34,6 +38,9 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::History(args) => block_on(release::history::run(settings, args)),
         Verb::Rollback(args) => block_on(release::rollback::run(settings, args)),
         Verb::Rollout(verb) => block_on(release::rollout::run(settings, verb)),
+        Verb::Preview(PreviewVerb::Ls) => block_on(preview::list::run(settings)),
+        Verb::Preview(PreviewVerb::Promote(args)) => block_on(preview::end::promote(settings, args)),
+        Verb::Preview(PreviewVerb::Discard(args)) => block_on(preview::end::discard(settings, args)),
         Verb::Cron(CronVerb::Ls(args)) => block_on(cron::show::list(settings, args)),
         Verb::Cron(CronVerb::History(args)) => block_on(cron::show::history(settings, args)),
         Verb::Cron(CronVerb::Run(args)) => block_on(cron::run::run(settings, args)),

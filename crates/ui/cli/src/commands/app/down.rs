@@ -16,6 +16,12 @@ pub(crate) async fn run(settings: &Settings, args: DownArgs) -> CommandResult {
         if settings.stderr.terminal {
             eprint_all(&format!("stopping {app}…\n"));
         }
+        let all = client.previews().await?;
+        let previews: Vec<String> =
+            all.iter().filter(|one| one.of.as_str() == app).map(|one| one.name.to_string()).collect();
+        if !previews.is_empty() {
+            eprint_all(&format!("{app}: its previews go with it, and their data: {}\n", previews.join(", ")));
+        }
         client.remove_app(app, args.volumes).await?;
         let volumes = if args.volumes { "and its volumes are" } else { "is" };
         if settings.json {

@@ -23,6 +23,9 @@ pub(crate) fn render(app: &AppStatus, history: bool, style: &Style, now: Timesta
         text.push_str(&format!(": {}", visible(reason)));
     }
     text.push('\n');
+    if let Some(preview) = &app.preview {
+        text.push_str(&format!("preview of {} until {}\n", preview.of, moment(preview.until)));
+    }
     text.push_str(&release::text::status_lines(&app.releases, style, now));
     let mut tree = Tree { text, style, now, history };
     tree.branches(&app.tree, "");
@@ -199,6 +202,7 @@ pub(crate) mod tests {
                 vec![supervisor("data", "rest_for_one", vec![], vec![db])],
                 vec![worker, web],
             ),
+            preview: None,
             releases: coppice_api::ReleaseStatus::default(),
         }
     }

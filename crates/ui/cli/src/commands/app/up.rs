@@ -12,6 +12,7 @@ use coppice_spec::{AppSpec, PullPolicy};
 use super::plan::{selections, show};
 use super::{certificates, dev, tree};
 use crate::args::{PullChoice, UpArgs};
+use crate::commands::preview;
 use crate::commands::release::follow::{self, Arrival};
 use crate::error::{CommandError, CommandResult, FAILURE, eprint_all};
 use crate::output::{Paint, Style, visible};
@@ -42,7 +43,10 @@ pub(crate) async fn run(settings: &Settings, args: UpArgs) -> CommandResult {
     }
     let mut code = ExitCode::SUCCESS;
     for request in &requests {
-        let ended = bring_up(settings, &client, request, &args).await?;
+        let ended = match &args.preview.preview {
+            Some(name) => preview::up::run(settings, &client, request, name, &args).await?,
+            None => bring_up(settings, &client, request, &args).await?,
+        };
         if ended != ExitCode::SUCCESS {
             code = ended;
         }
@@ -89,7 +93,7 @@ fn workloads_mut(spec: &mut AppSpec) -> impl Iterator<Item = &mut coppice_spec::
 
 /// Fetches, with progress, what only this side can: images whose registry wants the caller's password, and all of
 /// them with `--pull always`. The node fetches the rest.
-pub(super) async fn fetch(
+pub(in crate::commands) async fn fetch(
     settings: &Settings,
     client: &Client,
     spec: &AppSpec,
