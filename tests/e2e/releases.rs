@@ -195,7 +195,9 @@ fn a_rollback_shows_what_would_come_back_and_then_brings_it_back() {
     site.coppice(&["rollback"]).ended_with(2).complained("no successful release before");
     site.shell("web-1", "echo kept > /data/note");
     site.write(&one.replace("echo one", "echo two"));
-    site.up();
+    let said = site.ok(&["up", "--detach"]);
+    assert!(said.contains("release 2 is on its way; `coppice rollout status site`"), "{said}");
+    wait_release(&site, "it is completed", |newest| newest.fields.status == "completed");
     site.shell("web-1", "echo lost > /data/note");
 
     let before = site.pids();
@@ -227,8 +229,9 @@ fn a_rollout_rests_goes_on_and_goes_back_when_it_is_told_to() {
     site.coppice(&["rollout", "pause"]).ended_with(2).complained("no release of site is being rolled out");
 
     site.write(&web("two", slow));
-    let said = site.ok(&["up", "--detach"]);
-    assert!(said.contains("release 2 is on its way; `coppice rollout status site`"), "{said}");
+    let late = site.coppice(&["up", "--timeout", "200ms"]).ended_with(1);
+    assert!(late.stderr.contains("error: release 2 of site has not ended within 200ms"), "{}", late.stderr);
+    assert!(late.stderr.contains("help: it goes on: `coppice rollout status site`"), "{}", late.stderr);
     wait_release(&site, "the first instance is replaced", |newest| newest.fields.completed_targets == 1);
     let said = site.ok(&["status"]);
     assert!(said.contains("release 2 rolling by uid 0") && said.contains("1 of 3 done"), "{said}");

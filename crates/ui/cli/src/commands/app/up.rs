@@ -76,7 +76,7 @@ async fn bring_up(settings: &Settings, client: &Client, request: &ApplyRequest, 
     }
     let deadline = Instant::now() + args.timeout;
     let arrival = settle(settings, client, app, reply.release, deadline, reply.changed).await?;
-    if arrival.is_there() && arrival.failure(settings).is_none() {
+    if arrival.is_there() && arrival.failure(settings, args.timeout).is_none() {
         certificates::wait(settings, client, &request.spec, deadline).await?;
     }
     verdict(settings, &arrival, args.timeout)
@@ -152,7 +152,7 @@ pub(crate) fn verdict(settings: &Settings, arrival: &Arrival, limit: Duration) -
     } else {
         settings.print(&tree::render(status, false, &settings.stdout, SystemClock.now()))?;
     }
-    if let Some(failure) = arrival.failure(settings) {
+    if let Some(failure) = arrival.failure(settings, limit) {
         eprint_all(&failure);
         return Ok(ExitCode::from(FAILURE));
     }

@@ -136,10 +136,14 @@ impl Arrival {
         matches!(self.doing, Doing::Completed) && self.status.releases.newest.number > self.release.number
     }
 
-    /// Why the release did not come to stay; nothing when it did, or is on the way.
-    pub(crate) fn failure(&self, settings: &Settings) -> Option<String> {
-        let entry = self.release.entry.as_ref().filter(|_| matches!(self.doing, Doing::Failed))?;
-        Some(text::failure(entry, self.status.release, &settings.stderr, SystemClock.now()))
+    /// Why the release did not come to stay, or that it has not ended within `limit`; nothing when it did.
+    pub(crate) fn failure(&self, settings: &Settings, limit: Duration) -> Option<String> {
+        let entry = self.release.entry.as_ref()?;
+        match self.doing {
+            Doing::AtOnce | Doing::Completed => None,
+            Doing::OnTheWay => Some(text::unfinished(entry, limit, &settings.stderr)),
+            Doing::Failed => Some(text::failure(entry, self.status.release, &settings.stderr, SystemClock.now())),
+        }
     }
 }
 

@@ -203,6 +203,21 @@ pub(crate) fn failure(entry: &ReleaseEntry, current: u64, style: &Style, now: Ti
     text + &format!("{} {help}\n", style.paint(Paint::Cyan, "help:"))
 }
 
+/// That a release has not ended in time.
+pub(crate) fn unfinished(entry: &ReleaseEntry, limit: Duration, style: &Style) -> String {
+    let (fields, app) = (&entry.fields, visible(&entry.app));
+    let message = fields.message.as_ref().map_or_else(String::new, |message| format!("; {}", visible(message)));
+    format!(
+        "{} release {} of {app} has not ended within {}: {}{message}\n{} it goes on: `coppice rollout status {app}` shows how far it \
+         is, `coppice rollout cancel {app}` takes it back\n",
+        style.paint(Paint::Red, "error:"),
+        fields.number,
+        coppice_base::DurationText(limit),
+        doing(&entry.rollout, fields),
+        style.paint(Paint::Cyan, "help:"),
+    )
+}
+
 fn ended(fields: &ReleaseFields) -> &'static str {
     match fields.status.as_str() {
         "superseded" => "was superseded",
@@ -339,6 +354,14 @@ pub(crate) mod tests {
         insta::assert_snapshot!(failure(&blocked, 5, &Style::plain(), NOW), @r"
         error: release 5 of shop is blocked: web-1: readiness_timeout: not healthy within 2m
         help: `coppice rollout resume shop` goes on with it, `coppice rollout cancel shop` goes back; until then it stays as `coppice status shop` shows it
+        ");
+    }
+
+    #[test]
+    fn a_release_that_takes_too_long_says_how_far_it_is() {
+        insta::assert_snapshot!(unfinished(&rolling(), Duration::from_secs(90), &Style::plain()), @r"
+        error: release 5 of shop has not ended within 1m30s: rolling update of web, batch web-2, 1 of 3 done
+        help: it goes on: `coppice rollout status shop` shows how far it is, `coppice rollout cancel shop` takes it back
         ");
     }
 
