@@ -178,6 +178,7 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
         }
         let waiting = Phase::Waiting { cause: Cause::Requested };
         match &child.phase {
+            Phase::Stopped { cause: None } if child.spec.is_done_before() => child.enter(Phase::Completed, turn.now),
             Phase::Stopped { .. } | Phase::Failed { .. } => child.enter(waiting, turn.now),
             Phase::Completed | Phase::Backoff { .. } if afresh => child.enter(waiting, turn.now),
             _ if child.doom().is_some_and(|doom| doom.next == Next::Rest) => {

@@ -40,7 +40,9 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
                 }
                 None if up => {
                     child.wanted = true;
-                    child.enter(Phase::Waiting { cause: Cause::Requested }, turn.now);
+                    let done = child.spec.is_done_before();
+                    let phase = if done { Phase::Completed } else { Phase::Waiting { cause: Cause::Requested } };
+                    child.enter(phase, turn.now);
                 }
                 None => {}
             }
@@ -103,11 +105,16 @@ fn carry_over<K: Ord + Clone + Debug>(
         }
         return;
     }
+    if changed && !child.wanted && !child.is_alive() && child.spec.is_done_before() {
+        child.enter(Phase::Completed, turn.now);
+    }
     if !changed || !child.wanted {
         return;
     }
     child.attempt = 0;
-    if child.is_alive() {
+    if !child.is_alive() && child.spec.is_done_before() {
+        child.enter(Phase::Completed, turn.now);
+    } else if child.is_alive() {
         child.set_doom(Doom { cause: Cause::Changed, next: Next::Again { until: None } });
     } else {
         child.enter(Phase::Waiting { cause: Cause::Changed }, turn.now);

@@ -43,6 +43,16 @@ pub struct ChildSpec<K> {
     /// is no second one. `None`: nobody counts; a first number restarts nothing.
     #[serde(default)]
     pub generation: Option<u64>,
+    /// It has run to its end by this definition before, here or elsewhere: of a one-shot child that did not run (by
+    /// another definition, or at all), that it is complete now. Only a restart by request runs it again.
+    #[serde(default)]
+    pub complete: bool,
+}
+
+impl<K> ChildSpec<K> {
+    pub(crate) fn is_done_before(&self) -> bool {
+        self.one_shot && self.complete
+    }
 }
 
 /// Children that must all be at `condition` before the dependent starts.

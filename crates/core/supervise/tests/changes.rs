@@ -53,6 +53,47 @@ fn reconfiguring_replaces_the_changed_adds_the_new_stops_the_removed_and_leaves_
 }
 
 #[test]
+fn what_ran_to_its_end_by_a_definition_that_comes_back_is_complete_and_does_not_run_again() {
+    let job = |key: &str, revision: &str, complete: bool| {
+        let mut job = child(key).one_shot().revision(revision);
+        job.complete = complete;
+        job
+    };
+    let tree = |revision: &str, complete: bool, more: bool| {
+        let other = more.then(|| job("other", "1", complete).member());
+        let web = child("web").needs(&["job"], Condition::Completed).revision(revision);
+        let members = [job("job", revision, complete).member(), web.member()];
+        supervisor("app", Strategy::OneForOne, members.into_iter().chain(other).collect())
+    };
+    let machine = play_trees(
+        tree("2", false, false),
+        &[tree("1", true, true), tree("3", false, true)],
+        "
+0 start
+    start job: by request
+1 started job
+2 exited job code 0
+    start web: by request
+3 started web
+10 reconfigure 0
+    stop web: its definition changed
+11 exited web code 0
+    start web: its definition changed
+12 started web
+20 reconfigure 1
+    stop web: its definition changed
+    start job: its definition changed
+21 started job
+22 exited web code 0
+23 exited job code 0
+    start web: its definition changed
+24 started web
+",
+    );
+    assert_eq!(machine.status().overall, coppice_supervise::Overall::Ready);
+}
+
+#[test]
 fn a_restart_that_the_tree_asks_for_is_made_once_however_often_the_tree_is_told() {
     let tree = |generation| {
         let all = |key| child(key).generation(generation).member();
@@ -407,4 +448,30 @@ fn a_snapshot_that_contradicts_itself_is_refused() {
     assert!(broken(|v| v["supervisors"] = serde_json::json!([])).contains("not the root"));
     assert!(broken(|v| v["children"][1]["spec"]["key"] = "a".into()).contains("twice"));
     assert!(broken(|v| v["children"][0]["wanted"] = false.into()).contains("lives unwanted"));
+}
+
+#[test]
+fn a_run_that_took_anothers_place_is_the_child_and_the_same_tree_told_again_leaves_it_alone() {
+    let tree = |revision: &str| supervisor("app", Strategy::OneForOne, vec![child("a").revision(revision).member()]);
+    let mut machine = Supervision::new(tree("1")).unwrap();
+    let mut at = 0;
+    let mut tell = |machine: &mut Supervision<String>, event| {
+        at += 1;
+        machine.handle(Timestamp(at), event, &mut NoJitter).unwrap()
+    };
+    let a = || "a".to_owned();
+    tell(&mut machine, Event::Start);
+    tell(&mut machine, Event::Started(a()));
+    let nothing: Vec<Action<String>> = Vec::new();
+    let loud = |actions: Vec<Action<String>>| -> Vec<Action<String>> {
+        actions.into_iter().filter(|action| !matches!(action, Action::Note { .. })).collect()
+    };
+    assert_eq!(loud(tell(&mut machine, Event::Replaced(a(), "2".to_owned()))), nothing);
+    assert_eq!(loud(tell(&mut machine, Event::Reconfigure(tree("2")))), nothing, "it runs by that definition already");
+    assert_eq!(machine.status().overall, coppice_supervise::Overall::Ready);
+    assert_eq!(machine.status_of(&a()).unwrap().restarts, 0);
+    // Of one that is to be down, the one in its place is, too.
+    tell(&mut machine, Event::StopChildren(vec![a()]));
+    let actions = loud(tell(&mut machine, Event::Replaced(a(), "3".to_owned())));
+    assert!(matches!(&actions[..], [Action::Stop { key, .. }] if *key == "a"), "{actions:?}");
 }

@@ -152,6 +152,7 @@ fn tree(container: &Container) -> SupervisorSpec<String> {
         needs: Vec::new(),
         revision: String::new(),
         generation: None,
+        complete: false,
     };
     // Docker's policy has no intensity: it is tried for ever, ever more slowly.
     let supervise = SuperviseSpec { max_restarts: u32::MAX, ..SuperviseSpec::default() };

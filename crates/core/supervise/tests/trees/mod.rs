@@ -54,6 +54,7 @@ pub(crate) fn child(key: &str) -> Child {
         needs: Vec::new(),
         revision: "1".to_owned(),
         generation: Some(0),
+        complete: false,
     }
 }
 

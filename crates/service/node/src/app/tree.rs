@@ -2,7 +2,7 @@
 
 use coppice_base::Name;
 use coppice_spec::{MountSource, RestartPolicy, ServiceSpec, WorkloadSpec};
-use coppice_state::Release;
+use coppice_state::{Release, Trigger, Verdict};
 use coppice_supervise::{ChildSpec, MemberSpec, Need, SupervisorSpec};
 use sha2::{Digest as _, Sha256};
 
@@ -46,6 +46,7 @@ impl App {
             needs.map(|need| Need { keys: instances_of(wanted, &need.name), condition: need.condition }).collect();
         let children = instances_of(wanted, name).into_iter().map(|key| ChildSpec {
             revision: self.slot_revision(wanted, name, &key),
+            complete: has_run(wanted.release_of_instance(name.as_str(), &key)),
             key,
             order,
             restart,
@@ -76,6 +77,11 @@ impl App {
         let image = self.containers.images.resolve(&service.workload.image).ok().flatten();
         image.is_some_and(|image| crate::prepare::health(&run_spec(&service.workload), &image.config).is_some())
     }
+}
+
+/// Workers of a release that succeeded have run, and so have those of one that comes back: what they did is in the data.
+fn has_run(release: &Release) -> bool {
+    matches!(release.trigger, Trigger::Rollback { .. }) || release.verdict == Some(Verdict::Succeeded)
 }
 
 /// What an instance is made from, as one fingerprint: its definition, its health check and its image.

@@ -1,0 +1,123 @@
+//! A database with real data, cut back: a migration drops a table, and every row is there again, whatever is killed when.
+
+mod node;
+mod project;
+
+use std::process::Stdio;
+
+use node::{Node, Output, debian_root, kill_and_wait};
+use project::{Project, wait_until};
+
+const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\npostgres:x:999:999::/tmp:/bin/sh\n";
+
+const MANIFEST: &str = r#"
+[worker.initdb]
+image = "postgres-root"
+command = ["/bin/sh", "-c", "[ -d /data/pg ] || { /usr/lib/postgresql/15/bin/initdb -D /data/pg -U postgres -A trust --locale=C && echo 'host all all all trust' >> /data/pg/pg_hba.conf; }"]
+user = "999:999"
+volumes = ["data:/data", "./passwd:/etc/passwd:ro"]
+tmpfs = ["/tmp"]
+depends_on = { directory = "completed" }
+
+[worker.directory]
+image = "box"
+command = ["chown", "999:999", "/data"]
+volumes = ["data:/data"]
+
+[service.db]
+image = "postgres-root"
+command = ["/usr/lib/postgresql/15/bin/postgres", "-D", "/data/pg", "-k", "/tmp", "-c", "listen_addresses=*", "-c", "fsync=off"]
+user = "999:999"
+volumes = ["data:/data", "./passwd:/etc/passwd:ro"]
+tmpfs = ["/tmp"]
+stop_signal = "INT"
+depends_on = { initdb = "completed" }
+health = { type = "exec", command = ["/usr/lib/postgresql/15/bin/pg_isready", "-h", "/tmp"], interval = "200ms", start_period = "15s" }
+
+# Deploys change the schema through the database, as deploys do.
+[worker.migrate]
+image = "postgres-root"
+command = ["/usr/lib/postgresql/15/bin/psql", "-h", "db", "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-qc", "MIGRATION"]
+volumes = ["./passwd:/etc/passwd:ro"]
+depends_on = { db = "healthy" }
+
+[volume.data]
+"#;
+
+fn manifest(migration: &str) -> String {
+    MANIFEST.replace("MIGRATION", migration)
+}
+
+/// What a statement answers.
+fn ask(shop: &Project<'_>, statement: &str) -> Output {
+    let psql = "/usr/lib/postgresql/15/bin/psql";
+    shop.coppice(&["exec", "shop/db-1", psql, "-h", "/tmp", "-U", "postgres", "-Atqc", statement])
+}
+
+fn rows(shop: &Project<'_>) -> Option<String> {
+    let said = ask(shop, "select count(*), sum(hashtext(line)::bigint) from orders");
+    (said.code == 0).then_some(said.stdout)
+}
+
+/// A node whose volumes are on btrfs.
+fn on_btrfs() -> Node {
+    let node = Node::new();
+    let image = node.file("image", "");
+    std::fs::File::options().write(true).open(&image).unwrap().set_len(2 << 30).unwrap();
+    let mut make = node.inside("mkfs.btrfs");
+    make.arg("-q").arg(&image);
+    Output::of(make).succeeded();
+    let mut mount = node.inside("mount");
+    mount.args(["-o", "loop"]).arg(&image).arg(node.root());
+    Output::of(mount).succeeded();
+    node
+}
+
+#[test]
+fn a_dropped_table_is_back_with_every_row_after_a_rollback_with_data_whatever_is_killed() {
+    let node = on_btrfs();
+    node.busybox_image();
+    let tar = debian_root("postgres", &["postgresql-15", "postgresql-client-15", "dash"]);
+    node.ok(["import", tar.to_str().unwrap(), "postgres-root"]);
+    let create = "create table orders as select n, md5(n::text) as line from generate_series(1, 20000) n";
+    let shop = Project::new(&node, "shop", &manifest(create));
+    std::fs::write(shop.dir.join("passwd"), PASSWD).unwrap();
+    shop.ok(&["up", "--timeout", "60s"]);
+    let before = rows(&shop).expect("the table is there");
+    assert!(before.starts_with("20000|"), "{before}");
+
+    shop.write(&manifest("drop table orders"));
+    shop.ok(&["up", "--timeout", "60s"]);
+    assert_eq!(rows(&shop), None, "the migration destroyed it");
+    shop.ok(&["rollback", "shop", "--data"]);
+    assert_eq!(rows(&shop).as_ref(), Some(&before));
+    // Its past is its own: the rollback did not run the old migration into what came back.
+    shop.ok(&["rollback", "shop", "--undo"]);
+    assert_eq!(rows(&shop), None);
+
+    // Daemons killed at whatever it is: the table is there, whole, or it is not.
+    for round in 0..4 {
+        let mut rollback = shop.command(&["rollback", "shop", "--release", "1", "--data"]);
+        let mut rollback = rollback.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut looks = 0;
+        wait_until("it has come a bit further", || {
+            looks += 1;
+            looks > round * 6
+        });
+        kill_and_wait(node.daemon_pid(), "KILL");
+        // Its fate is told by the next daemon, if at all.
+        let _ = rollback.wait();
+        let status = shop.wait_status("it has ended, one way or the other", |status| status.settled);
+        assert_eq!(status.state, "ready", "{status:#?}");
+        match rows(&shop) {
+            Some(now) => {
+                assert_eq!(now, before, "round {round}");
+                shop.ok(&["rollback", "shop", "--undo"]);
+                assert_eq!(rows(&shop), None);
+            }
+            None => assert!(ask(&shop, "select 1").stdout.starts_with('1'), "round {round}: the old one, whole"),
+        }
+    }
+    // Down and gone, loop device and all.
+    shop.ok(&["node", "stop", "--all"]);
+}
