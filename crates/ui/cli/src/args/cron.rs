@@ -22,7 +22,9 @@ pub(crate) struct CronLsArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct CronArgs {
+    /// App
     pub(crate) app: String,
+    /// Cron of the app
     pub(crate) cron: String,
 }
 
