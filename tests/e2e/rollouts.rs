@@ -221,3 +221,42 @@ fn a_daemon_that_is_killed_in_the_midst_goes_on_with_the_rollout_when_it_returns
     wait_until("nothing else is left", || site.containers().len() == 3);
     assert_eq!(running(&site), ALL);
 }
+
+#[test]
+fn on_a_full_disk_nothing_is_half_and_the_rollout_goes_on_when_there_is_room() {
+    let node = Node::on_small_disk(192 << 20);
+    node.busybox_image();
+    let delay = "delay_between_batches = \"1s\"";
+    let site = Project::new(&node, "site", &web("one", delay));
+    site.up();
+    let before = site.pids();
+    let filler = node.root().join("filler");
+    let fill = || {
+        let mut fill = node.inside("dd");
+        fill.args(["if=/dev/zero", "bs=64k"]).arg(format!("of={}", filler.display())).stderr(Stdio::null());
+        fill.status().unwrap();
+    };
+    let free = || {
+        let mut free = node.inside("rm");
+        assert!(free.arg(&filler).status().unwrap().success());
+    };
+    // Full before it begins: refused, and all is as it was.
+    fill();
+    site.write(&web("two", delay));
+    let said = site.coppice(&["up", "--timeout", "10s"]);
+    assert_ne!(said.code, 0, "{}", said.stdout);
+    assert_eq!((site.pids(), answers(&node)), (before, BTreeSet::from(["one".to_owned()])));
+    free();
+    // Full in the midst: whoever is asked answers, and with room again it ends well.
+    site.ok(&["up", "--detach"]);
+    wait_until("the first has been replaced", || answers(&node).contains("two"));
+    fill();
+    for _ in 0..20 {
+        assert!(["one", "two"].contains(&ask(&node).as_str()));
+    }
+    assert!(running(&site).len() >= 3);
+    free();
+    let status = site.wait_status("it has ended", |status| status.settled);
+    assert_eq!(status.state, "ready");
+    assert_eq!(answers(&node).len(), 1, "all of one release");
+}
