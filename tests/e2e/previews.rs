@@ -239,8 +239,56 @@ fn refused_in(project: &Project<'_>, args: &[&str], code: i32, why: &str) {
 /// A snapshot of the app's data, whose user stands still meanwhile.
 fn shop_snapshot(shop: &Project<'_>) -> &'static str {
     shop.ok(&["stop", "web"]);
+    shop.wait_child("web-1", "has stopped", |child| child.pid.is_none());
     shop.ok(&["volume", "snapshot", "shop/data", "mine"]);
     shop.ok(&["start", "web"]);
     shop.wait_status("it is back", |status| status.settled && status.state == "ready");
     "mine"
+}
+
+#[test]
+fn a_disk_that_fills_up_half_way_leaves_no_preview() {
+    let node = Node::on_small_disk(80 << 20);
+    node.busybox_image();
+    let two = self::shop("one")
+        .replace("volumes = [", "volumes = [\"more:/more\", ")
+        .replace("[volume.data]", "[volume.data]\n[volume.more]");
+    let shop = Project::new(&node, "shop", &two);
+    shop.up();
+    shop.shell("web-1", "echo base > /data/rows && head -c 30000000 /dev/zero > /more/large");
+    // Its snapshot fits, the clone of that does not; by then the other volume's is there.
+    let said = shop.coppice(&["up", "--preview", "fix"]);
+    assert_eq!(said.code, 1, "{}", said.stdout);
+    assert!(said.stderr.contains("No space left"), "{}", said.stderr);
+    assert_eq!(apps(&shop), ["shop"]);
+    let volumes = shop.ok(&["volume", "ls"]);
+    assert!(!volumes.contains("shop-fix"), "{volumes}");
+    for volume in ["shop/data", "shop/more"] {
+        assert!(!shop.ok(&["volume", "inspect", volume]).contains("preview-fix"));
+    }
+    assert_eq!(ask(&node, BASE), "one");
+    // With room it is made.
+    shop.shell("web-1", "rm /more/large");
+    preview(&shop, &[]);
+    assert_eq!(data_of(&shop, "shop-fix"), "base\n");
+}
+
+#[test]
+fn what_a_daemon_that_died_had_cloned_is_gone_when_one_returns_and_nothing_else() {
+    let node = Node::with_busybox();
+    let shop = up(&node);
+    let snapshot = shop_snapshot(&shop);
+    for clone in ["shop-fix/data", "shop-fix/kept", "shop-other/data"] {
+        shop.ok(&["volume", "clone", "shop/data", snapshot, clone]);
+    }
+    // As a clone says from its first moment on that it is of the preview; another one's volume may say so too.
+    for clone in ["shop-fix/data", "shop-other/data"] {
+        let head = node.root().join("volumes").join(clone).join("head");
+        rustix::fs::setxattr(head, "trusted.coppice.preview_of", b"shop/fix", rustix::fs::XattrFlags::empty()).unwrap();
+    }
+    kill_and_wait(node.daemon_pid(), "KILL");
+    wait_until("it is gone", || !shop.ok(&["volume", "ls"]).contains("shop-fix/data"));
+    let volumes = shop.ok(&["volume", "ls"]);
+    assert!(volumes.contains("shop-fix/kept") && volumes.contains("shop-other/data"), "{volumes}");
+    assert_eq!(data_of(&shop, "shop"), "base\n");
 }
