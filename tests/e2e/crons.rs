@@ -59,12 +59,12 @@ fn a_cron_runs_at_its_times_and_what_it_wrote_and_how_it_ended_is_known() {
     let due: Vec<u64> = lines.iter().filter_map(|run| Some(run.due?.0)).collect();
     assert!(due.windows(2).all(|two| two[0] > two[1] && (two[0] - two[1]) % 1000 == 0), "{due:?}");
     // Stopped, it runs no more; started, it does.
-    shop.ok(&["stop", "shop"]);
+    shop.ok(&["stop", "shop/job"]);
     wait_until("the cron is stopped", || crons(&node)[0].stopped && crons(&node)[0].running.is_none());
     let runs = history(&shop).len();
     assert_eq!(node.coppice(["cron", "run", "shop", "job"]).code, 1);
     assert_eq!(history(&shop).len(), runs);
-    shop.ok(&["start", "shop"]);
+    shop.ok(&["start", "shop/job"]);
     wait_until("it runs again", || history(&shop)[0].ended > second.ended && !crons(&node)[0].stopped);
     shop.ok(&["down"]);
     assert_nothing_left(&node);
@@ -80,7 +80,7 @@ fn a_run_on_demand_ends_with_its_exit_code_and_obeys_the_overlap() {
     shop.ok(&["up"]);
     node.ok(["cron", "run", "--detach", "shop", "job"]);
     let refused = node.coppice(["cron", "run", "shop", "job"]);
-    assert!(refused.code == 1 && refused.stderr.contains("run 2 is still going on"), "{refused:?}");
+    assert!(refused.code == 1 && refused.stderr.contains("run 2 is still going on"), "{}", refused.stderr);
     let late = wait_line(&shop, "its timeout", |run| run.run == Some(2));
     assert_eq!((late.result, late.exit_code), (CronResult::Failed, None));
     assert!(late.reason.contains("timeout"), "{}", late.reason);
@@ -97,6 +97,8 @@ fn while_one_runs_the_next_is_left_out_or_waits_or_takes_its_place() {
     shop.ok(&["up"]);
     let replaced = wait_line(&shop, "a run that is replaced", |run| run.result == CronResult::Replaced);
     assert!(replaced.started.is_some());
+    // The last of these would not end by itself.
+    shop.ok(&["stop", "shop/job"]);
     shop.write(&job("every = \"1s\"\noverlap = \"queue\"", "sleep 2"));
     shop.ok(&["up"]);
     let last = crons(&node)[0].running.unwrap_or_default();
