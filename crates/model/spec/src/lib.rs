@@ -9,8 +9,8 @@ mod app;
 mod beam;
 mod check;
 mod cron;
-mod health;
 mod expression;
+mod health;
 mod policy;
 mod rollout;
 mod route;
@@ -25,9 +25,9 @@ pub use app::{
 };
 pub use beam::{BeamRelease, BeamSpec, BeamTool, is_release_name};
 pub use cron::{CronSpec, Missed, Overlap, Schedule};
+pub use expression::{Expression, ExpressionError};
 pub use health::{HealthProbe, HealthSpec};
 pub use policy::{Pair, Party, PartyError, PolicySpec, Verdict};
-pub use expression::{Expression, ExpressionError};
 pub use rollout::{AnalysisSpec, CanaryStep, FailureAction, RolloutSpec, RolloutStrategy};
 pub use route::{
     BackendProtocol, BreakerSpec, Cidr, CidrError, PathMatch, RateLimit, RetrySpec, RouteAction, RouteSpec,
