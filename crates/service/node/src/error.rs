@@ -55,7 +55,9 @@ pub enum NodeError {
          {app}` goes back"
     )]
     RolloutBlocked { app: String, release: u64 },
-    #[error("release {release} of {app} {what}: `coppice history {app}` says why; its preview {preview} stays as it is")]
+    #[error(
+        "release {release} of {app} {what}: `coppice history {app}` says why; its preview {preview} stays as it is"
+    )]
     NotPromoted { app: String, release: u64, what: &'static str, preview: String },
     #[error("image {0:?} is not on this node: pull it (`coppice pull {0}`), or import one")]
     NoImage(String),

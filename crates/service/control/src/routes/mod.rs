@@ -10,8 +10,8 @@ mod network;
 mod node;
 mod policy;
 mod preview;
-mod release;
 mod recovery;
+mod release;
 mod secret;
 mod volume;
 

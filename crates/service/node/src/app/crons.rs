@@ -149,7 +149,8 @@ impl App {
         };
         let strangers: Vec<Arc<Container>> = {
             let inner = self.crons.inner();
-            let all = inner.crons.iter().flat_map(|(name, cron)| cron.containers.iter().map(move |(n, c)| (name, n, c)));
+            let all =
+                inner.crons.iter().flat_map(|(name, cron)| cron.containers.iter().map(move |(n, c)| (name, n, c)));
             let strange = all.filter(|(name, number, container)| {
                 container.phase().is_running() && !running.iter().any(|(of, run)| (of, run) == (*name, *number))
             });
