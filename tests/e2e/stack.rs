@@ -177,19 +177,19 @@ stop_signal = "KILL"
     let mut shown = "one".to_owned();
     let refused = (0..10).find_map(|round| {
         while file.write_all(&[0; 512]).is_ok() {}
-        let before = (shop.pid("web-1"), shop.status().release);
+        let before = shop.pid("web-1");
         shop.write(&manifest.replace("echo one", &format!("echo {round}")));
         let said = shop.coppice(&["up", "--timeout", "2s"]);
         if said.code == 0 {
             shown = round.to_string();
             return None;
         }
-        // What was there stays.
-        assert_eq!((shop.pid("web-1"), shop.status().release), before);
+        // What was there stays, whether the release was refused or waits for room to say how far it is.
+        assert_eq!(shop.pid("web-1"), before);
         Some(said.ended_with(1).stderr)
     });
     let why = refused.expect("something needs space");
-    assert!(why.contains("no space left"), "{why}");
+    assert!(why.contains("no space left") || why.contains("has not ended within"), "{why}");
     assert_eq!(get(&node, "127.0.0.1:8080/"), Ok(format!("{shown}\n")));
     let web = shop.pid("web-1");
     let other = shop.pid("other-1");

@@ -396,8 +396,14 @@ fn sqlite_failure(path: &Path, error: &rusqlite::Error) -> StorageError {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             StorageError::Damaged { path, detail: error.to_string() }
         }
+        // There is less of the file than it says of itself: it was cut.
+        _ if is_short_read(error) => StorageError::Damaged { path, detail: "it was cut short".to_owned() },
         _ => StorageError::Io { path, detail: error.to_string() },
     }
+}
+
+fn is_short_read(error: &rusqlite::Error) -> bool {
+    matches!(error, rusqlite::Error::SqliteFailure(failure, _) if failure.extended_code == rusqlite::ffi::SQLITE_IOERR_SHORT_READ)
 }
 
 fn io_failure(path: &Path, error: &io::Error) -> StorageError {

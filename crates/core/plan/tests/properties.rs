@@ -366,7 +366,7 @@ proptest! {
             for mount in old.workload(workload.as_str()).into_iter().flat_map(|w| &w.volumes).filter(|m| !m.read_only) {
                 let MountSource::Volume(data) = &mount.source else { continue };
                 let taken = steps.iter().any(|s| matches!(s, Step::SnapshotVolume { volume, .. } if volume == data));
-                prop_assert_eq!(taken, old.volumes[data].host_path.is_none(), "{} of {}", data, workload);
+                prop_assert_eq!(taken, old.volumes[data].host_path.is_none() && new.keep > 0, "{} of {}", data, workload);
             }
         }
     }
