@@ -260,3 +260,28 @@ fn on_a_full_disk_nothing_is_half_and_the_rollout_goes_on_when_there_is_room() {
     assert_eq!(status.state, "ready");
     assert_eq!(answers(&node).len(), 1, "all of one release");
 }
+
+#[test]
+fn a_hook_runs_once_before_anything_changes_and_one_that_fails_stops_the_release() {
+    let node = Node::with_busybox();
+    let manifest = |version: &str, hook: &str| {
+        format!(
+            "{}\n[worker.check]\nimage = \"box\"\ncommand = [\"sh\", \"-c\", \"{hook}\"]\nvolumes = [\"notes:/notes\"]\n\
+             [worker.tell]\nimage = \"box\"\ncommand = [\"sh\", \"-c\", \"echo after >> /notes/runs\"]\nvolumes = [\"notes:/notes\"]\n\
+             [hooks]\nbefore_deploy = [\"check\"]\nafter_deploy = [\"tell\"]\n[volume.notes]\n",
+            web(version, "")
+        )
+    };
+    let site = Project::new(&node, "site", &manifest("one", "true"));
+    site.up();
+    let before = site.pids();
+    assert_eq!(before.len(), 3, "hooks do not run with the others");
+    site.write(&manifest("two", "echo no >> /notes/runs; exit 3"));
+    let said = site.coppice(&["up", "--timeout", "20s"]);
+    assert!(said.code != 0 && said.stderr.contains("check"), "{}", said.stderr);
+    assert_eq!((site.pids(), answers(&node)), (before, BTreeSet::from(["one".to_owned()])));
+    site.write(&manifest("three", "echo yes >> /notes/runs"));
+    site.up();
+    assert_eq!(answers(&node), BTreeSet::from(["three".to_owned()]));
+    assert_eq!(std::fs::read_to_string(site.volume("notes").join("runs")).unwrap(), "no\nyes\nafter\n");
+}
