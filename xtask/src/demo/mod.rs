@@ -189,7 +189,8 @@ impl Demo {
     fn instance(&self, name: &str) -> Result<Instance> {
         let text = self.said(&["status", "hello", "--json"])?;
         let status: Value = serde_json::from_str(&text).context("status --json is not JSON")?;
-        let child = find(&status, name).with_context(|| format!("status knows no instance {name}"))?;
+        // What a rollout says of its targets is not what runs.
+        let child = find(&status["tree"], name).with_context(|| format!("status knows no instance {name}"))?;
         let pid = child["pid"].as_u64().with_context(|| format!("{name} is {}, without a process", child["state"]))?;
         if child["ready"] != Value::Bool(true) {
             bail!("{name} runs and is not ready: {}", child["reason"]);
