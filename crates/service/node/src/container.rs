@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::sync::Mutex;
 
 use coppice_api::{ContainerState, HealthState, PortDetail};
-use coppice_base::{ContainerId, Name, Timestamp};
+use coppice_base::{ContainerId, Name, Timestamp, signal_text};
 use coppice_container::{IdRange, Network};
 use coppice_launcher::protocol::Exit;
 use coppice_spec::{PortSpec, Protocol, RunSpec};
@@ -297,5 +297,15 @@ impl Container {
     /// Resolves with its exit once it runs no more. `None`: it was removed without having run.
     pub async fn ended(&self) -> Option<Exit> {
         self.when(|phase| phase.exit().is_some() || matches!(phase, Phase::Removed { .. })).await.exit()
+    }
+}
+
+/// `exited with code 1`, `killed by signal 9 (KILL)`.
+pub(crate) fn exit_text(exit: &Exit, lost: bool) -> String {
+    match (lost, exit.oom, exit.signal) {
+        (true, ..) => "lost: the launcher or the machine went down with it".to_owned(),
+        (_, true, _) => "killed: out of memory".to_owned(),
+        (_, _, Some(signal)) => format!("killed by {}", signal_text(signal)),
+        _ => format!("exited with code {}", exit.code),
     }
 }

@@ -24,7 +24,7 @@ use coppice_image::{Image, ImageStore};
 use coppice_launcher::protocol::{ContainerStatus, Exit, LaunchError};
 use coppice_spec::RunSpec;
 
-use crate::container::{Container, Home, Owner, Phase, Place, Record, SecretVersions};
+use crate::container::{Container, Home, Owner, Phase, Place, Record, SecretVersions, exit_text};
 use crate::directories::Directories;
 use crate::error::NodeError;
 use crate::events::{About, Events};
@@ -768,16 +768,6 @@ impl Containers {
             *used.entry(container.read(|record| record.image_id.clone())).or_default() += 1;
         }
         used
-    }
-}
-
-/// `exited with code 1`, `killed by signal 9 (KILL)`.
-pub(crate) fn exit_text(exit: &Exit, lost: bool) -> String {
-    match (lost, exit.oom, exit.signal) {
-        (true, ..) => "lost: the launcher or the machine went down with it".to_owned(),
-        (_, true, _) => "killed: out of memory".to_owned(),
-        (_, _, Some(signal)) => format!("killed by {}", signal_text(signal)),
-        _ => format!("exited with code {}", exit.code),
     }
 }
 

@@ -14,8 +14,8 @@ use coppice_spec::{MountSource, Strategy};
 use coppice_supervise::{self as supervise, ChildState, MemberStatus, Overall, What};
 
 use crate::app::App;
-use crate::container::{Container, Owner, Phase, port_detail};
-use crate::containers::{Containers, exit_text};
+use crate::container::{Container, Owner, Phase, exit_text, port_detail};
+use crate::containers::Containers;
 use crate::error::NodeError;
 use crate::prepare;
 

@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::tree::revision;
 use super::{App, Slot};
-use crate::container::{Container, Owner, Phase, Place};
-use crate::containers::{OfApp, exit_text};
+use crate::container::{Container, Owner, Phase, Place, exit_text};
+use crate::containers::OfApp;
 use crate::error::NodeError;
 use crate::instance::{self, Hearer};
 use crate::rollout::Seen;

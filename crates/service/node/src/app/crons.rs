@@ -17,8 +17,8 @@ use tokio::sync::{Notify, watch};
 
 use super::tree::revision;
 use super::{App, Wanted};
-use crate::container::{Container, Owner, Phase, Place};
-use crate::containers::{OfApp, exit_text};
+use crate::container::{Container, Owner, Phase, Place, exit_text};
+use crate::containers::OfApp;
 use crate::error::NodeError;
 use crate::root::{make, replace_file};
 use crate::zone;

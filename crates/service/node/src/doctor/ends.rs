@@ -202,7 +202,7 @@ impl Node {
                 Phase::Created => "created, and never started".to_owned(),
                 Phase::Starting => "starting".to_owned(),
                 Phase::Running { .. } => "running".to_owned(),
-                Phase::Exited { exit, lost, .. } => crate::containers::exit_text(exit, *lost),
+                Phase::Exited { exit, lost, .. } => crate::container::exit_text(exit, *lost),
                 Phase::Removed { .. } => "removed".to_owned(),
             },
             network: container.read(|record| record.spec.workload.network),
