@@ -476,6 +476,15 @@ pub(crate) static SERVICE: Section = Section {
         key("http_routes", Kind::Named(&ROUTE), "Its routes, when there are several."),
         key("tls", Kind::Table(&TLS), "Certificates of its names."),
         key("headless", Kind::Boolean, "Its name resolves to the instances and not to one virtual address."),
+        key("dev", Kind::Table(&DEV), "What `coppice up --dev` builds and watches for it; nobody else reads it."),
+    ],
+};
+
+pub(crate) static DEV: Section = Section {
+    doc: "What `coppice up --dev` does when a service's sources change. It is no part of the app.",
+    keys: &[
+        key("build", Kind::Text, "A command for `sh`, run beside the manifest: at first, and when a source changes."),
+        key("watch", Kind::Texts, "Sources: files and directories, whose changes build and restart the service."),
     ],
 };
 
@@ -612,8 +621,12 @@ pub(crate) fn advice(section: &Section, word: &str) -> Option<&'static str> {
         }
         "cron" if cron => "write `schedule`",
         "delay" if rollout => "write `delay_between_batches`",
-        "dns" | "networks" | "configs" | "devices" | "sysctls" | "logging" | "build" | "profiles" | "gpu"
-        | "gpu_mesh" | "alerts" | "required_labels"
+        "build" if workload => {
+            "images are built elsewhere; a command for `up --dev` goes into [service.NAME.dev] build"
+        }
+        "develop" if workload => "write [service.NAME.dev] with `build` and `watch`",
+        "dns" | "networks" | "configs" | "devices" | "sysctls" | "logging" | "profiles" | "gpu" | "gpu_mesh"
+        | "alerts" | "required_labels"
             if workload =>
         {
             "this version of Coppice does not have it yet; remove it"

@@ -20,6 +20,7 @@ mod check;
 mod compose;
 mod context;
 mod cron;
+mod dev;
 mod diagnostic;
 mod env;
 mod expand;
@@ -55,6 +56,7 @@ mod write;
 
 pub use compose::{Converted, LeftOut, convert_compose};
 pub use context::Context;
+pub use dev::DevSpec;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use parse::{FILE_MAX, NESTING_MAX, Parsed, WORKLOADS_MAX, parse, parse_bytes};
 pub use schema::schema;

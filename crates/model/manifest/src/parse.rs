@@ -10,6 +10,7 @@ use coppice_spec::{AppSpec, OnExhausted, SuperviseSpec};
 use crate::check::{self, WrittenGroup};
 use crate::context::Context;
 use crate::cron::{self, ReadCron};
+use crate::dev::DevSpec;
 use crate::diagnostic::{Diagnostics, Report, quoted};
 use crate::fields::{self, Fields};
 use crate::keys::{APP, APPS, GROUP, RELEASE, ROOT, SUPERVISE};
@@ -32,6 +33,8 @@ pub const WORKLOADS_MAX: usize = 1000;
 pub struct Parsed {
     /// One, unless the manifest says `[app.NAME.…]`; then all of them, in the order they are written. Never empty.
     pub apps: Vec<AppSpec>,
+    /// How their services are built while they are developed, by those that say so.
+    pub dev: Vec<DevSpec>,
     /// What is allowed and probably not meant; no errors.
     pub warnings: Diagnostics,
 }
@@ -42,6 +45,9 @@ impl Parsed {
         self.apps.swap_remove(0)
     }
 }
+
+/// An app that was read.
+type Contents = (AppSpec, Vec<DevSpec>);
 
 /// What a manifest is read with.
 pub(crate) struct Input<'i, 'c> {
@@ -102,11 +108,15 @@ pub(crate) fn read(text: &str, file_name: &str, input: &Input<'_, '_>) -> Result
         Some(files) => environments(merge::join(files, &mut report), input, &mut report),
         None => Vec::new(),
     };
-    if report.has_errors() { Err(report.finish()) } else { Ok(Parsed { apps, warnings: report.finish() }) }
+    if report.has_errors() {
+        return Err(report.finish());
+    }
+    let (apps, dev): (Vec<AppSpec>, Vec<Vec<DevSpec>>) = apps.into_iter().unzip();
+    Ok(Parsed { apps, dev: dev.into_iter().flatten().collect(), warnings: report.finish() })
 }
 
 /// The apps in the chosen environment. The others are read too, so that a mistake in them is found today.
-fn environments(mut sections: Vec<Entry>, input: &Input<'_, '_>, report: &mut Report<'_>) -> Vec<AppSpec> {
+fn environments(mut sections: Vec<Entry>, input: &Input<'_, '_>, report: &mut Report<'_>) -> Vec<Contents> {
     let at = sections.iter().position(|section| section.key == "env");
     let written = at.map(|at| sections.remove(at));
     let mut overlays: Vec<(&Entry, &[Entry])> = Vec::new();
@@ -174,7 +184,7 @@ fn environments(mut sections: Vec<Entry>, input: &Input<'_, '_>, report: &mut Re
 }
 
 /// The apps that whole `sections` make, in `environment`.
-fn apps(mut sections: Vec<Entry>, environment: &str, input: &Input<'_, '_>, report: &mut Report<'_>) -> Vec<AppSpec> {
+fn apps(mut sections: Vec<Entry>, environment: &str, input: &Input<'_, '_>, report: &mut Report<'_>) -> Vec<Contents> {
     let at = sections.iter().position(|section| section.key == "app");
     let is_app = |entry: &Entry| matches!(entry.node.value, Value::Table(_)) && entry.key != "labels";
     let several = at.is_some_and(|at| match &sections[at].node.value {
@@ -225,7 +235,7 @@ fn contents(
     labels: BTreeMap<String, String>,
     input: &Input<'_, '_>,
     report: &mut Report<'_>,
-) -> AppSpec {
+) -> Contents {
     let (supervise, on_exhausted) = supervision(&root, report);
     let keep = keep(&root, report);
 
@@ -243,7 +253,7 @@ fn contents(
                 Some(one) if read.len() < WORKLOADS_MAX => read.push(one),
                 Some(_) => {
                     too_many(entry, report);
-                    return AppSpec { labels, supervise, ..AppSpec::of(name) };
+                    return (AppSpec { labels, supervise, ..AppSpec::of(name) }, Vec::new());
                 }
                 None => drop(broken.insert(entry.key.clone())),
             }
@@ -255,7 +265,7 @@ fn contents(
         let one = cron.and_then(|name| cron::read(entry, name, input, report));
         if one.is_some() && read.len() + crons.len() >= WORKLOADS_MAX {
             too_many(entry, report);
-            return AppSpec { labels, supervise, ..AppSpec::of(name) };
+            return (AppSpec { labels, supervise, ..AppSpec::of(name) }, Vec::new());
         }
         crons.extend(one);
     }
@@ -324,9 +334,11 @@ fn contents(
     let secrets = secrets.into_iter().map(|(name, (secret, _))| (name, secret)).collect();
     let crons = crons.into_iter().map(|one| (one.name, one.spec)).collect();
     let mut spec = AppSpec { secrets, crons, ..spec };
+    let mut dev = Vec::new();
     for (one, depends_on) in read.into_iter().zip(depends_on) {
         match one.kind {
-            ReadKind::Service { spec: mut service, .. } => {
+            ReadKind::Service { spec: mut service, dev: of_service, .. } => {
+                dev.extend(of_service.map(|read| read.of(&spec.name, &one.name)));
                 service.workload.depends_on = depends_on;
                 spec.services.insert(one.name, *service);
             }
@@ -336,7 +348,7 @@ fn contents(
             }
         }
     }
-    spec
+    (spec, dev)
 }
 
 fn too_many(entry: &Entry, report: &mut Report<'_>) {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::keys::{
-    ACME, ANALYSIS, APP, APPS, BACKOFF, CANARY_STEP, COOKIE, CRON, DNS, GROUP, HEALTH, HOOKS, Key, Kind, LIMITS,
+    ACME, ANALYSIS, APP, APPS, BACKOFF, CANARY_STEP, COOKIE, CRON, DEV, DNS, GROUP, HEALTH, HOOKS, Key, Kind, LIMITS,
     POLICY, RATE_LIMIT, REDIRECT, RELEASE, ROLLOUT, ROOT, ROUTE, SECRET, SECRET_USE, SERVICE, SUPERVISE, Section, TLS,
     VOLUME, WORKER,
 };
@@ -19,6 +19,7 @@ const DEFINITIONS: &[(&str, &Section)] = &[
     ("canary_step", &CANARY_STEP),
     ("cookie", &COOKIE),
     ("cron", &CRON),
+    ("dev", &DEV),
     ("dns", &DNS),
     ("group", &GROUP),
     ("health", &HEALTH),
@@ -315,6 +316,10 @@ mod tests {
             "cookie" => {
                 let needed = if line.starts_with("secret") { "" } else { "secret = \"pw\"\n" };
                 format!("[service.w]\n{image}release = \"x\"\n[service.w.cookie]\n{needed}{line}\n{rest}")
+            }
+            "dev" => {
+                let watch = if line.starts_with("build") { "watch = [\"src\"]\n" } else { "" };
+                format!("[service.w]\n{image}[service.w.dev]\n{watch}{line}\n{rest}")
             }
             "service" | "worker" => format!("[{name}.w]\n{image}{line}\n{rest}"),
             "limits" => format!("[service.w]\n{image}[service.w.limits]\n{line}\n{rest}"),

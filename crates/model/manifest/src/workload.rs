@@ -9,6 +9,7 @@ use coppice_spec::{
     ServiceSpec, VolumeMount, WorkerSpec, WorkloadSpec,
 };
 
+use crate::dev::{self, ReadDev};
 use crate::diagnostic::{Report, quoted};
 use crate::fields::{Fields, Placed, wrong_type};
 use crate::keys::{LIMITS, SERVICE, WORKER};
@@ -46,6 +47,7 @@ pub(crate) enum ReadKind {
         health: bool,
         /// Services its routes name.
         mentioned: Vec<Mentioned>,
+        dev: Option<ReadDev>,
     },
     Worker(Box<WorkerSpec>),
 }
@@ -86,10 +88,11 @@ pub(crate) fn service(entry: &Entry, name: Name, input: &Input<'_, '_>, report: 
     let headless = fields.boolean("headless", report).unwrap_or_default();
     let wrote_health = fields.has("health");
     let rollout = rollout::read(&fields, &workload, replicas, report);
+    let dev = dev::read(&fields, input, report);
     fields.finish();
     let published = ports.iter().map(|port| port.value).collect();
     let spec = ServiceSpec { workload, replicas, ports: published, restart, health, routes, tls, headless, rollout };
-    let kind = ReadKind::Service { spec: Box::new(spec), ports, health: wrote_health, mentioned };
+    let kind = ReadKind::Service { spec: Box::new(spec), ports, health: wrote_health, mentioned, dev };
     Some(Read { name, key_span: entry.key_span.clone(), kind, depends_on, mounts, uses, group })
 }
 
