@@ -97,6 +97,26 @@ fn a_rolling_release_replaces_every_instance_without_one_failed_request() {
 }
 
 #[test]
+fn instances_of_the_next_release_are_not_taken_for_those_they_replace() {
+    let node = Node::with_busybox();
+    let site = Project::new(&node, "site", &web("one", ""));
+    site.up();
+    let backends = || -> BTreeSet<String> {
+        let metrics = site.coppice(&["metrics", "--json"]).succeeded().stdout;
+        let metrics: coppice_api::Metrics = serde_json::from_str(&metrics).unwrap();
+        metrics.backends.into_iter().map(|backend| backend.instance).collect()
+    };
+    for (number, version) in ["two", "three"].into_iter().enumerate() {
+        site.write(&web(version, ""));
+        site.up();
+        wait_until("the old ones are gone", || site.containers().len() == 3);
+        let numbered = ["web-1", "web-2", "web-3"].map(|instance| format!("{instance}~{}", number + 1));
+        assert_eq!(backends(), BTreeSet::from(numbered));
+        assert_eq!(running(&site), ALL);
+    }
+}
+
+#[test]
 fn a_release_that_does_not_start_or_is_never_ready_leaves_every_instance_as_it_was() {
     let node = Node::with_busybox();
     let site = Project::new(&node, "site", &web("one", ""));

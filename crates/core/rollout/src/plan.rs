@@ -101,6 +101,10 @@ pub struct Target {
     /// The old release has this instance too, whether healthy or not: it is replaced by a candidate. Others (the service
     /// grew) are started by supervision once the workload is entered.
     pub has_old: bool,
+    /// Its candidates' numbers begin after this one: that of the latest container there is of the instance, so that two of
+    /// them never have one number while both are there.
+    #[serde(default)]
+    pub numbered_after: u32,
 }
 
 /// How one workload goes from old to new.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Side;
 use crate::outcome::{Failure, Outcome, Reason};
-use crate::plan::{How, Plan, Stage};
+use crate::plan::{How, Plan, Stage, Target};
 
 /// Steps kept for the history; the oldest go first.
 pub const STEPS_MAX: usize = 200;
@@ -193,7 +193,7 @@ pub struct TargetProgress {
     pub side: Side,
     /// What stands beside it.
     pub candidate: Option<Candidate>,
-    /// Candidates so far, of both sides: the number of the last one.
+    /// The number of the last candidate, of either side; before the first, [`Target::numbered_after`].
     pub candidates: u32,
     /// Candidates that failed in a row.
     pub attempts: u32,
@@ -281,17 +281,18 @@ impl Progress {
 
 impl StageProgress {
     fn of(stage: &Stage) -> Self {
-        let target = TargetProgress {
+        let target = |target: &Target| TargetProgress {
             state: TargetState::Pending,
             side: Side::Old,
             candidate: None,
-            candidates: 0,
+            candidates: target.numbered_after,
             attempts: 0,
             retry_at: None,
             reason: None,
         };
         let volumes = if let How::Switch { volumes, .. } = &stage.how { volumes.len() } else { 0 };
-        Self { targets: vec![target; stage.targets.len()], volumes: vec![DataState::No; volumes], ..Self::default() }
+        let targets = stage.targets.iter().map(target).collect();
+        Self { targets, volumes: vec![DataState::No; volumes], ..Self::default() }
     }
 
     /// Halted, and neither entered nor left since.

@@ -74,7 +74,7 @@ fn stages() -> impl Strategy<Value = Vec<Stage>> {
     prop::collection::vec(one, 0..4).prop_map(|all| {
         let mut stages = Vec::new();
         for (at, (kind, pace, keep_writes, steps, targets, old, timeout, delay)) in all.into_iter().enumerate() {
-            let target = |n: usize| Target { instance: format!("s{at}-{n}"), has_old: n < old };
+            let target = |n: usize| Target { instance: format!("s{at}-{n}"), has_old: n < old, numbered_after: 0 };
             stages.push(Stage {
                 workload: name(&format!("s{at}")),
                 kind: WorkloadKind::Service,

@@ -56,7 +56,7 @@ fn a_record_reads_back_as_it_was_written() {
 #[test]
 fn the_history_is_bounded() {
     let mut stage = stage("web", How::Rolling(pace(1, 1)), 0);
-    stage.targets = (0..500).map(|n| Target { instance: format!("web-{n}"), has_old: true }).collect();
+    stage.targets = (0..500).map(|n| Target { instance: format!("web-{n}"), has_old: true, numbered_after: 0 }).collect();
     let mut world = World::new(plan(vec![stage]), |_, _| Fate::Well);
     world.run();
     assert_eq!(world.rollout.progress().steps.len(), coppice_rollout::STEPS_MAX);

@@ -95,13 +95,27 @@ fn a_delay_stands_between_batches_and_not_after_the_last() {
 #[test]
 fn instances_that_the_old_release_does_not_have_are_started_by_supervision_once_the_others_are_replaced() {
     let mut of_web = web(rolling());
-    of_web.targets.push(Target { instance: "web-4".to_owned(), has_old: false });
+    of_web.targets.push(Target { instance: "web-4".to_owned(), has_old: false, numbered_after: 0 });
     let mut world = World::new(plan(vec![of_web]), well);
     world.run();
     assert_eq!(verdict_of(&world), Verdict::Completed);
     let is_it =
         |action: &Action| matches!(action, Action::StartCandidate { candidate, .. } if candidate.instance == "web-4");
     assert!(!world.asked.iter().any(is_it));
+}
+
+#[test]
+fn candidates_are_numbered_after_the_containers_that_are_there() {
+    let mut of_web = web(rolling());
+    of_web.targets[0].numbered_after = 7;
+    let mut world = World::new(plan(vec![of_web]), well);
+    world.run();
+    let number = |action: &Action| match action {
+        Action::StartCandidate { candidate, .. } => Some((candidate.instance.clone(), candidate.number)),
+        _ => None,
+    };
+    let numbers: Vec<_> = world.asked.iter().filter_map(number).collect();
+    assert_eq!(numbers, [("web-1".to_owned(), 8), ("web-2".to_owned(), 1), ("web-3".to_owned(), 1)]);
 }
 
 #[test]

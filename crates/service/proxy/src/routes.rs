@@ -200,6 +200,8 @@ impl Changes {
     pub(crate) fn apply(self) {
         for (member, ready, draining) in self.0 {
             member.instance.set(ready, draining);
+            // Its last request may have ended just before.
+            member.tell_if_idle();
         }
     }
 }

@@ -65,7 +65,9 @@ pub(super) fn measure(arena: &Arena, plan: &Plan, report: &mut Report) -> Result
 /// Milliseconds from when each of the app's containers was made to when it was healthy, in all.
 fn starts(arena: &Arena, folder: &std::path::Path) -> Result<f64> {
     let listed = shell::output(&mut coppice(arena, folder, &["ps", "--json", "--app", "roll"])?)?;
-    let containers: Vec<Container> = serde_json::from_str(&listed)?;
+    let mut containers: Vec<Container> = serde_json::from_str(&listed)?;
+    // Of the release before, the last are still leaving.
+    containers.retain(|container| !container.name.contains(".was-"));
     let events = shell::output(&mut coppice(arena, folder, &["events", "--json", "--no-follow", "--since", "1m"])?)?;
     let events: Vec<Event> = events.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
     let mut sum = 0;

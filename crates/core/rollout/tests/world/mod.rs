@@ -41,7 +41,7 @@ pub(crate) fn plan(stages: Vec<Stage>) -> Plan {
 
 /// A service of so many instances, all of which the old release has; ready within 20 s, over within five minutes.
 pub(crate) fn stage(workload: &str, how: How, replicas: u32) -> Stage {
-    let target = |n: u32| Target { instance: format!("{workload}-{n}"), has_old: true };
+    let target = |n: u32| Target { instance: format!("{workload}-{n}"), has_old: true, numbered_after: 0 };
     Stage {
         workload: name(workload),
         kind: WorkloadKind::Service,

@@ -111,6 +111,16 @@ impl Candidates {
         leaving.chain(here).collect()
     }
 
+    /// The highest number of those that were, or were to be, this instance; 0: there are none.
+    fn latest_number(&self, instance: &str) -> u32 {
+        let inner = self.inner();
+        let of =
+            |container: &&Arc<Container>| matches!(&container.owner, Owner::App { instance: of, .. } if of == instance);
+        let leaving = inner.leaving.iter().filter(of).map(|container| container.read(|record| record.run));
+        let here = inner.here.keys().filter(|(of, _)| of == instance).map(|(_, number)| *number);
+        leaving.chain(here).max().unwrap_or(0)
+    }
+
     /// Every container that is no instance.
     pub(super) fn containers(&self) -> Vec<Arc<Container>> {
         let inner = self.inner();
@@ -259,6 +269,12 @@ impl App {
             self.see_off(old);
         }
         Ok(())
+    }
+
+    /// The highest number of the containers that are there of an instance: it, what it replaced, what stands beside it.
+    pub(crate) fn latest_number(&self, instance: &str) -> u32 {
+        let own = self.slots().get(instance).and_then(|slot| slot.container.clone());
+        own.map_or(0, |container| container.read(|record| record.run)).max(self.candidates.latest_number(instance))
     }
 
     /// Gives a container another part, and the name that goes with it.

@@ -283,11 +283,13 @@ impl Node {
             let container = known.as_ref().and_then(|app| app.view(instance).container);
             container.is_some_and(|container| container.phase().is_running())
         };
+        let latest = |instance: &str| known.as_ref().map_or(0, |app| app.latest_number(instance));
         let input = RolloutInput {
             app: before,
             new: release,
             stopped,
             runs: &runs,
+            latest: &latest,
             volumes: &volumes,
             snapshots_are_cheap: self.containers.volumes.kind() != Kind::Directory,
             data_of,

@@ -21,6 +21,8 @@ pub(crate) struct RolloutInput<'a> {
     pub(crate) stopped: &'a BTreeSet<Name>,
     /// Whether an instance runs.
     pub(crate) runs: &'a dyn Fn(&str) -> bool,
+    /// The number of the latest container of an instance, of those that are there.
+    pub(crate) latest: &'a dyn Fn(&str) -> u32,
     pub(crate) volumes: &'a Volumes,
     /// Copies of volumes are of one moment and take no time.
     pub(crate) snapshots_are_cheap: bool,
@@ -134,14 +136,15 @@ fn stage(input: &RolloutInput<'_>, before: &Release, workload: &Name, halts: boo
     }
     let same_definition = was_here && revision(before, workload) == revision(input.new, workload);
     let spec = service.map(|service| service.rollout.clone()).unwrap_or_default();
+    let target = |instance: String, has_old| {
+        let numbered_after = (input.latest)(&instance);
+        Target { instance, has_old, numbered_after }
+    };
     let instances: Vec<Target> = match service {
         Some(service) => (1..=service.replicas)
-            .map(|index| Target {
-                instance: coppice_plan::instance_name(workload, index),
-                has_old: was_here && index <= count(old),
-            })
+            .map(|index| target(coppice_plan::instance_name(workload, index), was_here && index <= count(old)))
             .collect(),
-        None => vec![Target { instance: workload.to_string(), has_old: was_here }],
+        None => vec![target(workload.to_string(), was_here)],
     };
     let any_runs = instances.iter().any(|target| target.has_old && (input.runs)(&target.instance));
     let by_tree = service.is_none()
