@@ -3,6 +3,10 @@
 //! The most specific rule decides: one between two services, then one between a service and an app, then one between
 //! two apps; of equally specific ones deny wins. Where no rule is about a pair, services of one app ask their `[policy]`,
 //! and whoever comes from elsewhere (another app, a container started ad hoc) gets the default of the app they speak to.
+//!
+//! A rule about an app is about its previews, too, where none names the preview: among a preview's services, and between
+//! them and other apps. To the app beside which it stands a preview is a stranger: what the app's services are allowed
+//! among themselves is not allowed to the preview's; what they are denied is.
 
 use coppice_base::{Name, Timestamp};
 use coppice_spec::{Pair, Party, Verdict};
@@ -58,8 +62,25 @@ impl State {
         ruled.unwrap_or_else(|| self.declared(from, to))
     }
 
-    /// What the rules given by hand say.
+    /// What the rules given by hand say, those that name a preview before those that name what it stands beside.
     fn ruled(&self, from: Speaker<'_>, to: Speaker<'_>) -> Option<(Verdict, Decider)> {
+        let (of_from, of_to) = (self.stands_for(from.0), self.stands_for(to.0));
+        let ways = [(from.0, to.0), (from.0, of_to), (of_from, to.0), (of_from, of_to)];
+        // What is said of a preview and its app is not of the preview's own services.
+        let mut ways = ways.into_iter().filter(|(one, other)| from.0 != to.0 || one == other);
+        ways.find_map(|(one, other)| {
+            let (verdict, decider) = self.rule_between((one, from.1), (other, to.1))?;
+            let is_of_one = from.0 != to.0 && one == other;
+            (!is_of_one || verdict == Verdict::Deny).then_some((verdict, decider))
+        })
+    }
+
+    /// The app beside which a preview stands; any other is itself.
+    fn stands_for<'n>(&'n self, app: &'n Name) -> &'n Name {
+        self.app(app.as_str()).and_then(|app| app.preview.as_ref()).map_or(app, |preview| &preview.of)
+    }
+
+    fn rule_between(&self, from: Speaker<'_>, to: Speaker<'_>) -> Option<(Verdict, Decider)> {
         let sides = |(app, workload): Speaker<'_>| {
             [Party { app: app.clone(), workload: Some(workload.clone()) }, Party { app: app.clone(), workload: None }]
         };

@@ -1,8 +1,8 @@
 //! Rules given by hand, and what holds between them and the manifests.
 
-use coppice_base::Name;
+use coppice_base::{Name, Timestamp};
 use coppice_spec::{Pair, Party, PolicySpec, Verdict};
-use coppice_state::{Body, Decider, RULES_MAX, Rejection, State};
+use coppice_state::{Body, Decider, Preview, RULES_MAX, Rejection, State};
 
 use crate::words::{World, apply, command, name, spec};
 
@@ -100,6 +100,34 @@ fn what_decides_is_named() {
     world.does(rule("blog", "shop/web", Verdict::Allow));
     let by_hand = Decider::Rule { from: party("blog"), to: party("shop/web") };
     assert_eq!(decides(&world.state, "blog/db", "shop/web"), (Verdict::Allow, by_hand));
+}
+
+#[test]
+fn rules_about_an_app_are_about_its_previews_too_but_open_no_way_between_the_two() {
+    let mut world = world(PolicySpec { default: Verdict::Deny, allow: [].into(), deny: [].into() });
+    world.does(rule("shop/web", "shop/db", Verdict::Allow));
+    world.does(rule("blog", "shop/web", Verdict::Allow));
+    world.does(rule("shop/db", "blog", Verdict::Deny));
+    let shop = world.state.app("shop").unwrap().spec().clone();
+    let spec = coppice_spec::AppSpec { name: name("shop-fix"), ..shop.clone() };
+    let mut body = apply(3, spec);
+    if let Body::Apply { terms, .. } = &mut body {
+        let (of, until) = (name("shop"), Timestamp(1));
+        terms.preview = Some(Preview { of, name: name("fix"), until, spec: Box::new(shop) });
+    }
+    world.does(body);
+    assert!(speaks(&world.state, "shop-fix/web", "shop-fix/db"), "as the app's services among themselves");
+    assert!(!speaks(&world.state, "shop-fix/db", "shop-fix/web"));
+    assert!(speaks(&world.state, "blog/db", "shop-fix/web") && !speaks(&world.state, "blog/db", "shop-fix/db"));
+    assert!(!speaks(&world.state, "shop-fix/db", "blog/web") && speaks(&world.state, "shop-fix/web", "blog/web"));
+    for (from, to) in [("shop-fix/web", "shop/db"), ("shop/web", "shop-fix/db")] {
+        assert!(!speaks(&world.state, from, to), "{from} is a stranger to {to}");
+    }
+    // One that names the preview wins, and is about nobody else.
+    world.does(rule("shop-fix/web", "shop-fix/db", Verdict::Deny));
+    world.does(rule("shop-fix", "shop", Verdict::Allow));
+    assert!(!speaks(&world.state, "shop-fix/web", "shop-fix/db") && speaks(&world.state, "shop/web", "shop/db"));
+    assert!(speaks(&world.state, "shop-fix/web", "shop/db") && !speaks(&world.state, "shop-fix/db", "shop-fix/web"));
 }
 
 #[test]
