@@ -59,23 +59,9 @@ fn rows(shop: &Project<'_>) -> Option<String> {
     (said.code == 0).then_some(said.stdout)
 }
 
-/// A node whose volumes are on btrfs.
-fn on_btrfs() -> Node {
-    let node = Node::new();
-    let image = node.file("image", "");
-    std::fs::File::options().write(true).open(&image).unwrap().set_len(2 << 30).unwrap();
-    let mut make = node.inside("mkfs.btrfs");
-    make.arg("-q").arg(&image);
-    Output::of(make).succeeded();
-    let mut mount = node.inside("mount");
-    mount.args(["-o", "loop"]).arg(&image).arg(node.root());
-    Output::of(mount).succeeded();
-    node
-}
-
 #[test]
 fn a_dropped_table_is_back_with_every_row_after_a_rollback_with_data_whatever_is_killed() {
-    let node = on_btrfs();
+    let node = Node::on_btrfs(2 << 30);
     node.busybox_image();
     let tar = debian_root("postgres", &["postgresql-15", "postgresql-client-15", "dash"]);
     node.ok(["import", tar.to_str().unwrap(), "postgres-root"]);

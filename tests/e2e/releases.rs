@@ -246,7 +246,12 @@ fn a_rollout_rests_goes_on_and_goes_back_when_it_is_told_to() {
     assert!(versions.contains(&"one".to_owned()) && versions.contains(&"two".to_owned()), "{versions:?}");
 
     site.ok(&["rollout", "resume"]);
-    wait_release(&site, "it is completed", |newest| newest.fields.status == "completed");
+    let done = wait_release(&site, "it is completed", |newest| newest.fields.status == "completed");
+    let rulings: Vec<_> = done.rollout.rulings.iter().map(|one| (one.action.as_str(), one.actor.as_str())).collect();
+    assert_eq!(rulings, [("pause", "uid 0"), ("resume", "uid 0")]);
+    assert!(done.rollout.rulings[0].at < done.rollout.rulings[1].at);
+    let page = site.ok(&["rollout", "status"]);
+    assert!(page.contains("pause was asked for by uid 0") && page.contains("resumed by uid 0"), "{page}");
     assert!(["web-1", "web-2", "web-3"].iter().all(|instance| version(&site, instance) == "two"));
 
     site.write(&web("three", slow));
@@ -306,4 +311,36 @@ fn an_up_that_comes_while_another_goes_on_says_for_whom_it_waits_and_both_end_we
     assert_eq!(states, ["completed"; 3]);
     assert!(all[1].fields.ended_at.unwrap() <= all[0].fields.created_at, "one after the other");
     assert_eq!(version(&site, "web-2"), "three");
+}
+
+#[test]
+fn of_two_first_ups_the_later_one_waits_for_the_other_and_says_so_but_not_for_one_in_trouble() {
+    let node = Node::with_busybox();
+    let slow = |version: &str| {
+        let late = web(version, "").replace("mkdir -p /www", "sleep 2; mkdir -p /www");
+        late.replace("interval = ", "start_period = \"10s\", interval = ")
+    };
+    let site = Project::new(&node, "site", &slow("one"));
+    let first = begun(&site, &["up", "--timeout", "30s"]);
+    wait_until("the first has begun", || site.try_status().is_some());
+    site.write(&web("two", ""));
+    let second = begun(&site, &["up", "--timeout", "30s"]);
+    let first = Output::of_child(first).succeeded();
+    let second = Output::of_child(second).succeeded();
+    assert!(!first.stderr.contains("waits for"), "{}", first.stderr);
+    assert!(second.stderr.contains("site: waits for release 1 (uid 0, since "), "{}", second.stderr);
+    let all = history(&site, &[]);
+    let states: Vec<&str> = all.iter().map(|entry| entry.fields.status.as_str()).collect();
+    assert_eq!(states, ["completed"; 2]);
+    assert_eq!(version(&site, "web-2"), "two");
+    site.ok(&["down"]);
+
+    // What mends one that does not come up is not kept waiting by it.
+    let site = Project::new(&node, "shop", &web("one", "").replace("mkdir -p /www", "exit 3"));
+    site.ok(&["up", "--detach"]);
+    site.wait_status("it is in trouble", |status| status.state != "starting");
+    site.write(&web("two", ""));
+    let mended = site.coppice(&["up", "--timeout", "30s"]).succeeded();
+    assert!(!mended.stderr.contains("waits for"), "{}", mended.stderr);
+    assert_eq!(version(&site, "web-1"), "two");
 }

@@ -303,5 +303,80 @@ fn a_hook_runs_once_before_anything_changes_and_one_that_fails_stops_the_release
     site.write(&manifest("three", "echo yes >> /notes/runs"));
     site.up();
     assert_eq!(answers(&node), BTreeSet::from(["three".to_owned()]));
-    assert_eq!(std::fs::read_to_string(site.volume("notes").join("runs")).unwrap(), "no\nyes\nafter\n");
+    assert_eq!(std::fs::read_to_string(site.volume("notes").join("runs")).unwrap(), "after\nno\nyes\nafter\n");
+}
+
+/// A store, and a hook that needs it, before everything else.
+fn migrated(hook: &str, needs: &str) -> String {
+    format!(
+        "{}{}\n[worker.migrate]\nimage = \"box\"\ncommand = [\"sh\", \"-c\", \"{hook}\"]\nvolumes = [\"notes:/notes\"]\n{needs}\
+         [worker.smoke]\nimage = \"box\"\ncommand = [\"sh\", \"-c\", \"wget -qO- http://web/ >> /notes/runs\"]\nvolumes = [\"notes:/notes\"]\n\
+         [hooks]\nbefore_deploy = [\"migrate\"]\nafter_deploy = [\"smoke\"]\n[volume.notes]\n",
+        web("one", ""),
+        store("[ -f /data/rows ] || echo precious > /data/rows"),
+    )
+}
+
+#[test]
+fn hooks_run_with_an_apps_first_release_too_and_one_that_fails_leaves_nothing_of_it() {
+    let node = Node::with_busybox();
+    let site = Project::new(&node, "site", &migrated("exit 3", ""));
+    let planned = site.ok(&["plan"]);
+    assert!(planned.contains("hook migrate"), "{planned}");
+    let said = site.coppice(&["up", "--timeout", "30s"]).ended_with(1);
+    assert!(said.stderr.contains("release 1 of site failed after"), "{}", said.stderr);
+    assert!(said.stderr.contains("migrate: hook_failed: exited with code 3"), "{}", said.stderr);
+    assert!(said.stderr.contains("nothing of it runs"), "{}", said.stderr);
+    assert_eq!(running(&site), Vec::<String>::new());
+    let status = site.status();
+    assert_eq!(
+        (status.state.as_str(), status.settled, status.releases.newest.status.as_str()),
+        ("failed", true, "failed")
+    );
+    let shown = site.ok(&["status"]);
+    assert!(shown.contains("release 1 failed") && shown.contains("hook_failed"), "{shown}");
+    // Neither does a daemon that returns start any of it.
+    kill_and_wait(node.daemon_pid(), "KILL");
+    assert_eq!(site.wait_status("the next daemon is there", |status| status.settled).state, "failed");
+    assert_eq!(running(&site), Vec::<String>::new());
+
+    // The same again is another release, with its hooks; what a hook needs is there before it, and goes with it again.
+    let needs = "depends_on = { db = \"healthy\" }\n";
+    site.write(&migrated("wget -qO- http://db/rows >> /notes/runs; exit 4", needs));
+    let said = site.coppice(&["up", "--timeout", "30s"]).ended_with(1);
+    assert!(
+        said.stderr.contains("release 2: db is started") && !said.stderr.contains("web is started"),
+        "{}",
+        said.stderr
+    );
+    wait_until("what the hook needed is gone", || running(&site).is_empty());
+    assert_eq!(site.status().releases.newest.status, "failed");
+
+    site.write(&migrated("wget -qO- http://db/rows >> /notes/runs", needs));
+    let status = site.up();
+    assert_eq!((status.release, status.state.as_str()), (3, "ready"));
+    assert_eq!(running(&site), [&["site.db-1"][..], &ALL].concat());
+    let runs = || std::fs::read_to_string(site.volume("notes").join("runs")).unwrap();
+    assert_eq!(runs(), "precious\nprecious\none\n");
+    // It is a release like any other: the same again is none.
+    let said = site.coppice(&["up"]).succeeded();
+    assert!(said.stderr.contains("nothing has changed since release 3"), "{}", said.stderr);
+    assert_eq!(runs(), "precious\nprecious\none\n");
+}
+
+#[test]
+fn a_first_release_whose_daemon_is_killed_in_its_hook_comes_up_and_runs_the_hook_once() {
+    let node = Node::with_busybox();
+    let hook = "echo begun >> /notes/runs; until [ -f /notes/go ]; do usleep 20000; done; echo done >> /notes/runs";
+    let site = Project::new(&node, "site", &migrated(hook, "depends_on = { db = \"healthy\" }\n"));
+    site.ok(&["up", "--detach"]);
+    let notes = site.volume("notes");
+    let runs = || std::fs::read_to_string(notes.join("runs")).unwrap_or_default();
+    wait_until("the hook runs", || runs() == "begun\n");
+    kill_and_wait(node.daemon_pid(), "KILL");
+    assert_eq!(site.wait_status("it goes on", |status| !status.settled).releases.newest.status, "in_progress");
+    std::fs::write(notes.join("go"), "").unwrap();
+    let status = site.wait_status("it is up", |status| status.settled);
+    assert_eq!((status.release, status.state.as_str()), (1, "ready"));
+    assert_eq!(runs(), "begun\ndone\none\n");
 }

@@ -48,6 +48,8 @@ pub struct Node {
     /// Where the root is as the node sees it.
     root: PathBuf,
     holder: Child,
+    /// Of every command, and so of the daemon.
+    environment: Vec<(&'static str, PathBuf)>,
 }
 
 impl Node {
@@ -66,6 +68,27 @@ impl Node {
     /// A node whose root is a filesystem of `size` bytes, to be filled.
     pub fn on_small_disk(size: u64) -> Self {
         Self::prepare(Some(size))
+    }
+
+    /// A node whose root is on btrfs of `size` bytes, which are taken as they are written.
+    pub fn on_btrfs(size: u64) -> Self {
+        let node = Self::new();
+        let image = node.file("image", "");
+        std::fs::File::options().write(true).open(&image).unwrap().set_len(size).unwrap();
+        let mut make = node.inside("mkfs.btrfs");
+        make.arg("-q").arg(&image);
+        Output::of(make).succeeded();
+        let mut mount = node.inside("mount");
+        mount.args(["-o", "loop"]).arg(&image).arg(node.root());
+        Output::of(mount).succeeded();
+        node
+    }
+
+    /// Its daemons die at the moments that are written into the file which is answered: see CONTRIBUTING.
+    pub fn mortal(&mut self) -> PathBuf {
+        let file = self.dir.join("death");
+        self.environment.push(("COPPICE_TEST_DEATH", file.clone()));
+        file
     }
 
     fn prepare(disk: Option<u64>) -> Self {
@@ -90,7 +113,7 @@ impl Node {
         let mut line = String::new();
         let _ = BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line);
         assert_eq!(line, "ready\n", "the test needs root and namespaces");
-        Self { dir, root, holder }
+        Self { dir, root, holder, environment: Vec::new() }
     }
 
     /// Writes `node.toml`; a daemon reads it when it starts.
@@ -139,6 +162,7 @@ impl Node {
         command.args(&words[1..]).arg(self.holder.id().to_string()).args(["--net", "--mount"]);
         command.arg(format!("--wdns={}", self.dir.display())).arg(program);
         command.env("NO_COLOR", "1").env_remove("COPPICE_ROOT").env("DOCKER_CONFIG", self.dir.join("docker"));
+        command.envs(self.environment.iter().map(|(name, value)| (*name, value)));
         command
     }
 

@@ -208,7 +208,8 @@ impl Rollout {
             }
         }
         turn.actions.push(Action::Leave { workload: workload.clone() });
-        self.note(turn, format!("{workload} is the old release's again"));
+        let what = if self.record.plan.first { "goes again" } else { "is the old release's again" };
+        self.note(turn, format!("{workload} {what}"));
     }
 
     pub(crate) fn switched(&mut self, turn: &mut Turn, volume: &Name, to: &str) {

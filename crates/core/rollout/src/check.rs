@@ -4,7 +4,7 @@ use crate::event::Side;
 use crate::machine::ATTEMPTS_MAX;
 use crate::outcome::Verdict;
 use crate::plan::How;
-use crate::progress::{CandidateState, DataState, FAILURES_MAX, Phase, Record, STEPS_MAX};
+use crate::progress::{CandidateState, DataState, FAILURES_MAX, Phase, RULINGS_MAX, Record, STEPS_MAX};
 
 impl Record {
     /// The broken invariants, each as one sentence; empty when all hold.
@@ -25,6 +25,7 @@ impl Record {
         );
         must(progress.blocked.is_none() || progress.phase < Phase::Removing, "what rests can still go back");
         must(progress.steps.len() <= STEPS_MAX, "it has too long a history");
+        must(progress.rulings.len() <= RULINGS_MAX, "it keeps too many rulings");
         must(progress.failures.len() <= FAILURES_MAX, "it keeps too many failures");
         let is_back = matches!(progress.phase, Phase::Back | Phase::Settling);
         for (stage, state) in self.plan.stages.iter().zip(&progress.stages) {

@@ -6,11 +6,11 @@ use crate::event::{Action, Control, Side};
 use crate::machine::{Rollout, Turn};
 use crate::outcome::{Failure, Reason};
 use crate::plan::How;
-use crate::progress::{Blocked, CandidateState, ControlState, DataState, Phase, TargetState};
+use crate::progress::{Blocked, CandidateState, ControlState, DataState, Phase, RULINGS_MAX, Ruling, TargetState};
 use coppice_spec::FailureAction;
 
 impl Rollout {
-    pub(crate) fn control(&mut self, turn: &mut Turn, control: Control) {
+    pub(crate) fn control(&mut self, turn: &mut Turn, control: Control, by: String) {
         let progress = &mut self.record.progress;
         if progress.phase >= Phase::Removing {
             return;
@@ -18,28 +18,35 @@ impl Rollout {
         match (control, progress.control) {
             (Control::Pause, ControlState::Active) => {
                 progress.control = ControlState::Paused;
-                self.note(turn, "pause was asked for".to_owned());
+                self.note(turn, format!("pause was asked for by {by}"));
             }
             (Control::Resume, ControlState::Active | ControlState::Paused) => {
                 let was_paused = progress.control == ControlState::Paused;
                 progress.control = ControlState::Active;
                 if progress.blocked.take().is_some() {
                     self.unblock(turn);
-                    self.note(turn, "resumed".to_owned());
+                    self.note(turn, format!("resumed by {by}"));
                 } else if was_paused {
-                    self.note(turn, "the pause was taken back".to_owned());
+                    self.note(turn, format!("the pause was taken back by {by}"));
+                } else {
+                    return;
                 }
             }
             (Control::Cancel, ControlState::Active | ControlState::Paused) => {
                 progress.control = ControlState::CancelRequested;
                 let is_blocked = progress.blocked.is_some();
-                self.note(turn, "cancel was asked for".to_owned());
+                self.note(turn, format!("cancel was asked for by {by}"));
                 if is_blocked {
                     self.cancel(turn);
                 }
             }
-            _ => {}
+            _ => return,
         }
+        let rulings = &mut self.record.progress.rulings;
+        if rulings.len() == RULINGS_MAX {
+            rulings.pop_front();
+        }
+        rulings.push_back(Ruling { at: turn.now, control, by });
     }
 
     /// Before something is begun: whether it may be. If not, it rests or goes back from here on.

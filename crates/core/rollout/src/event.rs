@@ -149,7 +149,11 @@ pub enum Event {
     Removed {
         workload: Name,
     },
-    Control(Control),
+    Control {
+        control: Control,
+        /// Who, in words.
+        by: String,
+    },
     /// Time has passed.
     Tick,
 }
@@ -164,4 +168,81 @@ pub enum Control {
     Resume,
     /// Go back before the next batch.
     Cancel,
+}
+
+impl Control {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Cancel => "cancel",
+        }
+    }
+}
+
+/// The names of all actions, in the order in which a rollout asks for them.
+pub const ACTIONS: [&str; 15] = [
+    "snapshot",
+    "run_hook",
+    "stop_hook",
+    "halt",
+    "switch_data",
+    "switch_back",
+    "start_candidate",
+    "promote",
+    "discard",
+    "weigh",
+    "sample",
+    "enter",
+    "leave",
+    "remove",
+    "end",
+];
+
+impl Action {
+    /// Its name: one of [`ACTIONS`].
+    pub fn name(&self) -> &'static str {
+        ACTIONS[match self {
+            Self::Snapshot { .. } => 0,
+            Self::RunHook { .. } => 1,
+            Self::StopHook { .. } => 2,
+            Self::Halt { .. } => 3,
+            Self::SwitchData { .. } => 4,
+            Self::SwitchBack { .. } => 5,
+            Self::StartCandidate { .. } => 6,
+            Self::Promote { .. } => 7,
+            Self::Discard { .. } => 8,
+            Self::Weigh { .. } => 9,
+            Self::Sample { .. } => 10,
+            Self::Enter { .. } => 11,
+            Self::Leave { .. } => 12,
+            Self::Remove { .. } => 13,
+            Self::End(_) => 14,
+        }]
+    }
+}
+
+impl Event {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Snapshotted { .. } => "snapshotted",
+            Self::SnapshotFailed { .. } => "snapshot_failed",
+            Self::HookEnded { .. } => "hook_ended",
+            Self::Halted { .. } => "halted",
+            Self::Switched { .. } => "switched",
+            Self::SwitchFailed { .. } => "switch_failed",
+            Self::CandidateReady(_) => "candidate_ready",
+            Self::CandidateUnhealthy(..) => "candidate_unhealthy",
+            Self::CandidateFailed { .. } => "candidate_failed",
+            Self::Promoted { .. } => "promoted",
+            Self::Discarded(_) => "discarded",
+            Self::WorkloadReady { .. } => "workload_ready",
+            Self::WorkloadFailed { .. } => "workload_failed",
+            Self::Sample { .. } => "sample",
+            Self::Removed { .. } => "removed",
+            Self::Control { .. } => "control",
+            Self::Tick => "tick",
+        }
+    }
 }

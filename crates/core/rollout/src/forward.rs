@@ -33,7 +33,7 @@ impl Rollout {
         }
         let all = progress.snapshots.iter().all(|state| *state == DataState::Done);
         if all {
-            progress.phase = Phase::Before;
+            progress.phase = if plan.ahead > 0 { Phase::Stages } else { Phase::Before };
         }
         all
     }
@@ -213,6 +213,10 @@ impl Rollout {
 
     fn run_stages(&mut self, turn: &mut Turn) -> bool {
         let s = self.record.progress.stage;
+        if s == self.record.plan.ahead && self.record.progress.before.done < self.record.plan.before.len() {
+            self.record.progress.phase = Phase::Before;
+            return true;
+        }
         if s >= self.record.plan.stages.len() {
             self.record.progress.phase = Phase::After;
             return true;
@@ -267,7 +271,8 @@ impl Rollout {
         }
         self.unweigh(turn, s);
         turn.actions.push(Action::Enter { workload: workload.clone() });
-        self.note(turn, format!("{workload} is the new release's"));
+        let what = if self.record.plan.first { "is started" } else { "is the new release's" };
+        self.note(turn, format!("{workload} {what}"));
         false
     }
 

@@ -25,6 +25,8 @@
 //!   passed too, everything is left to supervision under the old release, and the outcome says what remains.
 //! - **Going back is decided once.** Nothing new is promoted or entered after it. Stages go back in reverse order, by
 //!   candidates of the old side (no canary, no delay), then [`Action::Leave`]; data goes back before its workloads.
+//! - **An app's first release** replaces nothing: supervision starts each workload when its turn comes. What hooks before it
+//!   need (a database, to migrate it) is started ahead of them, and goes again with everything else if they fail.
 //! - **It does not rest half-way through data.** While workloads are halted a pause waits and a failure goes back, whatever
 //!   the failure action; a switch that fails is taken back before its rollout is blocked.
 //! - **After the last hook there is no way back:** what only the old release had is removed, and it is completed.
@@ -46,13 +48,13 @@ mod replace;
 mod resume;
 mod status;
 
-pub use event::{Action, CandidateId, Control, Event, HookWhen, Side};
+pub use event::{ACTIONS, Action, CandidateId, Control, Event, HookWhen, Side};
 pub use machine::{ATTEMPTS_MAX, FLAPS_MAX, Rollout};
 pub use outcome::{Failure, Outcome, Reason, Verdict};
 pub use plan::{How, Pace, Plan, Stage, StageVolume, Target, VolumeSnapshot, VolumeSwitch, WorkloadKind};
 pub use progress::{
     Blocked, Candidate, CandidateState, ControlState, DataProgress, DataState, FAILURES_MAX, HaltState, Hooks, Phase,
-    Progress, Record, STEPS_MAX, StageProgress, Step, TargetProgress, TargetState, Watch,
+    Progress, RULINGS_MAX, Record, Ruling, STEPS_MAX, StageProgress, Step, TargetProgress, TargetState, Watch,
 };
 pub use resume::ResumeError;
 pub use status::{Checkpoint, Counts, FailureDetail, RolloutState, Status, TargetStatus};

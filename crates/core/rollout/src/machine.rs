@@ -49,6 +49,7 @@ impl Rollout {
     pub fn handle(&mut self, now: Timestamp, event: Event) -> Vec<Action> {
         let mut turn = Turn { now, actions: Vec::new() };
         if !self.record.has_ended() {
+            self.record.progress.taken_up = true;
             self.take(&mut turn, event);
             self.settle(&mut turn);
         }
@@ -126,7 +127,7 @@ impl Rollout {
                     self.record.progress.removed[at] = true;
                 }
             }
-            Event::Control(control) => self.control(turn, control),
+            Event::Control { control, by } => self.control(turn, control, by),
             Event::Tick => {}
         }
     }
@@ -261,6 +262,7 @@ impl Rollout {
         turn.actions.push(Action::End(outcome));
         let what = match verdict {
             Verdict::Completed => "completed",
+            _ if self.record.plan.first => "failed; nothing of it is left",
             Verdict::Failed => "failed; no workload was changed",
             Verdict::RolledBack => "the old release is back",
         };

@@ -6,13 +6,19 @@ use serde::{Deserialize, Serialize};
 
 /// One way from an old release to a new one. The order of the work is: [`snapshots`](Self::snapshots),
 /// [`before`](Self::before), [`switches`](Self::switches), [`stages`](Self::stages), [`after`](Self::after),
-/// [`removed`](Self::removed).
+/// [`removed`](Self::removed); the first [`ahead`](Self::ahead) stages come before the hooks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
+    /// There is no old release: all that there is to go back to is nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first: bool,
     /// Taken live, before anything changes.
     pub snapshots: Vec<VolumeSnapshot>,
     /// Hooks, one after the other, before anything changes.
     pub before: Vec<Name>,
+    /// How many stages come before these hooks: what they need, of an app of which nothing runs yet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ahead: usize,
     /// The volumes whose data goes to another snapshot (a rollback with its data).
     pub switches: Vec<VolumeSwitch>,
     /// Workloads that are stopped for the switches, dependents first. Each is a [`How::Tree`] stage too, or one of
@@ -201,6 +207,18 @@ impl Plan {
                 broken.push(format!("{workload} is halted and nothing starts it again"));
             }
         }
+        let ahead = self.stages.get(..self.ahead);
+        if ahead.is_none_or(|ahead| ahead.iter().any(|stage| stage.how != How::Tree || stage.has_old())) {
+            broken.push("what comes before the hooks is not just what they need".to_owned());
+        }
+        if self.ahead > 0 && (!self.first || self.before.is_empty()) {
+            broken.push("stages come before hooks that there are not, or that have what they need".to_owned());
+        }
+        if self.first
+            && (!self.switches.is_empty() || !self.removed.is_empty() || self.stages.iter().any(Stage::has_old))
+        {
+            broken.push("it replaces something of no release".to_owned());
+        }
         let mut workloads = std::collections::BTreeSet::new();
         for workload in self.stages.iter().map(|stage| &stage.workload).chain(&self.removed) {
             if !workloads.insert(workload) {
@@ -236,4 +254,8 @@ impl Plan {
         }
         broken
     }
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }

@@ -6,12 +6,15 @@ use std::collections::VecDeque;
 use coppice_base::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::event::Side;
+use crate::event::{Control, Side};
 use crate::outcome::{Failure, Outcome, Reason};
 use crate::plan::{How, Plan, Stage, Target};
 
 /// Steps kept for the history; the oldest go first.
 pub const STEPS_MAX: usize = 200;
+
+/// Rulings kept; the oldest go first.
+pub const RULINGS_MAX: usize = 50;
 
 /// Failures kept; those that come later are not.
 pub const FAILURES_MAX: usize = 50;
@@ -26,10 +29,16 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     pub began: Timestamp,
+    /// Somebody carries it out, or did before he was gone. One that nobody has taken up has done nothing yet.
+    #[serde(default)]
+    pub taken_up: bool,
     pub phase: Phase,
     /// When going forth (or, in [`Phase::Back`], going back) must be over. Does not count while it is blocked.
     pub deadline: Timestamp,
     pub control: ControlState,
+    /// Who has ruled it, the newest last.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub rulings: VecDeque<Ruling>,
     /// It rests, until somebody resumes or cancels it.
     pub blocked: Option<Blocked>,
     /// By the plan's order.
@@ -79,6 +88,15 @@ pub enum ControlState {
     Active,
     Paused,
     CancelRequested,
+}
+
+/// What an operator asked for, of that which changed something.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ruling {
+    pub at: Timestamp,
+    pub control: Control,
+    /// Who, in words.
+    pub by: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,9 +276,11 @@ impl Progress {
     pub(crate) fn of(plan: &Plan, now: Timestamp) -> Self {
         Self {
             began: now,
+            taken_up: false,
             phase: Phase::Snapshots,
             deadline: now.plus(plan.deadline.0),
             control: ControlState::Active,
+            rulings: VecDeque::new(),
             blocked: None,
             snapshots: vec![DataState::No; plan.snapshots.len()],
             before: Hooks::default(),

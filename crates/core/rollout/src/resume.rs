@@ -18,6 +18,7 @@ impl Rollout {
     /// Goes on from a record that another process kept: what it may have asked for and not seen done is asked for again.
     /// Before it does the actions, the caller builds its supervision tree from the record ([`Record::is_entered`],
     /// [`Record::side_of`], [`Record::halted`]): what these say need not come as an action again.
+    /// One that nobody has taken up yet begins by this: no step says that it goes on.
     /// One whose deadline has passed meanwhile fails by it; a step in the history says which. Going back gets its whole time
     /// again.
     pub fn resume(record: Record, now: Timestamp) -> Result<(Self, Vec<Action>), ResumeError> {
@@ -35,6 +36,7 @@ impl Rollout {
     }
 
     fn come_back(&mut self, turn: &mut Turn) {
+        let is_fresh = !std::mem::replace(&mut self.record.progress.taken_up, true);
         let progress = &self.record.progress;
         let fresh = turn.now.plus(self.record.plan.deadline.0);
         let of_stage = progress.stages.get(progress.stage).and_then(|stage| stage.deadline);
@@ -53,7 +55,7 @@ impl Rollout {
                 self.ask_promotes(turn);
             }
             return;
-        } else {
+        } else if !is_fresh {
             self.note(turn, "the node is back: the rollout goes on".to_owned());
         }
         self.ask_data(turn);

@@ -105,6 +105,27 @@ fn a_paused_rollout_that_is_canceled_goes_back() {
 }
 
 #[test]
+fn who_ruled_it_and_when_is_kept_and_what_changed_nothing_is_not() {
+    let mut world = World::new(web(), well);
+    world.control(Control::Resume);
+    world.control(Control::Pause);
+    world.control(Control::Pause);
+    world.run();
+    let began = world.rollout.progress().rulings[0].at;
+    world.now.0 += 1000;
+    world.control(Control::Resume);
+    world.control(Control::Cancel);
+    world.control(Control::Cancel);
+    let rulings = &world.rollout.progress().rulings;
+    let all: Vec<_> = rulings.iter().map(|ruling| (ruling.control, ruling.by.as_str())).collect();
+    assert_eq!(all, [(Control::Pause, "uid 7"), (Control::Resume, "uid 7"), (Control::Cancel, "uid 7")]);
+    assert!(rulings[1].at.since(began).as_millis() >= 1000);
+    assert!(world.steps().contains("resumed by uid 7") && world.steps().contains("cancel was asked for by uid 7"));
+    world.run();
+    assert_eq!(world.rollout.progress().rulings.len(), 3);
+}
+
+#[test]
 fn a_canary_that_is_watched_is_paused_and_canceled_at_once() {
     let steps = vec![CanaryStep { instances: 1, weight: 10, duration: secs(60) }];
     let how = How::Canary { steps, analysis: AnalysisSpec::default(), pace: pace(1, 1) };

@@ -2,7 +2,7 @@
 
 mod world;
 
-use coppice_rollout::{Control, How, Plan, Reason, Side, StageVolume, VolumeSnapshot, VolumeSwitch};
+use coppice_rollout::{Action, Control, How, Plan, Reason, Side, StageVolume, VolumeSnapshot, VolumeSwitch};
 use coppice_spec::{AnalysisSpec, CanaryStep, FailureAction};
 use world::{Ask, Fate, World, name, pace, plan, secs, stage};
 
@@ -87,6 +87,30 @@ fn a_shop_that_is_blocked_resumed_killed_and_canceled() {
     world.control(Control::Cancel);
     world.run();
     is_as_written("canceled", &world);
+}
+
+#[test]
+fn a_first_release_whose_hook_needs_a_database() {
+    let fresh = |workload: &str, replicas| {
+        let mut fresh = stage(workload, How::Tree, replicas);
+        fresh.targets.iter_mut().for_each(|target| target.has_old = false);
+        fresh
+    };
+    let first = || Plan {
+        first: true,
+        before: vec![name("migrate")],
+        ahead: 1,
+        after: vec![name("smoke")],
+        ..plan(vec![fresh("db", 1), fresh("web", 2)])
+    };
+    let mut world = World::new(first(), |_, _| Fate::Well);
+    world.run();
+    is_as_written("first", &world);
+
+    let mut world = World::new(first(), but(Ask::Hook, "migrate", Fate::Fails(Reason::HookFailed)));
+    world.run();
+    is_as_written("first-failed", &world);
+    assert!(!world.asked.iter().any(|action| matches!(action, Action::Enter { workload } if *workload == name("web"))));
 }
 
 #[test]

@@ -113,12 +113,17 @@ fn any_plan() -> impl Strategy<Value = Plan> {
         }
         halt.reverse();
         let snapshot = |volume| VolumeSnapshot { volume, snapshot: "r2".to_owned() };
+        let is_fresh = |stage: &&Stage| stage.how == How::Tree && !stage.has_old();
+        let first = switches == 0 && removed.is_empty() && !stages.iter().any(Stage::has_old);
+        let ahead = if before && first { stages.iter().take_while(is_fresh).count() } else { 0 };
         Plan {
+            first,
             snapshots: some(snapshots, ["d0", "d1"]).into_iter().map(snapshot).collect(),
             before: some(before, ["b0", "b1"]),
             switches: (0..switches).map(switch).collect(),
             halt,
             stages,
+            ahead,
             after: some(after, ["a0", "a1"]),
             removed,
             failure_action: if pause { FailureAction::Pause } else { FailureAction::Rollback },

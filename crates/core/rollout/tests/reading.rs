@@ -56,7 +56,8 @@ fn a_record_reads_back_as_it_was_written() {
 #[test]
 fn the_history_is_bounded() {
     let mut stage = stage("web", How::Rolling(pace(1, 1)), 0);
-    stage.targets = (0..500).map(|n| Target { instance: format!("web-{n}"), has_old: true, numbered_after: 0 }).collect();
+    stage.targets =
+        (0..500).map(|n| Target { instance: format!("web-{n}"), has_old: true, numbered_after: 0 }).collect();
     let mut world = World::new(plan(vec![stage]), |_, _| Fate::Well);
     world.run();
     assert_eq!(world.rollout.progress().steps.len(), coppice_rollout::STEPS_MAX);
@@ -74,10 +75,19 @@ fn plans_that_could_not_end_are_found_out() {
     let none = DurationText(Duration::ZERO);
     let volume = || StageVolume { volume: name("data"), snapshot: "r1".to_owned(), cut: "r2-cut".to_owned() };
     let switch = |workload| stage(workload, How::Switch { volumes: vec![volume()], keep_writes: false }, 1);
-    let broken: [(Plan, &str); 7] = [
+    let broken: [(Plan, &str); 10] = [
         (Plan { deadline: none, ..web() }, "the rollout has no deadline"),
         (Plan { halt: vec![name("db")], ..web() }, "workloads are halted and nothing is switched"),
         (Plan { removed: vec![name("db")], ..web() }, "db is there twice"),
+        (
+            Plan { ahead: 1, before: vec![name("hook")], ..web() },
+            "what comes before the hooks is not just what they need",
+        ),
+        (
+            Plan { ahead: 1, ..plan(vec![stage("db", How::Tree, 0)]) },
+            "stages come before hooks that there are not, or that have what they need",
+        ),
+        (Plan { first: true, ..web() }, "it replaces something of no release"),
         (plan(vec![stage("web", How::Rolling(pace(0, 1)), 1)]), "web may not replace a single instance at once"),
         (plan(vec![stage("a", How::Tree, 1), stage("a", How::Tree, 1)]), "instance a-1 of a is there twice"),
         (plan(vec![switch("a"), switch("b")]), "the data of data is switched twice"),

@@ -46,10 +46,10 @@ pub struct Release {
     pub verdict: Option<Verdict>,
     #[serde(default)]
     pub trigger: Trigger,
-    /// What was current when it came. It is kept for as long as this one is being rolled out.
+    /// What was current when it came, if anything of that was there. It is kept for as long as this one is being rolled out.
     #[serde(default)]
     pub from: Option<ReleaseId>,
-    /// `None`: it replaced nothing.
+    /// `None`: it replaced nothing, and ran no hooks.
     #[serde(default)]
     pub rollout: Option<Box<Record>>,
     /// Versions of the secrets it runs with.
@@ -97,18 +97,18 @@ impl App {
         self.releases.last().expect("an app has a release (State::check)")
     }
 
-    /// The current release's rollout while it has not ended, and the release that it replaces.
-    pub fn rollout(&self) -> Option<(&Record, &Release)> {
+    /// The current release's rollout while it has not ended, and the release that it replaces, if it replaces one.
+    pub fn rollout(&self) -> Option<(&Record, Option<&Release>)> {
         let current = self.current();
         let record = current.rollout.as_deref().filter(|_| current.verdict.is_none())?;
-        Some((record, self.release(current.from?)?))
+        Some((record, current.from.and_then(|from| self.release(from))))
     }
 
     /// The release by which a workload is supervised now: during a rollout the one before, until the workload has been
     /// entered.
     pub fn release_of(&self, workload: &str) -> &Release {
         match self.rollout() {
-            Some((record, before)) if !record.is_entered(workload) => before,
+            Some((record, Some(before))) if !record.is_entered(workload) => before,
             _ => self.current(),
         }
     }
@@ -121,17 +121,18 @@ impl App {
         }
     }
 
-    /// The release on one side of the rollout that goes on; without one the current one is on both.
+    /// The release on one side of the rollout that goes on; without one, or with nothing before it, the current one is on
+    /// both.
     pub fn release_at(&self, side: Side) -> &Release {
         match self.rollout() {
-            Some((_, before)) if side == Side::Old => before,
+            Some((_, Some(before))) if side == Side::Old => before,
             _ => self.current(),
         }
     }
 
     /// The releases' specs by which there may be instances now: the current one's, and during a rollout the one's before.
     pub fn specs(&self) -> impl Iterator<Item = &AppSpec> {
-        std::iter::once(self.spec()).chain(self.rollout().map(|(_, before)| &before.spec))
+        std::iter::once(self.spec()).chain(self.rollout().and_then(|(_, before)| before).map(|before| &before.spec))
     }
 
     pub fn spec(&self) -> &AppSpec {
@@ -181,5 +182,15 @@ impl App {
 impl Release {
     pub fn is_rolled_back(&self) -> bool {
         matches!(self.verdict, Some(Verdict::RolledBack { .. }))
+    }
+
+    /// Whether it failed as an app's first one, and everything of it was taken away again: nothing of the app is wanted
+    /// until another comes.
+    pub fn is_void(&self) -> bool {
+        let went_back = |record: &Record| {
+            let outcome = record.progress.outcome.as_ref();
+            outcome.is_some_and(|outcome| outcome.verdict != coppice_rollout::Verdict::Completed)
+        };
+        matches!(self.verdict, Some(Verdict::Failed { .. })) && self.rollout.as_deref().is_some_and(went_back)
     }
 }

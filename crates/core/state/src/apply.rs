@@ -105,6 +105,7 @@ impl State {
         }
         if let Some(current) = current
             && !terms.always
+            && !current.is_void()
             && current.spec == *spec
             && current.images == *images
             && current.secrets == *secrets
@@ -128,7 +129,7 @@ impl State {
         let addresses = self.addresses_for(spec)?;
 
         let number = existing.map_or(1, |app| app.newest().number + 1);
-        let from = current.map(|release| release.id);
+        let from = current.filter(|release| !release.is_void()).map(|release| release.id);
         // What it asks for first is asked for again by whoever takes it up.
         let record = |plan: &Plan| Box::new(Rollout::begin(plan.clone(), command.at).0.record().clone());
         let release = Arc::new(Release {
@@ -142,7 +143,7 @@ impl State {
             verdict: None,
             trigger: terms.trigger.clone(),
             from,
-            rollout: terms.rollout.as_deref().filter(|_| from.is_some()).map(record),
+            rollout: terms.rollout.as_deref().map(record),
             ended_at: None,
         });
         self.uid_ranges.insert(name.clone(), uid_range);
@@ -278,7 +279,7 @@ impl State {
     ) -> Result<Effect, Rejection> {
         let no_rollout = || Rejection::NoRollout { app: name.clone(), release: id };
         let (_, before) = self.known_app(name)?.rollout().ok_or_else(no_rollout)?;
-        let before = before.spec.clone();
+        let before = before.map(|before| before.spec.clone());
         let at = self.find_release(name, id)?;
         let release = &self.known_app(name)?.releases[at];
         if release.verdict.is_some() || release.rollout.is_none() {
@@ -290,10 +291,10 @@ impl State {
         if let Some(record) = &mut release.rollout {
             record.progress = progress.clone();
         }
-        let Some(verdict) = verdict_of(progress) else { return Ok(Effect::Recorded) };
-        let is_back = matches!(verdict, Verdict::RolledBack { .. });
+        let Some(verdict) = verdict_of(progress, before.is_none()) else { return Ok(Effect::Recorded) };
+        let before = before.filter(|_| matches!(verdict, Verdict::RolledBack { .. }));
         (release.verdict, release.ended_at) = (Some(verdict), Some(command.at));
-        let spec = if is_back { before } else { release.spec.clone() };
+        let spec = before.unwrap_or_else(|| release.spec.clone());
         let is_there = |workload: &Name| spec.workload(workload.as_str()).is_some();
         app.stopped.retain(is_there);
         app.restarts.retain(|workload, _| is_there(workload));
@@ -364,15 +365,16 @@ fn named_or_all(spec: &AppSpec, workloads: &BTreeSet<Name>) -> Result<BTreeSet<N
 }
 
 /// The verdict on a release whose rollout has ended.
-fn verdict_of(progress: &Progress) -> Option<Verdict> {
+fn verdict_of(progress: &Progress, is_first: bool) -> Option<Verdict> {
     let outcome = progress.outcome.as_ref()?;
-    let reason = || outcome.cause.iter().map(ToString::to_string).chain(outcome.remains.iter().cloned());
+    let reason = outcome.cause.iter().map(ToString::to_string).chain(outcome.remains.iter().cloned());
+    let reason = reason.collect::<Vec<_>>().join("; ");
     Some(match outcome.verdict {
         coppice_rollout::Verdict::Completed => Verdict::Succeeded,
+        // There is none before it to be the current one.
+        _ if is_first => Verdict::Failed { reason },
         // Nothing of it was ever there, or is any more: either way the release before it is the current one.
-        coppice_rollout::Verdict::Failed | coppice_rollout::Verdict::RolledBack => {
-            Verdict::RolledBack { reason: reason().collect::<Vec<_>>().join("; ") }
-        }
+        coppice_rollout::Verdict::Failed | coppice_rollout::Verdict::RolledBack => Verdict::RolledBack { reason },
     })
 }
 

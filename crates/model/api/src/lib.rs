@@ -57,8 +57,8 @@ pub use recovery::{RecoverReply, RecoveredApp};
 pub use release::{
     AppliedReply, CandidateDetail, FailureDetail, HistoryRelease, PreviewSnapshot, PreviewStage, PreviewSwitch,
     PreviousSuccessful, ReleaseDetail, ReleaseEntry, ReleaseFields, ReleaseStatus, ReleaseStep, RollbackPreview,
-    RollbackReply, RollbackRequest, RolloutCheckpoint, RolloutDetail, RolloutTarget, TrainingRuntime, WorkloadCounts,
-    WorkloadTotals,
+    RollbackReply, RollbackRequest, RolloutCheckpoint, RolloutDetail, RolloutRuling, RolloutTarget, TrainingRuntime,
+    WorkloadCounts, WorkloadTotals,
 };
 pub use secret::{
     RekeyReply, RekeyRequest, SecretCheck, SecretReply, SecretRequest, SecretState, SecretSummary, SecretText,

@@ -111,12 +111,26 @@ pub struct RolloutDetail {
     pub canary_steps: Option<[u64; 2]>,
     /// New (or, going back, old) instances that stand beside the ones they are to replace.
     pub candidates: Vec<CandidateDetail>,
+    /// Who has paused, resumed or canceled it, and when, the newest last.
+    #[serde(default)]
+    pub rulings: Vec<RolloutRuling>,
     /// Since when it rests until somebody resumes or cancels it.
     #[schema(value_type = Option<u64>)]
     pub blocked_since: Option<Timestamp>,
     /// When it must be over.
     #[schema(value_type = Option<u64>)]
     pub deadline: Option<Timestamp>,
+}
+
+/// What an operator asked of a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RolloutRuling {
+    #[schema(value_type = u64)]
+    pub at: Timestamp,
+    /// `pause`, `resume` or `cancel`.
+    pub action: String,
+    /// Who, as a release's `actor`.
+    pub actor: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

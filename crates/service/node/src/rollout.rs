@@ -6,12 +6,15 @@
 //! full disk), nothing is done, and what runs runs on.
 
 mod data;
+mod death;
 mod execute;
 mod plan;
+mod records;
 mod watch;
 
-pub(crate) use data::{Remembered, existing_volumes, on_disk, remembered, snapshot_with};
-pub(crate) use plan::{RolloutInput, plan};
+pub(crate) use data::{existing_volumes, on_disk, snapshot_with};
+pub(crate) use plan::{RolloutInput, first, plan};
+pub(crate) use records::{Remembered, remembered};
 pub(crate) use watch::Seen;
 
 use std::collections::BTreeMap;
@@ -20,7 +23,7 @@ use std::time::Duration;
 
 use coppice_base::{Name, SystemRandom};
 use coppice_log::{Log, ProposeError};
-use coppice_rollout::{Action, CandidateId, Control, Event, Phase, Record, Rollout};
+use coppice_rollout::{Action, CandidateId, Control, Event, Record, Rollout};
 use coppice_spec::OnExhausted;
 use coppice_state::{Actor, Body, Command, CommandId, NodeId, ReleaseId, Verdict};
 use coppice_supervise::Overall;
@@ -145,8 +148,9 @@ impl Rollouts {
     }
 
     /// Tells the rollout of an app what an operator asks for. False when none goes on.
-    pub(crate) fn control(&self, app: &Name, control: Control) -> bool {
-        self.running().get(app).is_some_and(|one| one.tell.send(Event::Control(control)).is_ok())
+    pub(crate) fn control(&self, actor: &Actor, app: &Name, control: Control) -> bool {
+        let event = Event::Control { control, by: actor.to_string() };
+        self.running().get(app).is_some_and(|one| one.tell.send(event).is_ok())
     }
 
     /// Writes to the log on this node's own account.
@@ -178,7 +182,8 @@ impl Driver {
     async fn run(mut self, record: Record, mut told: mpsc::UnboundedReceiver<Event>) {
         let known: Vec<CandidateId> = record.candidates().into_iter().map(|(_, id, _)| id).collect();
         self.app.clear_candidates(&known);
-        if record.progress.phase == Phase::Snapshots {
+        if !record.progress.taken_up {
+            // Its hooks are numbered as those of the rollout before are, which had better not be taken for them.
             self.app.clear_hooks().await;
         }
         let (mut rollout, mut actions) = match Rollout::resume(record.clone(), self.app.now()) {
@@ -199,6 +204,7 @@ impl Driver {
                 self.app.tell_progress(&kept);
             }
             for action in actions {
+                death::pass("before", action.name());
                 if let Action::End(outcome) = &action {
                     self.app.rolled_out(&kept, outcome).await;
                 }
@@ -218,6 +224,7 @@ impl Driver {
                 event = told.recv() => event.unwrap_or(Event::Tick),
                 () = sleep => Event::Tick,
             };
+            death::pass("after", event.name());
             actions = rollout.handle(self.app.now(), event);
         }
         for watch in self.watches.values() {

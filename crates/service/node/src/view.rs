@@ -161,13 +161,20 @@ pub(crate) fn app_status(app: &App) -> AppStatus {
     } && tree.leaving.is_empty()
         // A rollout that rests is left as it is.
         && wanted.rollout().is_none_or(|(record, _)| record.progress.blocked.is_some());
+    let current = wanted.current();
+    let (state, reason) = match (current.is_void(), &current.verdict) {
+        (true, Some(coppice_state::Verdict::Failed { reason })) => {
+            ("failed".to_owned(), Some(format!("release {} failed: {reason}", current.number)))
+        }
+        _ => (tree.overall.to_string(), reason),
+    };
     let mut root = supervisor_status(app, &tree.root);
     root.name = app.name.to_string();
     AppStatus {
         name: app.name.clone(),
         release: wanted.current().number,
         applied_at: wanted.current().created_at,
-        state: tree.overall.to_string(),
+        state,
         reason,
         settled,
         tree: root,
@@ -185,7 +192,7 @@ pub(crate) fn doing(app: &App, instance: &str) -> Option<InstanceDoing> {
     app.supervisor().read(|machine| machine.status_of(&instance.to_owned())).map(|status| (&status.state).into())
 }
 
-fn members(supervisor: &supervise::SupervisorStatus<String>) -> Vec<&supervise::ChildStatus<String>> {
+pub(crate) fn members(supervisor: &supervise::SupervisorStatus<String>) -> Vec<&supervise::ChildStatus<String>> {
     let each = supervisor.members.iter().flat_map(|member| match member {
         MemberStatus::Child(child) => vec![child],
         MemberStatus::Supervisor(group) => members(group),

@@ -27,11 +27,13 @@ pub(crate) fn secs(secs: u64) -> DurationText {
 /// A plan of these stages: a rollout of ten minutes that goes back when it fails.
 pub(crate) fn plan(stages: Vec<Stage>) -> Plan {
     Plan {
+        first: false,
         snapshots: Vec::new(),
         before: Vec::new(),
         switches: Vec::new(),
         halt: Vec::new(),
         stages,
+        ahead: 0,
         after: Vec::new(),
         removed: Vec::new(),
         failure_action: FailureAction::Rollback,
@@ -310,7 +312,7 @@ impl World {
     }
 
     pub(crate) fn control(&mut self, control: Control) {
-        self.send(Event::Control(control));
+        self.send(Event::Control { control, by: "uid 7".to_owned() });
     }
 
     fn check(&self) {

@@ -31,19 +31,31 @@ pub(super) async fn rollback(
     Ok(Json(node.rollback_or_print(peer.uid, &app, request).await?))
 }
 
-pub(super) async fn pause(State(node): State<Arc<Node>>, Path(app): Path<String>) -> Answer<StatusCode> {
-    control(&node, &app, Control::Pause)
+pub(super) async fn pause(
+    State(node): State<Arc<Node>>,
+    Extension(peer): Extension<Peer>,
+    Path(app): Path<String>,
+) -> Answer<StatusCode> {
+    control(&node, &peer, &app, Control::Pause)
 }
 
-pub(super) async fn resume(State(node): State<Arc<Node>>, Path(app): Path<String>) -> Answer<StatusCode> {
-    control(&node, &app, Control::Resume)
+pub(super) async fn resume(
+    State(node): State<Arc<Node>>,
+    Extension(peer): Extension<Peer>,
+    Path(app): Path<String>,
+) -> Answer<StatusCode> {
+    control(&node, &peer, &app, Control::Resume)
 }
 
-pub(super) async fn cancel(State(node): State<Arc<Node>>, Path(app): Path<String>) -> Answer<StatusCode> {
-    control(&node, &app, Control::Cancel)
+pub(super) async fn cancel(
+    State(node): State<Arc<Node>>,
+    Extension(peer): Extension<Peer>,
+    Path(app): Path<String>,
+) -> Answer<StatusCode> {
+    control(&node, &peer, &app, Control::Cancel)
 }
 
-fn control(node: &Node, app: &str, control: Control) -> Answer<StatusCode> {
-    node.control_rollout(app, control)?;
+fn control(node: &Node, peer: &Peer, app: &str, control: Control) -> Answer<StatusCode> {
+    node.control_rollout(peer.uid, app, control)?;
     Ok(StatusCode::NO_CONTENT)
 }

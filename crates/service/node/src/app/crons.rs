@@ -124,9 +124,12 @@ impl Cron {
     }
 }
 
-/// The release whose crons run now.
-fn release_of(wanted: &Wanted) -> &Release {
-    wanted.rollout().map_or_else(|| wanted.current(), |(_, before)| before)
+/// The release whose crons run now; none of an app of which nothing is there (yet, or any more).
+fn release_of(wanted: &Wanted) -> Option<&Release> {
+    match wanted.rollout() {
+        Some((_, before)) => before,
+        None => Some(wanted.current()).filter(|current| !current.is_void()),
+    }
 }
 
 fn timetable(spec: &CronSpec, anchor: Timestamp) -> Option<Timetable> {
@@ -198,17 +201,20 @@ impl App {
             if inner.away {
                 return;
             }
-            for name in release.spec.crons.keys() {
+            for (name, release) in
+                release.iter().flat_map(|release| release.spec.crons.keys().map(move |n| (n, release)))
+            {
                 let fresh = || Cron::new(Memory::new(release.created_at));
                 inner.crons.entry(name.clone()).or_insert_with(fresh);
             }
             inner.crons.keys().cloned().collect()
         };
         for name in names {
-            let spec = release.spec.crons.get(&name).filter(|_| !wanted.is_stopped(name.as_str()));
+            let spec = release.and_then(|release| Some((release, release.spec.crons.get(&name)?)));
+            let spec = spec.filter(|_| !wanted.is_stopped(name.as_str()));
             self.with_cron(&name, |cron| {
-                let table = spec.and_then(|spec| Some((spec, timetable(spec, Timestamp::ZERO)?)));
-                let Some((spec, table)) = table else { return cron.machine.rest(now) };
+                let table = spec.and_then(|(release, spec)| Some((release, spec, timetable(spec, Timestamp::ZERO)?)));
+                let Some((release, spec, table)) = table else { return cron.machine.rest(now) };
                 cron.timeout = spec.timeout.map(|timeout| timeout.0);
                 let history = usize::try_from(spec.history).unwrap_or(usize::MAX);
                 let (overlap, missed) = (spec.overlap, spec.missed);
@@ -308,7 +314,7 @@ impl App {
         mut stopped: watch::Receiver<bool>,
     ) -> Result<Outcome, NodeError> {
         let wanted = self.wanted();
-        let release = release_of(&wanted);
+        let release = release_of(&wanted).unwrap_or_else(|| wanted.current());
         let (found, timeout) = {
             let inner = self.crons.inner();
             let cron = inner.crons.get(name);
@@ -428,7 +434,7 @@ impl App {
         let inner = self.crons.inner();
         let view = |(name, cron): (&Name, &Cron)| CronView {
             name: name.clone(),
-            spec: release.spec.crons.get(name).cloned(),
+            spec: release.and_then(|release| release.spec.crons.get(name)).cloned(),
             is_resting: cron.machine.is_resting(),
             next: cron.machine.next_time(now),
             memory: cron.machine.memory().clone(),

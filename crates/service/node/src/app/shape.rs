@@ -27,7 +27,13 @@ impl Wanted {
     pub(crate) fn of(state: Arc<AppState>) -> Self {
         let rollout = state.rollout();
         let halted = rollout.iter().flat_map(|(record, _)| record.halted()).cloned().collect();
-        let mut shape = rollout.map(|(record, before)| on_the_way(record, &before.spec, state.spec()));
+        let mut shape = rollout.map(|(record, before)| {
+            let nothing = AppSpec::of(state.spec().name.clone());
+            on_the_way(record, before.map_or(&nothing, |before| &before.spec), state.spec())
+        });
+        if state.current().is_void() {
+            shape = Some(AppSpec::of(state.spec().name.clone()));
+        }
         let hooks = |spec: &AppSpec| spec.hooks.names().next().is_some();
         if shape.as_ref().map_or_else(|| hooks(state.spec()), hooks) {
             let spec = shape.get_or_insert_with(|| state.spec().clone());

@@ -15,7 +15,8 @@ impl Node {
     /// What an apply of this spec would do.
     pub fn plan(&self, spec: &AppSpec) -> PlanReply {
         let state = self.log.read();
-        let current = state.app(spec.name.as_str());
+        let known = state.app(spec.name.as_str());
+        let current = known.filter(|app| !app.current().is_void());
         // Many services of few images are the rule: each is looked up once.
         let images: BTreeSet<&str> = spec.workloads().map(|(_, workload)| workload.image.as_str()).collect();
         let images = images.into_iter().filter_map(|image| {
@@ -30,7 +31,7 @@ impl Node {
             snapshots_are_cheap: self.containers.volumes.kind() != Kind::Directory,
         };
         let plan = coppice_plan::diff(current.map(|app| app.spec()), spec, &observed);
-        reply(&plan, current.map(|app| app.current().number))
+        reply(&plan, known.map(|app| app.current().number))
     }
 }
 

@@ -15,7 +15,7 @@ use crate::app::run_spec;
 use crate::error::NodeError;
 use crate::events::About;
 use crate::prepare::{self, PrepareError};
-use crate::rollout::{RolloutInput, Rollouts, existing_volumes, plan};
+use crate::rollout::{RolloutInput, Rollouts, existing_volumes, first, plan};
 use crate::{host_network, images, peer, zone};
 
 /// What a release is to be.
@@ -171,9 +171,9 @@ impl Node {
     }
 
     /// Pauses, resumes or cancels the rollout that goes on.
-    pub fn control_rollout(&self, app: &str, control: Control) -> Result<(), NodeError> {
+    pub fn control_rollout(&self, uid: u32, app: &str, control: Control) -> Result<(), NodeError> {
         let known = self.app(app)?;
-        if self.rollouts.control(&known.name, control) {
+        if self.rollouts.control(&Actor::User { uid }, &known.name, control) {
             return Ok(());
         }
         Err(NodeError::Invalid(format!(
@@ -192,14 +192,21 @@ impl Node {
         let turn = lock.lock_owned().await;
         let mut states = self.log.watch();
         loop {
-            let going_on = states.borrow_and_update().app(app.as_str()).is_some_and(|app| app.rollout().is_some());
-            if !going_on {
-                return Ok(turn);
+            let known = states.borrow_and_update().app(app.as_str()).cloned();
+            let Some(known) = known else { return Ok(turn) };
+            let up = async {
+                match (known.rollout(), self.agent.get(app.as_str())) {
+                    (Some(_), _) => std::future::pending().await,
+                    (None, Some(app)) => app.come_up(known.current()).await,
+                    (None, None) => {}
+                }
+            };
+            tokio::select! {
+                biased;
+                () = up => return Ok(turn),
+                changed = states.changed() => changed.map_err(|_| NodeError::Log("the node is going down".to_owned()))?,
             }
             self.refuse_blocked(app)?;
-            if states.changed().await.is_err() {
-                return Err(NodeError::Log("the node is going down".to_owned()));
-            }
         }
     }
 
@@ -231,17 +238,23 @@ impl Node {
             actor: actor.clone(),
             verdict: None,
             trigger: draft.trigger,
-            from: before.as_ref().map(|app| app.current().id),
+            from: before
+                .as_ref()
+                .map(|app| app.current())
+                .filter(|current| !current.is_void())
+                .map(|current| current.id),
             rollout: None,
             secrets: draft.secrets,
             ended_at: None,
         };
         let is_rollback = matches!(release.trigger, Trigger::Rollback { .. });
-        let rollout =
-            before.as_ref().map(|before| self.rollout_plan(before, &release, &draft.stopped)).transpose()?.flatten();
+        let rollout = match before.as_ref().filter(|_| release.from.is_some()) {
+            Some(before) => self.rollout_plan(before, &release, &draft.stopped)?,
+            None => first(&release),
+        };
         let body = Body::Apply {
             release: id,
-            expected_release: release.from,
+            expected_release: before.as_ref().map(|app| app.current().id),
             spec: Box::new(release.spec),
             images: release.images,
             stopped: draft.stopped,

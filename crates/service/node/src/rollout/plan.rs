@@ -7,7 +7,7 @@ use coppice_rollout::{
     DataState, How, Pace, Plan, Stage, StageVolume, Target, VolumeSnapshot, VolumeSwitch, WorkloadKind,
 };
 use coppice_spec::{AppSpec, FailureAction, RolloutSpec, RolloutStrategy};
-use coppice_state::{App as AppState, Release, ReleaseId};
+use coppice_state::{App as AppState, Release, ReleaseId, Trigger};
 
 use super::data::{Volumes, failed_as, holder, kept_as, written_by};
 use crate::app::revision;
@@ -99,8 +99,10 @@ pub(crate) fn plan(input: &RolloutInput<'_>) -> Planned {
     halt.retain(|_| !switches.is_empty());
     let hooks_time = DurationText(RolloutSpec::default().deadline.0);
     Ok(Some(Box::new(Plan {
+        first: false,
         snapshots,
         before: before_hooks,
+        ahead: 0,
         switches,
         halt,
         stages,
@@ -109,6 +111,64 @@ pub(crate) fn plan(input: &RolloutInput<'_>) -> Planned {
         failure_action: action,
         deadline: DurationText(deadline.0 + hooks_time.0),
     })))
+}
+
+/// How an app of which nothing is there comes to be; `None` when supervision may start everything at once, as no hook runs
+/// around it. What the hooks before it need is started ahead of them: a migration finds its database.
+pub(crate) fn first(new: &Release) -> Option<Box<Plan>> {
+    let spec = &new.spec;
+    let is_rollback = matches!(new.trigger, Trigger::Rollback { .. });
+    if is_rollback || spec.hooks.before_deploy.is_empty() && spec.hooks.after_deploy.is_empty() {
+        return None;
+    }
+    let mut needed: BTreeSet<Name> = BTreeSet::new();
+    let mut left = spec.hooks.before_deploy.clone();
+    while let Some(name) = left.pop() {
+        let needs = spec.workload(name.as_str()).into_iter().flat_map(|workload| &workload.depends_on);
+        left.extend(needs.map(|need| need.name.clone()).filter(|need| needed.insert(need.clone())));
+    }
+    let order = spec.start_order().into_iter().filter(|workload| !spec.hooks.contains(workload.as_str()));
+    let (ahead, others): (Vec<Name>, Vec<Name>) = order.partition(|workload| needed.contains(workload));
+    let mut deadline = RolloutSpec::default().deadline.0;
+    let stages = ahead.iter().chain(&others).map(|workload| {
+        let service = spec.services.get(workload);
+        let rollout = service.map(|service| service.rollout.clone()).unwrap_or_default();
+        deadline += rollout.deadline.0;
+        let instances = match service {
+            Some(service) => (1..=service.replicas).map(|n| coppice_plan::instance_name(workload, n)).collect(),
+            None => vec![workload.to_string()],
+        };
+        Stage {
+            workload: workload.clone(),
+            kind: if service.is_some() { WorkloadKind::Service } else { WorkloadKind::Worker },
+            how: How::Tree,
+            targets: instances
+                .into_iter()
+                .map(|instance| Target { instance, has_old: false, numbered_after: 0 })
+                .collect(),
+            ready_timeout: rollout.ready_timeout,
+            deadline: rollout.deadline,
+            delay: DurationText::default(),
+        }
+    });
+    let stages = stages.collect();
+    let pauses = |service: &coppice_spec::ServiceSpec| service.rollout.failure_action == FailureAction::Pause;
+    Some(Box::new(Plan {
+        first: true,
+        snapshots: Vec::new(),
+        before: spec.hooks.before_deploy.clone(),
+        ahead: ahead.len(),
+        switches: Vec::new(),
+        halt: Vec::new(),
+        stages,
+        after: spec.hooks.after_deploy.clone(),
+        removed: Vec::new(),
+        failure_action: match spec.services.values().any(pauses) {
+            true => FailureAction::Pause,
+            false => FailureAction::Rollback,
+        },
+        deadline: DurationText(deadline),
+    }))
 }
 
 fn switch_volumes(stage: &Stage) -> impl Iterator<Item = &Name> {

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use coppice_base::{DurationText, Name, Timestamp};
 use coppice_rollout::{Event, How, Outcome, Reason, Record, Side, Verdict};
-use coppice_state::Trigger;
-use coppice_supervise::{ChildState, ChildStatus};
+use coppice_spec::RolloutSpec;
+use coppice_state::{Release, Trigger};
+use coppice_supervise::{ChildState, ChildStatus, Overall, TreeStatus};
 
 use super::{Driver, data};
 use crate::app::{App, instances_of};
+use crate::view::members;
 
 /// Restarts of an instance after which it is plain that the definition does not work.
 const RESTARTS_MAX: u64 = 3;
@@ -156,6 +158,28 @@ impl App {
             })
             .await;
         answer
+    }
+
+    /// Resolves when it is known how a release does that supervision starts all at once: it has its verdict, something of
+    /// it has failed, or it has had the time that an instance has to be ready.
+    pub(crate) async fn come_up(&self, release: &Release) {
+        if release.verdict.is_some() {
+            return;
+        }
+        let supervisor = self.supervisor();
+        supervisor.caught_up().await;
+        let patience = RolloutSpec::default().ready_timeout.0.saturating_sub(self.now().since(release.created_at));
+        let has_failed = |child: &&ChildStatus<String>| {
+            child.restarts > 0 || matches!(child.state, ChildState::Backoff { .. } | ChildState::Failed(_))
+        };
+        // What is ready, or has failed for good, gets its verdict now; who waits hears of that from the log.
+        let is_over = |status: &TreeStatus<String>| match status.overall {
+            Overall::Stopped => true,
+            Overall::Ready | Overall::Failed => false,
+            _ => members(&status.root).iter().any(has_failed),
+        };
+        // Late or not: whoever comes after it need not wait any more.
+        let _ = tokio::time::timeout(patience, supervisor.when(is_over)).await;
     }
 
     /// Resolves when nothing of these runs.

@@ -2,7 +2,8 @@
 
 use coppice_api::{
     CandidateDetail, FailureDetail, HistoryRelease, PreviousSuccessful, ReleaseDetail, ReleaseEntry, ReleaseFields,
-    ReleaseStatus, ReleaseStep, RolloutCheckpoint, RolloutDetail, RolloutTarget, WorkloadCounts, WorkloadTotals,
+    ReleaseStatus, ReleaseStep, RolloutCheckpoint, RolloutDetail, RolloutRuling, RolloutTarget, WorkloadCounts,
+    WorkloadTotals,
 };
 use coppice_rollout::{
     CandidateState, ControlState, Phase, Progress, Reason, Record, RolloutState, Side, Status, TargetState,
@@ -65,7 +66,7 @@ pub(crate) fn history(app: &App, doing: Doing<'_>) -> Vec<ReleaseEntry> {
 
 pub(crate) fn entry(app: &App, release: &Release, doing: Doing<'_>) -> ReleaseEntry {
     let ReleaseDetail { id, fields, rollout } = detail(app, release, doing);
-    let is_current = app.current().id == release.id;
+    let is_current = app.current().id == release.id && !release.is_void();
     let is_previous_successful = app.previous_successful().is_some_and(|previous| previous.id == release.id);
     ReleaseEntry {
         id,
@@ -160,6 +161,8 @@ fn detail(app: &App, release: &Release, doing: Doing<'_>) -> ReleaseDetail {
 fn status(release: &Release) -> Status {
     match (&release.verdict, &release.rollout) {
         (Some(Verdict::Superseded), _) => Status::Superseded,
+        // What it had started is gone again; there was nothing before it to come back.
+        (_, Some(_)) if release.is_void() => Status::Failed,
         (_, Some(record)) => record.status(),
         (None, None) => Status::InProgress,
         (Some(Verdict::Succeeded), None) => Status::Completed,
@@ -193,6 +196,7 @@ fn rollout(app: &App, release: &Release, doing: Doing<'_>) -> RolloutDetail {
     });
     let state = match release.verdict {
         Some(Verdict::Superseded) => RolloutState::Superseded,
+        Some(Verdict::Failed { .. }) if record.rollout_state() == RolloutState::RolledBack => RolloutState::Failed,
         _ => record.rollout_state(),
     };
     RolloutDetail {
@@ -212,6 +216,7 @@ fn rollout(app: &App, release: &Release, doing: Doing<'_>) -> RolloutDetail {
         batch: batch.unwrap_or_default(),
         canary_steps: steps,
         candidates: candidates(record),
+        rulings: progress.rulings.iter().map(ruling).collect(),
         blocked_since: progress.blocked.as_ref().map(|blocked| blocked.since),
         deadline: (!record.has_ended()).then_some(progress.deadline),
     }
@@ -283,6 +288,10 @@ fn at_once(app: &App, release: &Release, doing: Doing<'_>) -> RolloutDetail {
         targets,
         ..RolloutDetail::default()
     }
+}
+
+fn ruling(ruling: &coppice_rollout::Ruling) -> RolloutRuling {
+    RolloutRuling { at: ruling.at, action: ruling.control.as_str().to_owned(), actor: ruling.by.clone() }
 }
 
 fn number(count: usize) -> u64 {
@@ -421,10 +430,12 @@ mod tests {
     }
 
     fn rolling(failure_action: FailureAction) -> Box<Plan> {
-        let target = |instance: &str| Target { instance: instance.to_owned(), has_old: true };
+        let target = |instance: &str| Target { instance: instance.to_owned(), has_old: true, numbered_after: 0 };
         Box::new(Plan {
+            first: false,
             snapshots: vec![],
             before: vec![],
+            ahead: 0,
             switches: vec![],
             halt: vec![],
             stages: vec![Stage {
@@ -525,13 +536,15 @@ mod tests {
         assert!(entry.fields.is_in_progress() && !entry.fields.is_failed());
         assert_eq!((entry.fields.actor.as_str(), entry.fields.duration_ms), ("uid 7", None));
 
-        log.report(Event::Control(Control::Pause));
+        log.report(Event::Control { control: Control::Pause, by: "uid 7".to_owned() });
         let entry = log.newest();
         assert_eq!(
             (entry.fields.rollout_state.as_str(), entry.fields.rollout_control_state.as_str()),
             ("blocked", "paused")
         );
-        assert!(entry.fields.message.is_some_and(|message| message.contains("pause was asked for")));
+        assert!(entry.fields.message.is_some_and(|message| message.contains("pause was asked for by uid 7")));
+        let ruling = &entry.rollout.rulings[0];
+        assert_eq!((ruling.action.as_str(), ruling.actor.as_str()), ("pause", "uid 7"));
     }
 
     #[test]

@@ -42,7 +42,9 @@ pub(crate) async fn in_turn<T>(
         let Ok(status) = looked else { continue };
         let (fields, now) = (&status.releases.newest, SystemClock.now());
         let is_others = fields.created_at < asked || now.since(fields.created_at) > NOT_OURS;
-        let goes_on = status.releases.rollout.phase.is_some() && !fields.has_ended();
+        // One without a rollout is waited for while it comes up.
+        let comes_up = !status.settled && matches!(status.state.as_str(), "starting" | "degraded");
+        let goes_on = (status.releases.rollout.phase.is_some() || comes_up) && !fields.has_ended();
         if goes_on && is_others && told != Some(fields.number) {
             told = Some(fields.number);
             eprint_all(&format!("{app}: waits for {}, which is being rolled out\n", text::named(fields, now)));

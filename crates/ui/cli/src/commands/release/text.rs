@@ -97,7 +97,7 @@ pub(crate) fn status_lines(status: &ReleaseStatus, style: &Style, now: Timestamp
     let (fields, rollout) = (&status.newest, &status.rollout);
     let was_put_back = status.release_id != status.current_release.id;
     let goes_on = rollout.phase.is_some() && !fields.has_ended();
-    if !goes_on && !was_put_back {
+    if !goes_on && !was_put_back && !is_void(status) {
         return String::new();
     }
     let mut text = String::new();
@@ -128,6 +128,11 @@ pub(crate) fn status_lines(status: &ReleaseStatus, style: &Style, now: Timestamp
         text.push_str(&format!("    {}\n", visible(message)));
     }
     text
+}
+
+/// It was to be the app's first, and everything of it was taken away again.
+fn is_void(status: &ReleaseStatus) -> bool {
+    status.newest.status == "failed" && status.rollout.phase.is_some()
 }
 
 /// `rolling web, batch web-1, web-2, 2 of 5 done`.
@@ -181,9 +186,15 @@ pub(crate) fn failure(entry: &ReleaseEntry, current: u64, style: &Style, now: Ti
     let (what, help) = if fields.has_ended() {
         (
             format!("release {} of {app} {} after {}{cause}", fields.number, ended(fields), took(fields, now)),
-            format!(
-                "release {current} runs as before; `coppice history -v {app}` shows the steps, `coppice logs` what instances wrote"
-            ),
+            match current == fields.number {
+                true => {
+                    format!("nothing of it runs; `coppice history -v {app}` shows the steps, `coppice up` tries again")
+                }
+                false => format!(
+                    "release {current} runs as before; `coppice history -v {app}` shows the steps, `coppice logs` what \
+                     instances wrote"
+                ),
+            },
         )
     } else {
         (
