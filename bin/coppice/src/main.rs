@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use coppice_cli::{Hooks, NodeOptions};
+use coppice_api::RestoreReply;
+use coppice_cli::{Hooks, NodeOptions, RestoreOptions, RestoreRefused};
 use coppice_launcher::LauncherOptions;
 use coppice_node::{Node, Root};
 use tracing_subscriber::EnvFilter;
@@ -13,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
-    coppice_cli::main(Hooks { node, launcher })
+    coppice_cli::main(Hooks { node, launcher, restore })
 }
 
 fn log_to_stderr() {
@@ -57,6 +58,16 @@ fn node(options: NodeOptions) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(code) => code,
     }
+}
+
+/// A restore, while no node runs.
+fn restore(options: RestoreOptions) -> Result<RestoreReply, RestoreRefused> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| RestoreRefused { what: error.to_string(), is_usage: false })?;
+    let RestoreOptions { root, file, key_file, check, force } = options;
+    let options = coppice_node::RestoreOptions { root, file, key_file, check, force };
+    let restored = runtime.block_on(coppice_node::restore(&options));
+    restored.map_err(|error| RestoreRefused { what: error.to_string(), is_usage: error.is_input() })
 }
 
 /// The launcher: `launcher --root DIR`.

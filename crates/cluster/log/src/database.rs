@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use crate::wal;
 
 /// The database's name in the log's directory.
-pub(crate) const FILE: &str = "log.db";
+pub const FILE: &str = "log.db";
 /// Marks the file as ours ("Copp"), in SQLite's header.
 const APPLICATION_ID: i32 = 0x436f_7070;
 /// The layout of tables and rows; in SQLite's header as `user_version`.

@@ -41,5 +41,5 @@ mod machine;
 mod store;
 mod wal;
 
-pub use database::StorageError;
+pub use database::{FILE, StorageError};
 pub use log::{COMMAND_MAX, CopyError, Log, OpenError, ProposeError, Settings, SnapshotError};

@@ -18,7 +18,7 @@ use coppice_secret::Key;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub use replace::{ReplaceError, Replacement, finish};
+pub use replace::{ReplaceError, Replacement, entries, finish, unfinished};
 
 const MAGIC: &[u8] = b"coppice-backup-1\n";
 const VERSION: u32 = 1;
@@ -184,16 +184,21 @@ impl<R: Read + Seek> Backup<R> {
         &self.header
     }
 
+    /// Whether it can be opened with this key, or without one.
+    pub fn admits(&self, key: Option<&Key>) -> Result<(), OpenError> {
+        match (&self.header.key, key) {
+            (Some(id), None) => Err(OpenError::NoKey { id: id.clone() }),
+            (Some(id), Some(key)) if key.id() != *id => {
+                Err(OpenError::OtherKey { wanted: id.clone(), found: key.id() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes all that is inside to `out`, chunk by chunk; what was written before an error is not to be used.
     pub fn unseal(&mut self, key: Option<&Key>, out: &mut impl Write) -> Result<(), OpenError> {
-        let key = match (&self.header.key, key) {
-            (None, _) => None,
-            (Some(id), None) => return Err(OpenError::NoKey { id: id.clone() }),
-            (Some(id), Some(key)) if key.id() != *id => {
-                return Err(OpenError::OtherKey { wanted: id.clone(), found: key.id() });
-            }
-            (Some(_), Some(key)) => Some(key),
-        };
+        self.admits(key)?;
+        let key = key.filter(|_| self.header.key.is_some());
         self.input.seek(SeekFrom::Start(self.at))?;
         let mut chunk = self.next()?;
         let mut number = 0;

@@ -27,6 +27,8 @@ const ASIDE: &str = "aside";
 pub enum ReplaceError {
     #[error("the backup holds {entry:?}, which {why}; nothing was changed")]
     Entry { entry: String, why: &'static str },
+    #[error("what is in the backup cannot be read: {0}; nothing was changed")]
+    Tar(io::Error),
     #[error("cannot restore in {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
 }
@@ -53,35 +55,17 @@ impl Replacement {
 
     /// Unpacks a tar of plain files, each below one of `names`.
     pub fn unpack(&self, tar: impl Read, names: &[&str]) -> Result<(), ReplaceError> {
+        entries(tar, names, &mut |name, content| self.add(name, content))
+    }
+
+    /// Writes one file, which must not be there.
+    pub fn add(&self, name: &Path, content: &mut dyn Read) -> Result<(), ReplaceError> {
         let failed = |source| ReplaceError::Io { path: self.new.clone(), source };
-        let mut seen = BTreeSet::new();
-        for entry in Archive::new(tar).entries().map_err(failed)? {
-            let mut entry = entry.map_err(failed)?;
-            let name = entry.path().map_err(failed)?.into_owned();
-            let refused = |why| {
-                let entry = name.to_string_lossy().chars().take(200).collect();
-                ReplaceError::Entry { entry, why }
-            };
-            let first = match name.components().next() {
-                Some(Component::Normal(first)) => first.to_str().unwrap_or_default(),
-                _ => "",
-            };
-            if !names.contains(&first) || !name.components().all(|part| matches!(part, Component::Normal(_))) {
-                return Err(refused("no backup has"));
-            }
-            if entry.header().entry_type() != EntryType::Regular {
-                return Err(refused("is no plain file"));
-            }
-            if !seen.insert(name.clone()) {
-                return Err(refused("is there twice"));
-            }
-            let to = self.new.join(&name);
-            let folder = to.parent().unwrap_or(&self.new);
-            DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to).map_err(failed)?;
-            io::copy(&mut entry, &mut file).and_then(|_| file.sync_all()).map_err(failed)?;
-        }
-        Ok(())
+        let to = self.new.join(name);
+        let folder = to.parent().unwrap_or(&self.new);
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&to).map_err(failed)?;
+        io::copy(content, &mut file).and_then(|_| file.sync_all()).map_err(failed)
     }
 
     /// Has it take the place of what is there, which goes to the folder `aside` of the root. On an error before the one
@@ -97,6 +81,46 @@ impl Replacement {
         let kept = finish(&self.root)?;
         Ok(kept.unwrap_or_else(|| self.root.join(aside)))
     }
+}
+
+/// Has `visit` see each file of a tar, in its order; refuses what no backup has: anything but plain files, each below one of
+/// `names`, and none of them twice.
+pub fn entries<E: From<ReplaceError>>(
+    tar: impl Read,
+    names: &[&str],
+    visit: &mut dyn FnMut(&Path, &mut dyn Read) -> Result<(), E>,
+) -> Result<(), E> {
+    let failed = ReplaceError::Tar;
+    let mut seen = BTreeSet::new();
+    for entry in Archive::new(tar).entries().map_err(failed)? {
+        let mut entry = entry.map_err(failed)?;
+        let name = entry.path().map_err(failed)?.into_owned();
+        let refused = |why| {
+            let entry = name.to_string_lossy().chars().take(200).collect();
+            ReplaceError::Entry { entry, why }
+        };
+        let first = match name.components().next() {
+            Some(Component::Normal(first)) => first.to_str().unwrap_or_default(),
+            _ => "",
+        };
+        if !names.contains(&first) || !name.components().all(|part| matches!(part, Component::Normal(_))) {
+            return Err(refused("no backup has").into());
+        }
+        if entry.header().entry_type() != EntryType::Regular {
+            return Err(refused("is no plain file").into());
+        }
+        if !seen.insert(name.clone()) {
+            return Err(refused("is there twice").into());
+        }
+        visit(&name, &mut entry)?;
+    }
+    Ok(())
+}
+
+/// Where an unfinished replacement is, which [`finish`] leaves alone and the next one removes; `None`: there is none.
+pub fn unfinished(root: &Path) -> Option<PathBuf> {
+    let new = root.join(NEW);
+    (new.is_dir() && !root.join(READY).exists()).then_some(new)
 }
 
 impl Drop for Replacement {

@@ -92,6 +92,8 @@ pub(crate) trait Driver: Debug + Send + Sync {
 
     fn switch(&self, at: &Place, to: &SnapshotName, keep: &SnapshotName) -> Result<(), DatasetError>;
 
+    fn rename_snapshot(&self, at: &Place, from: &SnapshotName, to: &SnapshotName) -> Result<(), DatasetError>;
+
     fn destroy_snapshot(&self, at: &Place, snapshot: &SnapshotName) -> Result<(), DatasetError>;
 
     /// Takes the dataset away; its folder is the caller's.

@@ -42,4 +42,4 @@ pub use properties::{Compression, Properties};
 pub use stamps::{StampError, Stamps};
 pub use store::{Dataset, Snapshot, Store, Survey};
 pub use stream::StreamError;
-pub use transfer::Received;
+pub use transfer::{Received, check_stream};

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use coppice_base::Name;
 
-/// Longest name of a snapshot, in bytes.
-const SNAPSHOT_MAX: usize = 128;
+const SNAPSHOT_MAX: usize = SnapshotName::MAX;
 
 /// A volume's dataset: of an app, or of none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +45,9 @@ pub struct SnapshotName(String);
 pub struct NameError(String);
 
 impl SnapshotName {
+    /// Longest name, in bytes.
+    pub const MAX: usize = 128;
+
     /// Checks `text` and takes it as a name.
     pub fn new(text: impl Into<String>) -> Result<Self, NameError> {
         let text = text.into();

@@ -170,6 +170,16 @@ impl Store {
         self.driver.switch(&self.hold(name)?.place, to, keep)
     }
 
+    /// Gives a snapshot another name, which none has.
+    pub fn rename_snapshot(
+        &self,
+        name: &DatasetName,
+        from: &SnapshotName,
+        to: &SnapshotName,
+    ) -> Result<(), DatasetError> {
+        self.driver.rename_snapshot(&self.hold(name)?.place, from, to)
+    }
+
     /// Forgets a snapshot. Clones and heads that came from it stay.
     pub fn destroy_snapshot(&self, name: &DatasetName, snapshot: &SnapshotName) -> Result<(), DatasetError> {
         self.driver.destroy_snapshot(&self.hold(name)?.place, snapshot)

@@ -1,6 +1,6 @@
 //! Snapshots sent and received.
 
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::AsFd;
 
 use crate::driver::Place;
@@ -15,6 +15,14 @@ use crate::tree::open;
 
 /// Bytes that are read at once.
 const ROOM: usize = 256 << 10;
+
+/// Reads a stream to its end, and says whether [`Store::receive`] would take its bytes for one. Changes nothing.
+pub fn check_stream(input: &mut dyn Read) -> Result<(), StreamError> {
+    let (mut input, header) = Receiver::begin(input)?;
+    checked(&header)?;
+    io::copy(&mut input, &mut io::sink())?;
+    input.end()
+}
 
 /// What came of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,9 +65,20 @@ impl Store {
     /// Reads a stream to its end and keeps what it says as a snapshot; a dataset that is not there is made of it. A stream that is
     /// not whole, or no stream, changes nothing.
     pub fn receive(&self, name: &DatasetName, input: &mut dyn Read) -> Result<Received, DatasetError> {
+        self.receive_as(name, None, input)
+    }
+
+    /// As [`receive`](Self::receive), the snapshot under another name than it was sent with.
+    pub fn receive_as(
+        &self,
+        name: &DatasetName,
+        snapshot: Option<&SnapshotName>,
+        input: &mut dyn Read,
+    ) -> Result<Received, DatasetError> {
         let refused = stream_error(name);
         let (input, header) = Receiver::begin(input).map_err(&refused)?;
-        let (snapshot, stamps) = checked(&header).map_err(&refused)?;
+        let (sent, stamps) = checked(&header).map_err(&refused)?;
+        let snapshot = snapshot.cloned().unwrap_or(sent);
         let place = self.place(name);
         let made = !self.has(name);
         let there = if made { Vec::new() } else { self.inspect(name)?.snapshots };

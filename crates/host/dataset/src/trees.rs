@@ -194,6 +194,10 @@ impl Driver for Trees {
         self.form.settle(&at.folder)
     }
 
+    fn rename_snapshot(&self, at: &Place, from: &SnapshotName, to: &SnapshotName) -> Result<(), DatasetError> {
+        rename(&existing(at, from)?, &vacant(at, to)?)
+    }
+
     fn destroy_snapshot(&self, at: &Place, snapshot: &SnapshotName) -> Result<(), DatasetError> {
         let aside = at.folder.join(SNAPSHOTS).join(format!("{ASIDE}{snapshot}"));
         rename(&existing(at, snapshot)?, &aside)?;

@@ -6,6 +6,7 @@
 //! [`stream`] frames.
 
 mod app;
+mod backup;
 mod certificate;
 mod container;
 mod cron;
@@ -28,6 +29,7 @@ pub use app::{
     AppStatus, AppSummary, ApplyReply, ApplyRequest, ChildStatus, FieldChange, HistoryEntry, PlanReply, PlanStep,
     PlanSummary, StepAction, StepData, StepEffect, SupervisorStatus, WorkloadRequest,
 };
+pub use backup::{RestoreReply, RestoredApp};
 pub use certificate::{
     CertificateFailure, CertificateList, CertificateSource, CertificateSummary, InstallRequest, ProvisionRequest,
 };

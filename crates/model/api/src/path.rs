@@ -147,6 +147,10 @@ pub const SECRETS_CHECK: &str = "/v1/secrets-check";
 /// POST `?print=true` → [`RecoverReply`](crate::RecoverReply): apps that only the volumes know are taken in.
 pub const RECOVER: &str = "/v1/recover";
 
+/// GET `?volumes=true&key_file=` → a backup of the node, as a stream of bytes; sealed with the key in that file of the node's
+/// machine, which is for root alone.
+pub const BACKUP: &str = "/v1/backup";
+
 /// GET → [`NetworkStatus`](crate::NetworkStatus).
 pub const NETWORK: &str = "/v1/network";
 /// GET `?from=&to=` → [`DoctorReport`](crate::DoctorReport): why one does not reach another; without, how the node's

@@ -251,6 +251,7 @@ fn operations() -> Vec<Operation> {
             200,
             &["print"],
         ),
+        Operation(path::BACKUP, Get, "A backup of the node", None, None, 200, &["volumes", "key_file"]),
         Operation(path::NETWORK, Get, "The bridge, and services", None, Some("NetworkStatus"), 200, &[]),
         Operation(
             path::NETWORK_DOCTOR,

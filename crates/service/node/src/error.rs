@@ -95,6 +95,8 @@ pub enum NodeError {
     Secrets(Box<SecretsError>),
     #[error(transparent)]
     Cgroup(Box<coppice_cgroup::CgroupError>),
+    #[error(transparent)]
+    Backup(Box<crate::node::BackupError>),
 }
 
 impl From<coppice_dataset::DatasetError> for NodeError {
@@ -165,6 +167,7 @@ impl NodeError {
             Self::Certificates(error) => error.kind(),
             Self::Peer(error) => error.kind(),
             Self::Secrets(error) => error.kind(),
+            Self::Backup(error) => error.kind(),
             Self::Launcher(LauncherError::Refused(refused)) => match refused {
                 LaunchError::NotFound(_) | LaunchError::NotExecutable { .. } | LaunchError::Setup { .. } => {
                     ErrorKind::CannotStart
@@ -211,6 +214,7 @@ boxed_from!(
     Peer(PeerTlsError),
     Secrets(SecretsError),
     Cgroup(coppice_cgroup::CgroupError),
+    Backup(crate::node::BackupError),
 );
 
 impl From<NodeError> for ApiError {

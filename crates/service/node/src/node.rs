@@ -1,5 +1,6 @@
 //! The node as its API sees it: everything that can be asked of one machine.
 
+mod backup;
 mod certificates;
 mod crons;
 mod history;
@@ -13,6 +14,7 @@ mod releases;
 mod secrets;
 mod volumes;
 
+pub use backup::{BackupError, Prepared as PreparedBackup};
 pub use releases::RollbackTo;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,10 +50,10 @@ use crate::root::{Root, RootError};
 use crate::secrets::Secrets;
 use crate::settings::{Settings, SettingsError};
 use crate::signal::parse_signal;
-use crate::{archive, host_network, images, logs, metrics, stats, view, volume};
+use crate::{archive, host_network, images, logs, metrics, restore, stats, view, volume};
 
 /// This node's id in its cluster of one.
-const NODE: NodeId = NodeId(1);
+pub(crate) const NODE: NodeId = NodeId(1);
 
 /// How often the network's rules are looked at, should the notice of a change be lost.
 const RULES_INTERVAL: Duration = Duration::from_secs(30);
@@ -93,6 +95,8 @@ pub enum OpenError {
     Log(#[from] coppice_log::OpenError),
     #[error(transparent)]
     Adopt(#[from] NodeError),
+    #[error(transparent)]
+    Restore(#[from] coppice_backup::ReplaceError),
 }
 
 impl OpenError {
@@ -114,6 +118,8 @@ pub struct Node {
     rollouts: Arc<Rollouts>,
     /// Who makes a release of an app holds its lock.
     turns: Mutex<BTreeMap<Name, Arc<tokio::sync::Mutex<()>>>>,
+    /// Who makes a backup holds it.
+    backing_up: Arc<tokio::sync::Mutex<()>>,
     stop: watch::Sender<bool>,
     settings: Settings,
     _lock: std::fs::File,
@@ -127,7 +133,7 @@ impl Node {
         }
         let root = Root::prepare(&options.root)?;
         let lock = lock(&root.node_lock())?;
-        let settings = Settings::read(&root.settings())?;
+        let settings = restore::finish(&root)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let events = Events::new(clock.clone());
         let store_settings = coppice_image::Settings {
@@ -193,6 +199,7 @@ impl Node {
             log,
             rollouts,
             turns: Mutex::default(),
+            backing_up: Arc::default(),
             stop,
             settings,
             _lock: lock,
@@ -633,7 +640,8 @@ fn size_of(request: &RunRequest) -> Option<TerminalSize> {
     request.size.map(|size| TerminalSize { rows: size.rows, columns: size.columns })
 }
 
-fn lock(path: &Path) -> Result<std::fs::File, OpenError> {
+/// Whoever has it is the node.
+pub(crate) fn lock(path: &Path) -> Result<std::fs::File, OpenError> {
     let failed = |source| OpenError::Lock { path: path.to_owned(), source };
     let file = std::fs::File::options().create(true).append(true).open(path).map_err(failed)?;
     match file.try_lock() {

@@ -12,7 +12,7 @@ mod plan;
 mod records;
 mod watch;
 
-pub(crate) use data::{existing_volumes, on_disk, snapshot_with};
+pub(crate) use data::{existing_volumes, holder, on_disk, snapshot_with};
 pub(crate) use plan::{RolloutInput, first, plan};
 pub(crate) use records::{Remembered, remembered};
 pub(crate) use watch::Seen;

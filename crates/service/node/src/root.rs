@@ -14,6 +14,8 @@
 //! <root>/certificates/authority/   sealed roots of apps that encrypt between their services
 //! <root>/keys/certificates.key   what those keys are sealed with
 //! <root>/keys/secrets.key   what the secrets in the state are sealed with
+//! <root>/before-restore-<time>/   what was there before a restore
+//! <root>/restore.new/, restore.ready/, restoring.json   a restore under way
 //! <root>/node.toml   settings
 //! ```
 

@@ -119,8 +119,7 @@ pub(crate) struct Secrets {
 
 impl Secrets {
     pub(crate) fn new(root: &Root, settings: &SecretSettings, states: watch::Receiver<Arc<State>>) -> Self {
-        let previous = settings.previous_key.as_ref().map(source);
-        let keyring = Keyring::new(&root.keys(), source(&settings.key), previous);
+        let keyring = keyring(root, settings);
         Self { keyring, states, key: Mutex::default(), changing: tokio::sync::Mutex::default() }
     }
 
@@ -212,6 +211,11 @@ impl Secrets {
         let newest = state.secret(secret.as_str()).and_then(|secret| secret.newest()).map(|(version, _)| version);
         newest.ok_or_else(|| SecretsError::Unknown(secret.to_string()))
     }
+}
+
+/// Where the key is.
+pub(crate) fn keyring(root: &Root, settings: &SecretSettings) -> Keyring {
+    Keyring::new(&root.keys(), source(&settings.key), settings.previous_key.as_ref().map(source))
 }
 
 fn source(settings: &SecretKeySettings) -> KeySource {

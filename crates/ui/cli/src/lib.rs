@@ -26,6 +26,7 @@ mod transfer;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use coppice_api::RestoreReply;
 
 use crate::args::Cli;
 use crate::settings::Settings;
@@ -36,6 +37,31 @@ pub struct Hooks {
     pub node: fn(NodeOptions) -> ExitCode,
     /// Runs the launcher (`coppice launcher …`, only ever started by a node), with the arguments after `launcher`.
     pub launcher: fn(Vec<OsString>) -> ExitCode,
+    /// Restores a backup where no node runs (`coppice restore`).
+    pub restore: fn(RestoreOptions) -> Result<RestoreReply, RestoreRefused>,
+}
+
+/// What to restore, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// State directory.
+    pub root: PathBuf,
+    /// The backup.
+    pub file: PathBuf,
+    /// Has the key that it is sealed with.
+    pub key_file: Option<PathBuf>,
+    /// Look at all of it, and change nothing.
+    pub check: bool,
+    /// Also where there is state already.
+    pub force: bool,
+}
+
+/// Why nothing was restored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreRefused {
+    pub what: String,
+    /// What was given is wrong, rather than this machine.
+    pub is_usage: bool,
 }
 
 /// Where to run the node daemon. All else is in `<root>/node.toml`, which the daemon reads itself.

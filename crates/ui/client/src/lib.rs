@@ -9,6 +9,7 @@
 //! and to put a time limit on answers (`wait` and `logs -f` take as long as they take).
 
 mod apps;
+mod backup;
 mod certificates;
 mod connection;
 mod containers;

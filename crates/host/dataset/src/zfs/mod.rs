@@ -389,6 +389,16 @@ impl Driver for Zfs {
         self.put_right(at).map(drop)
     }
 
+    fn rename_snapshot(&self, at: &Place, from: &SnapshotName, to: &SnapshotName) -> Result<(), DatasetError> {
+        let volume = self.volume(at)?;
+        let (child, _) = volume.find(from).ok_or_else(|| at.no_snapshot(from))?;
+        if volume.find(to).is_some() {
+            return Err(at.taken(to));
+        }
+        let full = |name: &SnapshotName| format!("{}/{child}@{name}", self.dataset(&at.name));
+        zfs(&["rename".to_owned(), full(from), full(to)]).map(drop)
+    }
+
     fn destroy_snapshot(&self, at: &Place, snapshot: &SnapshotName) -> Result<(), DatasetError> {
         let volume = self.volume(at)?;
         let (child, _) = volume.find(snapshot).ok_or_else(|| at.no_snapshot(snapshot))?;

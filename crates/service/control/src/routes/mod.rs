@@ -1,6 +1,7 @@
 //! The routes, one file per noun.
 
 mod app;
+mod backup;
 mod certificate;
 mod container;
 mod cron;
@@ -93,6 +94,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::NETWORK_DOCTOR, get(network::doctor))
         .route(path::POLICY, get(policy::list).post(policy::set).delete(policy::remove))
         .route(path::RECOVER, post(recovery::recover))
+        .route(path::BACKUP, get(backup::backup))
         .route(path::SECRETS, get(secret::list))
         .route(path::SECRET, get(secret::history).post(secret::set).delete(secret::remove))
         .route(path::SECRET_ROTATE, post(secret::rotate))

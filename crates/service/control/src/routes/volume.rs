@@ -67,10 +67,20 @@ pub(super) async fn clone(
 pub(super) async fn send(State(node): State<Arc<Node>>, query: Query) -> Answer<Response> {
     let (volume, snapshot) = (query.required("volume")?.to_owned(), query.required("snapshot")?.to_owned());
     let from = query.one("from").map(str::to_owned);
+    streamed(move |out| node.send_volume(&volume, &snapshot, from.as_deref(), out)).await
+}
+
+/// What blocking work writes, as it is written.
+pub(super) async fn streamed(
+    work: impl FnOnce(&mut dyn io::Write) -> Result<(), NodeError> + Send + 'static,
+) -> Answer<Response> {
     let (sender, mut parts) = mpsc::channel(PARTS_AHEAD);
     tokio::task::spawn_blocking(move || {
         let mut out = io::BufWriter::with_capacity(PART, Parts(sender.clone()));
-        if let Err(error) = node.send_volume(&volume, &snapshot, from.as_deref(), &mut out) {
+        let worked = work(&mut out).and_then(|()| {
+            io::Write::flush(&mut out).map_err(|_| NodeError::Invalid("nobody reads any more".to_owned()))
+        });
+        if let Err(error) = worked {
             // What is half of a part goes nowhere; nobody reads any more, or hears why.
             drop(out.into_parts());
             let _ = sender.blocking_send(Err(error));
@@ -80,7 +90,7 @@ pub(super) async fn send(State(node): State<Arc<Node>>, query: Query) -> Answer<
     let first = parts.recv().await.transpose()?;
     let rest = ReceiverStream::new(parts).map(|part| {
         part.map_err(|error| {
-            tracing::warn!(%error, "a volume's stream ended early");
+            tracing::warn!(%error, "a stream ended early");
             io::Error::other(error)
         })
     });

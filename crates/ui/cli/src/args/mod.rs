@@ -1,6 +1,7 @@
 //! What can be typed. One file per noun; a doc comment here is a line of `--help`.
 
 mod app;
+mod backup;
 mod cert;
 mod container;
 mod cron;
@@ -24,6 +25,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 pub(crate) use app::{
     ConvertArgs, DownArgs, InitArgs, ManifestArgs, PlanArgs, PullChoice, StatusArgs, UpArgs, ValidateArgs,
 };
+pub(crate) use backup::{BackupArgs, RestoreArgs};
 pub(crate) use cert::{
     CertAppsArgs, CertDomainArgs, CertDomainsArgs, CertInstallArgs, CertProvisionArgs, CertVerb, Challenge,
     DnsProviderName,
@@ -245,6 +247,10 @@ pub(crate) enum Verb {
     /// Work with this machine's node
     #[command(subcommand)]
     Node(NodeVerb),
+    /// Write all that the node knows to a file, while it goes on
+    Backup(BackupArgs),
+    /// Put a backup in the place of what the node knows, while it is stopped
+    Restore(RestoreArgs),
     /// Print the node's OpenAPI document
     Openapi,
     /// Print a shell's completions

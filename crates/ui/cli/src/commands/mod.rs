@@ -1,6 +1,7 @@
 //! What verbs do. One file per verb; this one sends each to its own.
 
 mod app;
+mod backup;
 mod cert;
 mod container;
 mod cron;
@@ -126,6 +127,8 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Node(NodeVerb::Status) => block_on(node::status::run(settings)),
         Verb::Node(NodeVerb::Install(args)) => node::install::run(settings, args),
         Verb::Node(NodeVerb::Run(args)) => node::run::run(hooks, settings, args),
+        Verb::Backup(args) => block_on(backup::backup(settings, args)),
+        Verb::Restore(args) => backup::restore(hooks, settings, args),
         Verb::Openapi => block_on(node::openapi::run(settings)),
         Verb::Completions(args) => node::completions::run(settings, args),
         Verb::Version => block_on(node::version::run(settings)),

@@ -1,7 +1,8 @@
 //! `volume send` and `receive`.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -42,7 +43,7 @@ pub(crate) async fn send(settings: &Settings, args: VolumeSendArgs) -> CommandRe
             let mut stdout = io::stdout().lock();
             write_out(download, &mut stdout).await?;
         }
-        Some(path) => to_file(download, path).await?,
+        Some(path) => to_file(download, path, 0o666).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -73,13 +74,14 @@ pub(crate) async fn receive(settings: &Settings, args: VolumeReceiveArgs) -> Com
 }
 
 /// Writes beside, and gives it its name when it is whole.
-async fn to_file(download: Download, path: &Path) -> Result<(), CommandError> {
+pub(crate) async fn to_file(download: Download, path: &Path, mode: u32) -> Result<(), CommandError> {
     let mut part = path.as_os_str().to_owned();
     part.push(PART);
     let failed = |source| CommandError::file(format!("cannot write {}", path.display()))(source);
-    let mut file = File::create(&part).map_err(failed)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&part).map_err(failed)?;
     let written = match write_out(download, &mut file).await {
-        Ok(()) => file.sync_all().and_then(|()| std::fs::rename(&part, path)).map_err(failed),
+        Ok(()) => file.sync_all().and_then(|()| put_in_place(Path::new(&part), path)).map_err(failed),
         Err(CommandError::Output(source)) => Err(failed(source)),
         Err(error) => Err(error),
     };
@@ -89,7 +91,13 @@ async fn to_file(download: Download, path: &Path) -> Result<(), CommandError> {
     written
 }
 
-async fn write_out(mut download: Download, out: &mut impl Write) -> Result<(), CommandError> {
+fn put_in_place(part: &Path, path: &Path) -> io::Result<()> {
+    std::fs::rename(part, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+pub(crate) async fn write_out(mut download: Download, out: &mut impl Write) -> Result<(), CommandError> {
     while let Some(bytes) = download.next().await? {
         out.write_all(&bytes).map_err(CommandError::Output)?;
     }
