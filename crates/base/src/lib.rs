@@ -5,12 +5,14 @@
 //! those adapters; `cargo xtask tidy` checks it.
 
 pub mod clock;
+pub mod ids;
 pub mod name;
 pub mod random;
 pub mod signal;
 pub mod units;
 
 pub use clock::{Clock, SystemClock, Timestamp};
+pub use ids::IdRange;
 pub use name::{ContainerId, Name, NameError};
 pub use random::{Random, SystemRandom};
 pub use signal::{signal_name, signal_text};

@@ -208,9 +208,10 @@ fn mount_all(
         let name = format!("mount {}", mount.target.display());
         let missing = || StartFailure::setup(&name, "no mount came");
         let source = match &mount.source {
-            MountSource::Bind { .. } | MountSource::Generated { .. } | MountSource::Secrets { .. } => {
-                given.next().ok_or_else(missing)?
-            }
+            MountSource::Bind { .. }
+            | MountSource::Shifted { .. }
+            | MountSource::Generated { .. }
+            | MountSource::Secrets { .. } => given.next().ok_or_else(missing)?,
             MountSource::Tmpfs { size } => {
                 let mut attributes = Attributes::NO_SUID.and(Attributes::NO_DEV);
                 if mount.read_only {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use coppice_base::{Bytes, ContainerId, MilliCpu};
+use coppice_base::{Bytes, ContainerId, IdRange, MilliCpu};
 use coppice_network::{Address, Address6};
 use serde::{Deserialize, Serialize};
 
@@ -46,26 +46,6 @@ pub struct Rootfs {
     pub read_only: bool,
 }
 
-/// The container's ids 0..`count` are the host's `first`..`first + count`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct IdRange {
-    pub first: u32,
-    pub count: u32,
-}
-
-impl IdRange {
-    /// Ids per range: what images expect (nobody is 65534).
-    pub const COUNT: u32 = 65_536;
-    /// First host id handed out: above what distributions give to users and subuids (524288 + n·65536 is
-    /// systemd's container range start; 1879048192 its end of foreign use), below 2³¹.
-    pub const BASE: u32 = 0x1000_0000;
-
-    /// The `index`th range.
-    pub fn nth(index: u32) -> Self {
-        Self { first: Self::BASE + index * Self::COUNT, count: Self::COUNT }
-    }
-}
-
 /// A mount besides the standard ones (/proc, /sys, /dev, /dev/pts, /dev/shm, /dev/mqueue).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
@@ -81,6 +61,10 @@ pub enum MountSource {
     /// A file or directory of the host, mounted id-mapped so that both sides see the same ids. Where the
     /// filesystem cannot, the start fails with a typed error that says so.
     Bind {
+        path: PathBuf,
+    },
+    /// A directory whose files have the ids of [`ContainerConfig::ids`] on disk: mounted as it is.
+    Shifted {
         path: PathBuf,
     },
     /// A file the node made (hosts, hostname, resolv.conf), owned by host root, shown as root's.

@@ -19,12 +19,13 @@ use coppice_linux::{
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, major, minor, openat};
 
 use crate::child::{become_root, current_root, enter, environment, finish, identity, own_terminal};
-use crate::config::{IdRange, ProcessConfig};
+use crate::config::ProcessConfig;
 use crate::failure::{StartFailure, StepError};
 use crate::start::{ChildStreams, Host, Starting, give_up};
 use crate::step::{Word, say, step};
 use crate::system::{DEVPTS_MAGIC, place_streams};
 use crate::user::{User, resolve};
+use coppice_base::IdRange;
 
 /// The container a process is added to.
 pub struct Target<'a> {

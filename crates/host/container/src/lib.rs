@@ -23,9 +23,10 @@ pub mod user;
 
 pub use capabilities::{DEFAULT_CAPABILITIES, UnknownCapability, capabilities};
 pub use config::{
-    CgroupLimits, ContainerConfig, IdRange, LogConfig, Mount, MountSource, Network, ProcessConfig, Rlimit, Rootfs,
-    Seccomp, TerminalSize,
+    CgroupLimits, ContainerConfig, LogConfig, Mount, MountSource, Network, ProcessConfig, Rlimit, Rootfs, Seccomp,
+    TerminalSize,
 };
+pub use coppice_base::IdRange;
 pub use exec::{Target, exec};
 pub use failure::StartFailure;
 pub use secret::{SecretBytes, SecretFile, SecretFileError, SecretFiles};

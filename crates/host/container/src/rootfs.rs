@@ -14,7 +14,8 @@ use coppice_linux::{Attributes, FilesystemContext, SyscallError, SyscallResult, 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Uid, mkdirat, openat};
 use rustix::io::Errno;
 
-use crate::config::{IdRange, Rootfs};
+use crate::config::Rootfs;
+use coppice_base::IdRange;
 
 /// Devices in images are never devices: a root filesystem is always `nodev`.
 const ROOT_ATTRIBUTES: Attributes = Attributes::NO_DEV;

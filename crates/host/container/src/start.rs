@@ -237,7 +237,8 @@ fn furnish(
     let fds: Vec<BorrowedFd<'_>> = [root.as_fd()].into_iter().chain(mounts.iter().map(AsFd::as_fd)).collect();
     starting.tell("go", Word::Go, &fds)?;
     starting.root = Some(root);
-    if !config.mounts.iter().any(|mount| matches!(mount.source, MountSource::Bind { .. })) {
+    let is_bind = |mount: &Mount| matches!(mount.source, MountSource::Bind { .. } | MountSource::Shifted { .. });
+    if !config.mounts.iter().any(is_bind) {
         // Without it the exit takes the mounts down itself.
         let path = format!("/proc/{}/ns/mnt", starting.pid);
         starting.mounts = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
@@ -247,15 +248,17 @@ fn furnish(
 
 /// The detached mount of a bind; `None` for what the child makes itself.
 fn bind(mount: &Mount, shift: Shift<'_>) -> Result<Option<OwnedFd>, StepError> {
-    let (path, may_stay_unmapped) = match &mount.source {
-        MountSource::Bind { path } => (path, false),
+    let (path, maps, may_stay_unmapped) = match &mount.source {
+        MountSource::Bind { path } => (path, true, false),
+        MountSource::Shifted { path } => (path, false, false),
         // World-readable and made by the node: shown as nobody's where the filesystem has no id-mapped mounts.
-        MountSource::Generated { path } => (path, true),
+        MountSource::Generated { path } => (path, true, true),
         MountSource::Tmpfs { .. } => return Ok(None),
         MountSource::Secrets { files, .. } => return Ok(Some(SecretFiles::make(files, shift.ids)?)),
     };
     let fd = clone_tree(path, false)?;
-    match idmap(&fd, shift.namespace, false) {
+    let mapped = if maps { idmap(&fd, shift.namespace, false) } else { Ok(()) };
+    match mapped {
         Err(e) if e.errno == Errno::INVAL && may_stay_unmapped => {}
         Err(e) if e.errno == Errno::INVAL => return Err(StepError::NoIdMap(path.display().to_string())),
         other => other?,

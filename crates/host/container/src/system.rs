@@ -17,8 +17,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::config::IdRange;
 use crate::failure::StepError;
+use coppice_base::IdRange;
 
 /// `PROC_SUPER_MAGIC` of linux/magic.h.
 pub(crate) const PROC_MAGIC: u64 = 0x9fa0;

@@ -28,6 +28,8 @@ pub enum DatasetError {
     NoZfs { source: io::Error },
     #[error("`zfs {command}` failed: {said}")]
     Zfs { command: String, said: String },
+    #[error("`zfs {command}` did not end within {limit} s and was killed: see `zpool status` and the kernel's log")]
+    ZfsHangs { command: String, limit: u64 },
     #[error(
         "{root} holds volumes already and {base} would be mounted over them: move them away, or take `zfs` out of [volumes] in node.toml"
     )]

@@ -24,6 +24,7 @@ mod error;
 mod folder;
 mod id;
 mod name;
+mod owners;
 mod properties;
 mod staging;
 mod stamps;

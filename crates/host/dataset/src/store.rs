@@ -9,6 +9,7 @@ use crate::driver::{Driver, Kind, Place};
 use crate::error::DatasetError;
 use crate::folder::{lock, make};
 use crate::name::{DatasetName, SnapshotName};
+use crate::owners::Mapping;
 use crate::properties::Properties;
 use crate::stamps::Stamps;
 use crate::trees::Trees;
@@ -20,6 +21,7 @@ use crate::zfs::Zfs;
 pub struct Store {
     root: PathBuf,
     pub(crate) driver: Box<dyn Driver>,
+    pub(crate) mapping: Mapping,
 }
 
 /// A dataset as it is.
@@ -59,14 +61,15 @@ impl Store {
             Some(zfs) => Box::new(zfs),
             None => Box::new(Trees::open(root)?),
         };
-        Ok(Self { root: root.to_owned(), driver })
+        Ok(Self { root: root.to_owned(), driver, mapping: Mapping::default() })
     }
 
     /// The datasets below `root` as children of a dataset of a pool, `tank/coppice`, which is made when it is missing and
     /// mounted on `root`.
     pub fn open_zfs(root: &Path, base: &str) -> Result<Self, DatasetError> {
         make(root)?;
-        Ok(Self { root: root.to_owned(), driver: Box::new(Zfs::open(root, base)?) })
+        let driver = Box::new(Zfs::open(root, base)?);
+        Ok(Self { root: root.to_owned(), driver, mapping: Mapping::default() })
     }
 
     pub fn kind(&self) -> Kind {

@@ -7,6 +7,7 @@ use crate::driver::Place;
 use crate::error::DatasetError;
 use crate::id;
 use crate::name::{DatasetName, SnapshotName};
+use crate::owners;
 use crate::staging::Staging;
 use crate::stamps::Stamps;
 use crate::store::{Snapshot, Store};
@@ -93,7 +94,10 @@ impl Store {
         let unpacked = (|| {
             let mut input = BufReader::with_capacity(ROOM, input);
             let tree = open(&staging.tree())?;
+            let [ids, _] = owners::form(&tree).map_err(DatasetError::errno("look at", staging.tree()))?;
             unpack(tree.as_fd(), &mut input).map_err(&refused)?;
+            // What came has the containers' ids; it is to be in one form with what was there.
+            owners::shift(&tree, ids).map_err(DatasetError::io("change the owners in", staging.tree()))?;
             if !input.buffer().is_empty() {
                 return Err(refused(StreamError::Torn));
             }

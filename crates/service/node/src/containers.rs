@@ -383,7 +383,7 @@ impl Containers {
             .map_err(|source| NodeError::disk(format!("cannot prepare container {}", record.name), source))?;
         let mut sources = Vec::new();
         for mount in prepare::volumes(&record.spec, &image.config) {
-            sources.push(volume::source(&self.root, &self.volumes, record, image, &mount)?);
+            sources.push(volume::source(self, record, image, &mount)?);
         }
         let given = Given {
             id: record.id.clone(),

@@ -122,6 +122,7 @@ fn volume_kind(error: &coppice_dataset::DatasetError) -> ErrorKind {
         DatasetError::Attachment { .. }
         | DatasetError::NoZfs { .. }
         | DatasetError::Zfs { .. }
+        | DatasetError::ZfsHangs { .. }
         | DatasetError::Occupied { .. }
         | DatasetError::MountedElsewhere { .. }
         | DatasetError::Io { .. }

@@ -50,7 +50,7 @@ pub(crate) struct Given {
     pub(crate) ids: IdRange,
     pub(crate) network: Network,
     /// Each mount's directory or file on the host, in the order of [`volumes`].
-    pub(crate) sources: Vec<PathBuf>,
+    pub(crate) sources: Vec<KernelSource>,
     pub(crate) log_max_size: Bytes,
     pub(crate) log_max_files: u32,
     pub(crate) allow_privileged: Result<(), PathBuf>,
@@ -187,12 +187,8 @@ pub(crate) fn prepare(spec: &RunSpec, image: &ImageConfig, given: Given) -> Resu
         });
     }
     mounts.extend(given.secrets.mount());
-    for (volume, path) in volumes(spec, image).iter().zip(given.sources) {
-        mounts.push(Mount {
-            target: absolute("mount target", &volume.target)?,
-            read_only: volume.read_only,
-            source: KernelSource::Bind { path },
-        });
+    for (volume, source) in volumes(spec, image).iter().zip(given.sources) {
+        mounts.push(Mount { target: absolute("mount target", &volume.target)?, read_only: volume.read_only, source });
     }
     // A mount over another one's inside comes later.
     mounts.sort_by_key(|mount| mount.target.components().count());

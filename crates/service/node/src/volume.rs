@@ -2,7 +2,9 @@
 //!
 //! A named or anonymous volume that is new and empty gets what the image has at that path, with its owner and
 //! mode, as docker does: databases expect their own directory there. Ids in volumes are the container's own (a
-//! file of redis is uid 999 on disk, whatever range the app has), so data outlives the app's range.
+//! file of redis is uid 999 on disk, whatever range the app has), so data outlives the app's range. Where a
+//! filesystem cannot show them shifted (zfs-fuse), a named volume's are those of the range that mounts it, one
+//! range at a time; a host path of the user's there is refused, since its owners are not ours to change.
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -10,12 +12,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use coppice_base::{ContainerId, Name};
+use coppice_container::MountSource as KernelSource;
 use coppice_dataset::{DatasetError, DatasetName, Store};
 use coppice_image::Image;
 use coppice_spec::{MountSource, VolumeMount};
 
 use crate::archive;
-use crate::container::Record;
+use crate::container::{Phase, Record};
+use crate::containers::Containers;
 use crate::error::NodeError;
 use crate::root::{Root, make};
 use crate::settings::VolumeSettings;
@@ -34,18 +38,18 @@ pub(crate) fn open(root: &Root, settings: &VolumeSettings) -> Result<Store, Data
 /// Below the node's directory of what goes with it: where volumes are filled from images.
 const FILLING: &str = "filling";
 
-/// The host path of one mount of a container.
+/// What one mount of a container shows.
 pub(crate) fn source(
-    root: &Root,
-    volumes: &Store,
+    containers: &Containers,
     record: &Record,
     image: &Image,
     mount: &VolumeMount,
-) -> Result<PathBuf, NodeError> {
+) -> Result<KernelSource, NodeError> {
+    let (root, volumes) = (&containers.root, &containers.volumes);
     match &mount.source {
         MountSource::Host(path) => {
             let path = PathBuf::from(path);
-            if path.exists() { Ok(path) } else { Err(NodeError::NoBindSource(path)) }
+            if path.exists() { Ok(KernelSource::Bind { path }) } else { Err(NodeError::NoBindSource(path)) }
         }
         MountSource::Volume(volume) => {
             let name = DatasetName { app: record.owner.app().cloned(), volume: volume.clone() };
@@ -55,19 +59,53 @@ pub(crate) fn source(
                 let filled = volumes.create(&name, |head| fill(head, &image.layers, &mount.target, &scratch));
                 // Instances that share a volume start side by side: the first fills it.
                 if !matches!(filled, Err(DatasetError::Exists(_))) {
-                    return Ok(filled?);
+                    filled?;
                 }
             }
-            Ok(volumes.ready(&name)?)
+            own(containers, record, &name)
         }
         MountSource::Anonymous => {
             let name: String = mount.target.trim_matches('/').replace('/', "-");
             let path = root.container(&record.id).join(ANONYMOUS).join(name);
             prepare(&path, &image.layers, &mount.target)
                 .map_err(|source| NodeError::disk(format!("cannot make the volume for {}", mount.target), source))?;
-            Ok(path)
+            Ok(KernelSource::Bind { path })
         }
     }
+}
+
+/// Has a volume's files have the ids on disk by which this container's are shown, and says how.
+fn own(containers: &Containers, record: &Record, name: &DatasetName) -> Result<KernelSource, NodeError> {
+    static OWNING: Mutex<()> = Mutex::new(());
+    let volumes = &containers.volumes;
+    let path = volumes.ready(name)?;
+    let ids = (!volumes.maps_ids(name)?).then(|| record.ids());
+    if volumes.owned_by(name)? != [ids; 2] {
+        // One at a time: what is looked at stays so until it is changed.
+        let _owning = OWNING.lock().expect("no panic holds this lock");
+        let owners = volumes.owned_by(name)?;
+        let others = containers.table.all().into_iter().filter(|other| {
+            let phase = other.phase();
+            (phase.is_running() || matches!(phase, Phase::Starting))
+                && other.id != record.id
+                && other.read(|other| {
+                    owners.contains(&Some(other.ids())) && Some(other.ids()) != ids && mounts(other, name)
+                })
+        });
+        let by: Vec<String> = others.map(|other| other.name()).collect();
+        if !by.is_empty() {
+            let why = "its filesystem has no id-mapped mounts, so it is one app's or one container's at a time";
+            return Err(NodeError::VolumeInUse { volume: name.to_string(), by, why });
+        }
+        volumes.own(name, ids)?;
+    }
+    Ok(if ids.is_some() { KernelSource::Shifted { path } } else { KernelSource::Bind { path } })
+}
+
+/// Whether a container has a volume mounted while it runs.
+pub(crate) fn mounts(record: &Record, name: &DatasetName) -> bool {
+    let is_it = |mount: &VolumeMount| matches!(&mount.source, MountSource::Volume(volume) if *volume == name.volume);
+    record.owner.app() == name.app.as_ref() && record.spec.workload.volumes.iter().any(is_it)
 }
 
 /// Makes the directory if it is missing, filled from the image. A crash half-way leaves no half-filled volume: it

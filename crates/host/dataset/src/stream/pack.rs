@@ -3,6 +3,8 @@
 //! What did not change is not sent. That is a file which is the same inode, last changed well before the base's root was
 //! (which its snapshot's stamps change); any other is read and compared, since a time can be set back, and a clock's tick holds
 //! more than one change.
+//!
+//! Owners are as containers see them, whatever [form](crate::owners) the tree has.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::CString;
@@ -17,6 +19,7 @@ use rustix::io::{Errno, pread};
 
 use super::error::StreamError;
 use super::record::{Meta, RUN, Record, is_data};
+use crate::owners::{CAPABILITIES, inner, of_root};
 
 const INSIDE: OFlags =
     OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK).union(OFlags::NOATIME);
@@ -297,8 +300,8 @@ fn bare(stat: &Stat) -> Meta {
     let nanoseconds = |value: u64| u32::try_from(value).unwrap_or(0);
     Meta {
         mode: stat.st_mode,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
+        uid: inner(stat.st_uid),
+        gid: inner(stat.st_gid),
         accessed: (stat.st_atime, nanoseconds(stat.st_atime_nsec)),
         modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
         attributes: Vec::new(),
@@ -318,7 +321,9 @@ fn meta(file: &OwnedFd, stat: &Stat) -> Result<Meta, StreamError> {
             Err(Errno::NODATA) => continue,
             other => other?,
         };
-        meta.attributes.push((name.to_owned(), value[..len].to_owned()));
+        let value =
+            if name == CAPABILITIES.as_bytes() { of_root(&value[..len], None) } else { value[..len].to_owned() };
+        meta.attributes.push((name.to_owned(), value));
     }
     meta.attributes.sort();
     Ok(meta)

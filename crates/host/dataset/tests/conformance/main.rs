@@ -3,6 +3,7 @@
 mod crashes;
 mod ground;
 mod hostile;
+mod owners;
 mod properties;
 mod transfer;
 mod trees;

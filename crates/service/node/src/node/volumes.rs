@@ -9,7 +9,6 @@ use coppice_api::{
 };
 use coppice_base::Name;
 use coppice_dataset::{Dataset, DatasetName, Kind, Snapshot, SnapshotName, Stamps};
-use coppice_spec::MountSource;
 
 use super::Node;
 use crate::error::NodeError;
@@ -136,15 +135,7 @@ impl Node {
     /// Running containers that have it mounted.
     fn users_of(&self, name: &DatasetName) -> Vec<String> {
         let uses = |container: &crate::container::Container| {
-            container.phase().is_running()
-                && container.read(|record| {
-                    let mounts = record.spec.workload.volumes.iter();
-                    let named = mounts.filter_map(|mount| match &mount.source {
-                        MountSource::Volume(volume) => Some(volume),
-                        MountSource::Host(_) | MountSource::Anonymous => None,
-                    });
-                    record.owner.app() == name.app.as_ref() && named.into_iter().any(|volume| *volume == name.volume)
-                })
+            container.phase().is_running() && container.read(|record| crate::volume::mounts(record, name))
         };
         let all = self.containers.table.all();
         all.into_iter().filter(|container| uses(container)).map(|container| container.name()).collect()
