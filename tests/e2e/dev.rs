@@ -4,10 +4,11 @@ mod node;
 mod project;
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
-use node::Node;
+use node::{Node, Output};
 use project::{Project, wait_until};
 
 const SITE: &str = r#"
@@ -49,7 +50,7 @@ impl Dev {
 
     #[track_caller]
     fn wait_out(&self, text: &str) {
-        wait_until(&format!("{text:?} is shown; so far\n{}", self.err()), || self.out().contains(text));
+        wait_until(&format!("{text:?} is shown"), || self.out().contains(text));
     }
 
     #[track_caller]
@@ -67,6 +68,9 @@ impl Drop for Dev {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("── it showed ──\n{}── and said ──\n{}", self.out(), self.err());
+        }
     }
 }
 
@@ -129,4 +133,92 @@ fn a_workload_that_writes_into_what_is_watched_is_not_restarted_for_ever() {
     dev.wait_err("web writes into its bind mounts itself: they no longer restart it");
     dev.interrupt();
     assert_eq!(dev.child.wait().unwrap().code(), Some(0));
+}
+
+/// What is built of `src/word` runs; what is wrong there does not build.
+const BUILT: &str = r#"
+[service.web]
+image = "box"
+command = ["sh", "-c", "echo running $(cat /out/word); exec sleep 1000"]
+stop_signal = "KILL"
+volumes = ["./out:/out:ro"]
+
+[service.web.dev]
+build = "echo compiling; if grep wrong src/word; then exit 3; fi; cp src/word out/word"
+watch = ["src"]
+
+[service.other]
+image = "box"
+command = ["sleep", "1000"]
+stop_signal = "KILL"
+"#;
+
+#[test]
+fn a_service_is_built_of_its_sources_and_one_that_does_not_build_runs_on_as_it_was() {
+    let node = Node::with_busybox();
+    let site = Project::new(&node, "site", BUILT);
+    for dir in ["src", "out"] {
+        std::fs::create_dir(site.dir.join(dir)).unwrap();
+    }
+    write(&site.dir, "src/word", "wrong");
+    let first = site.coppice(&["up", "--dev"]).ended_with(1);
+    assert!(first.stderr.contains("web build | compiling\nweb build | wrong\n"), "{}", first.stderr);
+    assert!(first.stderr.contains("web was not built, and nothing is brought up: exited with code 3"));
+    assert!(site.try_status().is_none());
+
+    write(&site.dir, "src/word", "one");
+    let mut dev = Dev::start(&site);
+    dev.wait_out("web-1 | running one\n");
+    let other = site.child("other-1").pid;
+    write(&site.dir, "src/word", "two");
+    dev.wait_out("running two\n");
+    dev.wait_err("dev | site: sources changed, building web\n");
+    let pid = site.child("web-1").pid;
+    write(&site.dir, "src/word", "wrong");
+    dev.wait_err("dev | web was not built: exited with code 3; what runs goes on\n");
+    assert_eq!((site.child("web-1").pid, site.child("other-1").pid), (pid, other));
+    write(&site.dir, "src/word", "three");
+    dev.wait_out("running three\n");
+    assert_eq!(dev.out().matches("running two").count(), 1, "once for what was built and mounted");
+    assert_eq!(site.child("other-1").pid, other);
+    dev.interrupt();
+    assert_eq!(dev.child.wait().unwrap().code(), Some(0), "{}", dev.err());
+}
+
+#[test]
+fn a_release_that_changes_is_sent_again_and_one_that_fails_is_told_with_its_cause() {
+    let node = Node::with_busybox();
+    let manifest = |more: &str| {
+        format!("[service.web]\nimage = \"box\"\nrelease = \"shop.tar.gz\"\nstop_signal = \"KILL\"\n{more}\n")
+    };
+    let shop = Project::new(&node, "shop", &manifest(""));
+    let release = |word: &str| {
+        let home = shop.dir.join("home");
+        for (file, text) in [
+            ("bin/shop", format!("#!/bin/sh\necho $1 {word}\nexec sleep 1000\n")),
+            ("releases/start_erl.data", "14.0 1.0.0".to_owned()),
+            ("releases/1.0.0/shop.rel", String::new()),
+        ] {
+            std::fs::create_dir_all(home.join(file).parent().unwrap()).unwrap();
+            write(&home, file, &text);
+        }
+        std::fs::set_permissions(home.join("bin/shop"), PermissionsExt::from_mode(0o755)).unwrap();
+        let mut tar = std::process::Command::new("tar");
+        tar.args(["-czf", "../next.tar.gz", "bin", "releases"]).current_dir(&home);
+        Output::of(tar).succeeded();
+        std::fs::rename(shop.dir.join("next.tar.gz"), shop.dir.join("shop.tar.gz")).unwrap();
+    };
+    release("one");
+    let mut dev = Dev::start(&shop);
+    dev.wait_out("web-1 | foreground one\n");
+    release("two");
+    dev.wait_out("foreground two\n");
+    dev.wait_err("dev | shop: release 2 runs\n");
+    let pid = shop.child("web-1").pid;
+    shop.write(&manifest("command = [\"x\"]\nentrypoint = [\"false\"]"));
+    dev.wait_err("error: release 3 of shop failed");
+    dev.wait_err("exited with code 1");
+    assert_eq!(shop.child("web-1").pid, pid);
+    dev.interrupt();
+    assert_eq!(dev.child.wait().unwrap().code(), Some(0), "{}", dev.err());
 }

@@ -24,6 +24,7 @@ mod release;
 mod secret;
 pub mod stream;
 mod volume;
+mod worker;
 
 pub use app::{
     AppStatus, AppSummary, ApplyReply, ApplyRequest, ChildStatus, FieldChange, HistoryEntry, PlanReply, PlanStep,
@@ -70,3 +71,4 @@ pub use volume::{
     SnapshotDetail, VolumeCloneRequest, VolumeDetail, VolumeKind, VolumeReceiveReply, VolumeRollbackReply,
     VolumeRollbackRequest, VolumeSnapshotRequest, VolumeSummary,
 };
+pub use worker::WorkerRunReply;

@@ -49,6 +49,8 @@ pub const APP_CRON: &str = "/v1/apps/{app}/crons/{cron}";
 pub const APP_CRON_RUN: &str = "/v1/apps/{app}/crons/{cron}/run";
 /// GET → [`CronRun`](crate::CronRun), when run `{run}` has ended.
 pub const APP_CRON_ONE: &str = "/v1/apps/{app}/crons/{cron}/runs/{run}";
+/// POST → [`WorkerRunReply`](crate::WorkerRunReply), when a run of the worker, beside the tree, has started.
+pub const APP_WORKER_RUN: &str = "/v1/apps/{app}/workers/{worker}/run";
 /// GET `?workload=&since=&tail=&follow=&stdout=&stderr=` ([`LogQuery`](crate::LogQuery), several `workload`) → lines of
 /// [`LogLine`](crate::LogLine), of all instances.
 pub const APP_LOGS: &str = "/v1/apps/{app}/logs";

@@ -11,6 +11,7 @@ mod reach;
 mod secrets;
 mod shape;
 mod tree;
+mod workers;
 
 pub(crate) use candidates::RolloutEvents;
 pub(crate) use crons::{CronView, outcome_text};
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 
 use self::candidates::Candidates;
 use self::crons::Crons;
+use self::workers::Runs;
 use crate::container::{Container, Owner, Phase, Place};
 use crate::containers::Containers;
 use crate::error::NodeError;
@@ -48,6 +50,7 @@ pub(crate) struct App {
     slots: Mutex<BTreeMap<String, Slot>>,
     candidates: Candidates,
     crons: Crons,
+    runs: Runs,
     supervisor: OnceLock<Supervisor>,
     /// Published ports by service, with host ports chosen.
     ports: Mutex<BTreeMap<Name, Vec<PortSpec>>>,
@@ -112,6 +115,7 @@ impl App {
             slots: Mutex::default(),
             candidates: Candidates::default(),
             crons: Crons::load(&dir),
+            runs: Runs::default(),
             supervisor: OnceLock::new(),
             ports: Mutex::new(ports),
             names: tokio::sync::Mutex::default(),
@@ -124,6 +128,7 @@ impl App {
                 match container.read(|record| record.place) {
                     Place::Own => app.slots().entry(instance.clone()).or_default().container = Some(container.clone()),
                     Place::Cron => app.crons.found(&container),
+                    Place::Run => app.runs.found(&container),
                     Place::Candidate | Place::Leaving | Place::Hook { .. } => app.candidates.found(&container),
                 }
             }
@@ -155,6 +160,7 @@ impl App {
         }
         app.apply_stops(&wanted, true);
         app.take_up_crons();
+        app.take_up_runs();
         // Whatever it has: who waits for the first word of all apps waits for this one's, too.
         let telling = app.clone();
         tokio::spawn(async move {
@@ -269,6 +275,7 @@ impl App {
         let anew = before.current().id != wanted.current().id || before.stopped != wanted.stopped;
         self.apply_stops(&wanted, anew || halted(&before) != halted(&wanted) || before.rollout().is_some());
         self.follow_crons();
+        self.follow_runs();
         let app = self.clone();
         tokio::spawn(async move {
             app.refresh_network().await;
@@ -321,6 +328,7 @@ impl App {
     /// Stops everything and keeps it, for the next daemon.
     pub(crate) async fn halt(self: &Arc<Self>) {
         self.leave_crons().await;
+        self.leave_runs().await;
         let supervisor = self.supervisor();
         let keys: Vec<String> = supervisor.read(|machine| machine.keys().cloned().collect());
         supervisor.tell(Event::StopChildren(keys));
@@ -356,12 +364,14 @@ impl App {
     /// Stops everything and returns when it is down and its containers are gone.
     pub(crate) async fn retire(self: &Arc<Self>) {
         self.leave_crons().await;
+        self.leave_runs().await;
         let supervisor = self.supervisor();
         supervisor.tell(Event::Stop);
         supervisor.caught_up().await;
         supervisor.when(|status| status.overall == Overall::Stopped && status.leaving.is_empty()).await;
         let slots: Vec<_> = self.slots().values().filter_map(|slot| slot.container.clone()).collect();
-        let containers = slots.into_iter().chain(self.candidates.containers()).chain(self.crons.containers()).collect();
+        let runs = self.crons.containers().into_iter().chain(self.runs.containers());
+        let containers = slots.into_iter().chain(self.candidates.containers()).chain(runs).collect();
         for service in self.wanted().spec().services.keys() {
             self.containers.network.release_ports(&self.port_owner(service));
         }

@@ -127,6 +127,8 @@ pub enum Place {
     Hook { after: bool },
     /// It is a run of a cron.
     Cron,
+    /// It is a run of a worker that somebody asked for.
+    Run,
 }
 
 impl Record {

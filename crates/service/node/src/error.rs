@@ -83,6 +83,8 @@ pub enum NodeError {
     NoApp(String),
     #[error("app {app} has no workload or instance {target:?}; it has {}", known.join(", "))]
     NoWorkload { app: String, target: String, known: Vec<String> },
+    #[error("{worker} of {app} is not run: {why}")]
+    NoWorkerRun { app: String, worker: String, why: String },
     #[error("no run of {cron} of {app}: {why}")]
     NoRun { app: String, cron: String, why: coppice_cron::Refusal },
     #[error("{0}")]
@@ -161,6 +163,7 @@ impl NodeError {
             | Self::ImageInUse { .. }
             | Self::VolumeInUse { .. }
             | Self::NoRun { .. }
+            | Self::NoWorkerRun { .. }
             | Self::Rejected(_) => ErrorKind::Conflict,
             Self::Volume(error) => volume_kind(error),
             Self::Network(error) => error.kind(),

@@ -13,6 +13,7 @@ mod recovery;
 mod releases;
 mod secrets;
 mod volumes;
+mod workers;
 
 pub use backup::{BackupError, Prepared as PreparedBackup};
 pub use releases::RollbackTo;
@@ -39,7 +40,7 @@ use crate::adhoc::AdHoc;
 use crate::agent::Agent;
 use crate::app::{App, instances_of};
 use crate::attach::{self, Attached};
-use crate::container::{Container, Owner, Phase};
+use crate::container::{Container, Owner, Phase, Place};
 use crate::containers::Containers;
 use crate::error::NodeError;
 use crate::events::{About, Events};
@@ -388,7 +389,10 @@ impl Node {
     pub async fn stop_container(&self, text: &str, request: &StopRequest) -> Result<(), NodeError> {
         let container = self.find(text)?;
         let signal = request.signal.as_deref().map(parse_signal).transpose()?;
-        if let Owner::App { app, instance, .. } = &container.owner {
+        let is_run = container.read(|record| matches!(record.place, Place::Cron | Place::Run | Place::Hook { .. }));
+        if let Owner::App { app, instance, .. } = &container.owner
+            && !is_run
+        {
             self.tell_instance(app, instance, "stop")?;
             container.when(|phase| !phase.is_running()).await;
             return Ok(());

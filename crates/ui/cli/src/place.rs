@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use coppice_manifest::{Context, Diagnostics, parse_bytes};
+use coppice_manifest::{Context, DevSpec, Diagnostics, parse_bytes};
 use coppice_spec::{AppSpec, Party, PartyError};
 
 use crate::args::ManifestArgs;
@@ -107,6 +107,8 @@ pub(crate) struct Manifest {
     pub(crate) apps: Vec<AppSpec>,
     /// It, what it includes, and env files; absolute.
     pub(crate) files: BTreeSet<PathBuf>,
+    /// How services of these apps are built while they are developed.
+    pub(crate) dev: Vec<DevSpec>,
 }
 
 /// The apps of a manifest, read as by [`read`].
@@ -132,7 +134,7 @@ pub(crate) fn read(settings: &Settings, args: &ManifestArgs) -> Result<Manifest,
     }
     let mut files = context.files_read();
     files.extend(file.file_name().map(|name| context.dir().join(name)));
-    let mut apps = parsed.apps;
+    let (mut apps, mut dev) = (parsed.apps, parsed.dev);
     if let Some(wanted) = &args.app {
         let names: Vec<String> = apps.iter().map(|app| app.name.to_string()).collect();
         apps.retain(|app| app.name.as_str() == wanted);
@@ -141,7 +143,8 @@ pub(crate) fn read(settings: &Settings, args: &ManifestArgs) -> Result<Manifest,
             return Err(CommandError::usage(what, format!("it has: {}", names.join(", "))));
         }
     }
-    Ok(Manifest { apps, files })
+    dev.retain(|dev| apps.iter().any(|app| app.name == dev.app));
+    Ok(Manifest { apps, files, dev })
 }
 
 /// Like [`apps`], for what can only be done to one.

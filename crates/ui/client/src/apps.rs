@@ -1,6 +1,6 @@
 //! Apps: apply, plan, status, workloads, logs.
 
-use coppice_api::{AppStatus, AppSummary, ApplyReply, ApplyRequest, LogLine, PlanReply, WorkloadRequest, path};
+use coppice_api::{AppStatus, AppSummary, ApplyReply, ApplyRequest, LogLine, PlanReply, WorkerRunReply, WorkloadRequest, path};
 
 use crate::containers::LogFilter;
 use crate::target::Target;
@@ -30,6 +30,11 @@ impl Client {
 
     pub async fn app_workloads(&self, app: &str, request: &WorkloadRequest) -> Result<(), ClientError> {
         self.command(Target::with(path::APP_WORKLOADS, app), Some(request)).await
+    }
+
+    /// A run of a worker now, which has started; its container is waited for as any.
+    pub async fn run_worker(&self, app: &str, worker: &str) -> Result<WorkerRunReply, ClientError> {
+        self.post(Target::with(path::APP_WORKER_RUN, app).and(worker), &()).await
     }
 
     /// Lines of all instances of `workloads` (none: of the whole app).

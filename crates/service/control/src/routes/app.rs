@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::{Extension, Json};
-use coppice_api::{AppStatus, AppSummary, AppliedReply, ApplyRequest, PlanReply, WorkloadRequest};
+use coppice_api::{AppStatus, AppSummary, AppliedReply, ApplyRequest, PlanReply, WorkerRunReply, WorkloadRequest};
 use coppice_node::Node;
 use http::StatusCode;
 use tokio_stream::wrappers::ReceiverStream;
@@ -55,6 +55,14 @@ pub(super) async fn workloads(
 ) -> Answer<StatusCode> {
     node.workloads(peer.uid, &app, &request.action, &request.targets).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn run_worker(
+    State(node): State<Arc<Node>>,
+    Extension(peer): Extension<Peer>,
+    Path((app, worker)): Path<(String, String)>,
+) -> Answer<Json<WorkerRunReply>> {
+    Ok(Json(node.run_worker(peer.uid, &app, &worker).await?))
 }
 
 pub(super) async fn logs(State(node): State<Arc<Node>>, Path(app): Path<String>, query: Query) -> Answer<Response> {

@@ -55,6 +55,7 @@ pub(crate) fn router(node: Arc<Node>) -> Router {
         .route(path::PREVIEWS, get(preview::list).post(preview::up))
         .route(path::PREVIEW, delete(preview::discard))
         .route(path::PREVIEW_PROMOTE, post(preview::promote))
+        .route(path::APP_WORKER_RUN, post(app::run_worker))
         .route(path::CRONS, get(cron::list))
         .route(path::APP_CRON, get(cron::one))
         .route(path::APP_CRON_RUN, post(cron::run))

@@ -80,7 +80,7 @@ impl Candidates {
         let (here, stop) = (Some(container.clone()), watch::Sender::new(false));
         let mut inner = self.inner();
         match place {
-            Place::Own | Place::Cron => {}
+            Place::Own | Place::Cron | Place::Run => {}
             Place::Leaving => inner.leaving.push(container.clone()),
             Place::Candidate => {
                 let one = Candidate { workload: workload.clone(), container: here, ready: false, watched: false, stop };
@@ -517,7 +517,7 @@ impl Hearer for CandidateHearer<'_> {
                     let _ = self.told.send(Told::CandidateReady(self.id.clone()));
                 }
             }
-            Place::Leaving | Place::Hook { .. } | Place::Cron => {}
+            Place::Leaving | Place::Hook { .. } | Place::Cron | Place::Run => {}
         }
         self.app.refresh_network().await;
     }

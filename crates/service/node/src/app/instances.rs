@@ -234,6 +234,8 @@ impl App {
             Place::Own | Place::Cron => format!("{app}.{key}"),
             Place::Candidate => format!("{app}.{key}.next-{run}"),
             Place::Leaving => format!("{app}.{key}.was-{run}"),
+            // `shop.seed.run-2` for `seed-2`, which a service may have come to be called.
+            Place::Run => format!("{app}.{}.run-{run}", key.strip_suffix(&format!("-{run}")).unwrap_or(key)),
             Place::Hook { after: false } => format!("{app}.{key}.before-{run}"),
             Place::Hook { after: true } => format!("{app}.{key}.after-{run}"),
         }

@@ -149,7 +149,8 @@ impl App {
             }
             ready_of.insert(name.clone(), ready);
         }
-        running.extend(self.crons.containers().into_iter().filter(|container| container.phase().is_running()));
+        let runs = self.crons.containers().into_iter().chain(self.runs.containers());
+        running.extend(runs.filter(|container| container.phase().is_running()));
         for name in wanted.spec().services.keys().filter(|name| !self.ports(name).is_empty()) {
             let ready = ready_of.get(name).map_or(&[][..], Vec::as_slice);
             if let Err(error) = self.containers.network.route(&self.port_owner(name), ready) {

@@ -39,8 +39,8 @@ pub(crate) struct UpArgs {
     /// Show what would be done, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Stay, show what all services write, and follow the files: apply the manifest when it changes, restart who has
-    /// changed files in a bind mount. Ctrl-C stops the app; its volumes stay
+    /// Stay, show what all services write, and follow the files: apply the manifest when it changes, build what
+    /// [service.X.dev] says, restart who has changed files in a bind mount. Ctrl-C stops the app; its volumes stay
     #[arg(long, conflicts_with_all = ["detach", "dry_run", "wait"])]
     pub(crate) dev: bool,
     /// Wait until the app has settled (the default)
@@ -96,6 +96,22 @@ pub(crate) struct StatusArgs {
     pub(crate) network: bool,
     /// App
     pub(crate) app: Option<String>,
+}
+
+/// A run of the current release's worker, beside the tree: what depends on the worker does not hear of it, and it waits for
+/// nothing itself. There is one run of a worker at a time, and none during a rollout. Interrupted, it goes on.
+#[derive(Args, Debug)]
+#[command(allow_missing_positional = true)]
+pub(crate) struct RunWorkerArgs {
+    #[command(flatten)]
+    pub(crate) manifest: ManifestArgs,
+    /// Do not wait for its end
+    #[arg(short, long)]
+    pub(crate) detach: bool,
+    /// App; without it, the one the manifest names
+    pub(crate) app: Option<String>,
+    /// Worker of the app
+    pub(crate) name: String,
 }
 
 #[derive(Args, Debug)]

@@ -23,7 +23,8 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub(crate) use app::{
-    ConvertArgs, DownArgs, InitArgs, ManifestArgs, PlanArgs, PullChoice, StatusArgs, UpArgs, ValidateArgs,
+    ConvertArgs, DownArgs, InitArgs, ManifestArgs, PlanArgs, PullChoice, RunWorkerArgs, StatusArgs, UpArgs,
+    ValidateArgs,
 };
 pub(crate) use backup::{BackupArgs, RestoreArgs};
 pub(crate) use cert::{
@@ -120,6 +121,8 @@ pub(crate) enum Verb {
     Plan(PlanArgs),
     /// Show an app's supervision tree: what runs, what does not and why
     Status(StatusArgs),
+    /// Run a worker once more, now, and end with its exit code
+    RunWorker(RunWorkerArgs),
     /// List apps
     Apps(AppsArgs),
     /// List an app's releases: who, when, why, and what became of them

@@ -35,6 +35,7 @@ pub(crate) fn dispatch(hooks: &Hooks, settings: &Settings, verb: Verb) -> Comman
         Verb::Down(args) => block_on(app::down::run(settings, args)),
         Verb::Plan(args) => block_on(app::plan::run(settings, args)),
         Verb::Status(args) => block_on(app::status::run(settings, args)),
+        Verb::RunWorker(args) => block_on(app::run_worker::run(settings, args)),
         Verb::Apps(args) => block_on(app::list::run(settings, args)),
         Verb::History(args) => block_on(release::history::run(settings, args)),
         Verb::Rollback(args) => block_on(release::rollback::run(settings, args)),

@@ -184,6 +184,11 @@ impl Printer {
         Self { prefix: true, times: false, style, width: 0, open: [None, None] }
     }
 
+    /// Lines of one alone, as they were written.
+    pub(crate) fn plain(style: Style) -> Self {
+        Self { prefix: false, ..Self::named(style) }
+    }
+
     pub(crate) fn print(&mut self, line: &LogLine, out: &mut impl Write) -> std::io::Result<()> {
         let text = self.render(line);
         // Standard error's lines go to standard error, as docker's do, unless names tell them apart anyway.

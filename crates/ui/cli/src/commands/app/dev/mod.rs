@@ -1,11 +1,15 @@
 //! `up --dev`: the app in the foreground, kept as its files say.
 //!
-//! The manifest, what it includes, env files and bind mounts are watched. A manifest that changes is applied anew, as by
-//! `up`; a change in a bind mount restarts who mounts it. All lines of all services are shown meanwhile. A manifest that is
-//! wrong is told and changes nothing. Interrupted, it stops what it brought up and says what stays.
+//! The manifest, what it includes, env files, releases, bind mounts and the sources of services are watched. A manifest or a
+//! release that changes is applied anew, as by `up`, and what became of it is told; a change in a bind mount restarts who
+//! mounts it; one in sources has the service built and then applied or restarted. A build that fails changes nothing. All
+//! lines of all services are shown meanwhile. A manifest that is wrong is told and changes nothing. Interrupted, it stops
+//! what it brought up and says what stays.
 //!
-//! It refuses to restart for ever: a workload that writes into what is watched itself is not restarted by it any more.
+//! It refuses to restart for ever: a workload that writes into what is watched itself is not restarted by it any more, nor
+//! built, where its build does.
 
+mod build;
 mod reach;
 mod watch;
 
@@ -14,21 +18,23 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use coppice_api::{ApplyRequest, LogQuery, WorkloadRequest};
+use coppice_api::{ApplyReply, ApplyRequest, LogQuery, StepEffect, WorkloadRequest};
 use coppice_base::{Clock, SystemClock, Timestamp};
 use coppice_client::{Client, LogFilter};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use self::build::{Asked, Builder, Built, Key};
 use self::reach::{Reach, Touched};
 use self::watch::Watcher;
 use super::plan::selections;
 use super::up::children;
 use crate::args::UpArgs;
 use crate::commands::container::logs::{Merge, Printer};
+use crate::commands::release::follow::{self, Arrival, Doing};
 use crate::error::{CommandError, CommandResult, FAILURE, eprint_all};
 use crate::output::{Paint, visible};
 use crate::settings::Settings;
-use crate::{daemon, place};
+use crate::{daemon, place, release};
 
 /// More restarts of one workload than this within [`RESTARTS_WINDOW`] are its own doing.
 const RESTARTS_MAX: usize = 5;
@@ -38,6 +44,9 @@ const RESTARTS_WINDOW: Duration = Duration::from_secs(10);
 /// How long the app may take to stop.
 const STOP_MAX: Duration = Duration::from_secs(60);
 
+/// Between two looks at releases on their way.
+const RELEASE_LOOK: Duration = Duration::from_millis(100);
+
 /// Between two looks while it stops.
 const STOP_LOOK: Duration = Duration::from_millis(100);
 
@@ -46,9 +55,24 @@ pub(crate) async fn run(settings: &Settings, args: &UpArgs) -> CommandResult {
     let first = place::read(settings, &args.manifest)?;
     let client = daemon::client(settings).await?;
     let since = SystemClock.now();
-    let mut dev = Dev { settings, args, client, apps: Vec::new(), restarts: BTreeMap::new() };
+    let (apps, restarts, following) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+    let mut dev = Dev { settings, args, client, apps, restarts, following };
     let mut reach = Reach::of(&first);
     let mut watcher = watch(&reach)?;
+    let mut builder = Builder::new(settings.stderr);
+    builder.follow(&first.dev);
+    while !builder.is_idle() {
+        tokio::select! {
+            Built { key: (_, service), outcome } = builder.next() => match outcome {
+                Ok(took) => dev.say(&format!("{service}: built in {took}")),
+                Err(why) => return Err(CommandError::Failed {
+                    what: format!("{service} was not built, and nothing is brought up: {why}"),
+                    help: Some("its build is in the manifest, under [service.X.dev]".to_owned()),
+                }),
+            },
+            () = interrupts.next() => return Ok(ExitCode::from(FAILURE)),
+        }
+    }
     dev.apply(first.apps).await?;
     let (files, directories) = reach.counts();
     dev.say(&format!("watching {files} files and {directories} directories; Ctrl-C stops"));
@@ -56,10 +80,14 @@ pub(crate) async fn run(settings: &Settings, args: &UpArgs) -> CommandResult {
     let mut printer = Printer::named(settings.stdout);
     let stdout = std::io::stdout();
     let mut out = std::io::BufWriter::new(stdout.lock());
+    let mut looks = tokio::time::interval(RELEASE_LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let next = tokio::select! {
             line = lines.next(&mut out) => Next::Line(line?),
             changed = watcher.changed() => Next::Changed(changed.map_err(cannot_watch)?),
+            built = builder.next() => Next::Built(built),
+            _ = looks.tick(), if !dev.following.is_empty() => Next::Look,
             () = interrupts.next() => Next::Interrupted,
         };
         match next {
@@ -76,24 +104,47 @@ pub(crate) async fn run(settings: &Settings, args: &UpArgs) -> CommandResult {
             }
             Next::Changed(changed) => {
                 out.flush().map_err(CommandError::Output)?;
-                let Touched { manifest, workloads } = reach.touched(&changed);
-                if manifest {
-                    let before: BTreeSet<String> = dev.apps.iter().cloned().collect();
-                    let at = SystemClock.now();
-                    if let Some(now) = dev.reread().await {
-                        reach = now;
-                        watcher = watch(&reach)?;
-                        if dev.apps.iter().cloned().collect::<BTreeSet<_>>() != before {
-                            lines = dev.lines(at).await?;
+                let Touched { manifest, mut workloads, sources } = reach.touched(&changed);
+                for (app, workloads) in &mut workloads {
+                    // Whoever is built is restarted by that.
+                    workloads.retain(|workload| {
+                        let key = (app.clone(), workload.clone());
+                        !builder.builds(&key) && !builder.wrote(&key, &changed.paths)
+                    });
+                }
+                for key in sources {
+                    match builder.ask(&key, &changed.paths) {
+                        Asked::Build => dev.say(&format!("{}: sources changed, building {}", key.0, key.1)),
+                        Asked::Nothing => drop(workloads.entry(key.0).or_default().insert(key.1)),
+                        Asked::Own => {
+                            dev.say(&format!("{}'s build writes into its own sources: they no longer build it", key.1));
+                            reach.forget_sources(&key);
                         }
                     }
+                }
+                if manifest && let Some(now) = dev.reread(&mut builder, None).await {
+                    (reach, watcher) = (now.reach, now.watcher);
+                    lines = now.lines.unwrap_or(lines);
                 }
                 for (app, workloads) in workloads {
                     dev.restart(&app, workloads, &mut reach).await;
                 }
             }
+            Next::Built(Built { key, outcome: Ok(took) }) => {
+                out.flush().map_err(CommandError::Output)?;
+                dev.say(&format!("{}: built in {took}", key.1));
+                if let Some(now) = dev.reread(&mut builder, Some(&key)).await {
+                    (reach, watcher) = (now.reach, now.watcher);
+                    lines = now.lines.unwrap_or(lines);
+                }
+            }
+            Next::Built(Built { key, outcome: Err(why) }) => {
+                dev.say(&format!("{} was not built: {why}; what runs goes on", key.1));
+            }
+            Next::Look => dev.look().await,
             Next::Interrupted => {
                 out.flush().map_err(CommandError::Output)?;
+                drop(builder);
                 return dev.stop(&mut interrupts).await;
             }
         }
@@ -103,6 +154,8 @@ pub(crate) async fn run(settings: &Settings, args: &UpArgs) -> CommandResult {
 enum Next {
     Line(Option<coppice_api::LogLine>),
     Changed(watch::Changed),
+    Built(Built),
+    Look,
     Interrupted,
 }
 
@@ -113,6 +166,16 @@ struct Dev<'s> {
     /// The names of those that were brought up.
     apps: Vec<String>,
     restarts: BTreeMap<(String, String), Vec<Instant>>,
+    /// Releases on their way, by app, with their numbers.
+    following: BTreeMap<String, (u64, follow::Release)>,
+}
+
+/// The manifest, read again.
+struct Reread {
+    reach: Reach,
+    watcher: Watcher,
+    /// Those of other apps than before.
+    lines: Option<Merge>,
 }
 
 impl Dev<'_> {
@@ -120,25 +183,64 @@ impl Dev<'_> {
         eprint_all(&format!("{} {text}\n", self.settings.stderr.paint(Paint::Dim, "dev |")));
     }
 
-    async fn apply(&mut self, apps: Vec<coppice_spec::AppSpec>) -> Result<(), CommandError> {
-        let mut names = Vec::new();
-        for (spec, only) in selections(apps, &self.args.services)? {
+    /// Applies them, and says to what end later. The answers, by app.
+    async fn apply(&mut self, apps: Vec<coppice_spec::AppSpec>) -> Result<BTreeMap<String, ApplyReply>, CommandError> {
+        let mut chosen = selections(apps, &self.args.services)?;
+        release::send(self.settings, &self.client, chosen.iter_mut().map(|(spec, _)| spec)).await?;
+        let (mut names, mut replies) = (Vec::new(), BTreeMap::new());
+        for (spec, only) in chosen {
             let request = ApplyRequest { spec, only };
             super::up::fetch(self.settings, &self.client, &request.spec, self.args.pull).await?;
-            let reply = self.client.apply(&request).await?;
             let name = request.spec.name.to_string();
+            if let Some((number, _)) = self.following.remove(&name) {
+                self.say(&format!("{name}: release {number} is still on its way: it makes way for this one"));
+                // An error: it has ended meanwhile.
+                let _ = self.client.cancel_rollout(&name).await;
+            }
+            let reply = follow::in_turn(&self.client, &name, self.client.apply(&request)).await?;
             match reply.changed {
                 true => self.say(&format!("{name}: release {}", reply.release)),
                 false => self.say(&format!("{name}: nothing has changed since release {}", reply.release)),
             }
-            names.push(name);
+            if reply.changed {
+                self.following.insert(name.clone(), (reply.release, follow::Release::new(reply.release)));
+            }
+            names.push(name.clone());
+            replies.insert(name, reply);
         }
         self.apps = names;
+        Ok(replies)
+    }
+
+    /// Looks at the releases on their way, and says which have ended, and how.
+    async fn look(&mut self) {
+        for (app, (number, mut release)) in std::mem::take(&mut self.following) {
+            if let Err(error) = self.look_at(app, number, &mut release).await {
+                error.report(&self.settings.stderr);
+            }
+        }
+    }
+
+    async fn look_at(&mut self, app: String, number: u64, release: &mut follow::Release) -> Result<(), CommandError> {
+        let (doing, _) = release.look(&self.client, &app).await?;
+        let release = std::mem::replace(release, follow::Release::new(number));
+        match doing {
+            Doing::OnTheWay => drop(self.following.insert(app, (number, release))),
+            Doing::Completed => self.say(&format!("{app}: release {number} runs")),
+            Doing::AtOnce => {}
+            Doing::Failed => {
+                let arrival = Arrival { status: self.client.app(&app).await?, release, doing };
+                eprint_all(&arrival.failure(self.settings, Duration::ZERO).unwrap_or_default());
+            }
+        }
         Ok(())
     }
 
-    /// The manifest as it is now, applied. What is wrong is said and changes nothing; `None` then.
-    async fn reread(&mut self) -> Option<Reach> {
+    /// The manifest as it is now, applied; `built` is restarted where that does not replace it. What is wrong is said and
+    /// changes nothing; `None` then.
+    async fn reread(&mut self, builder: &mut Builder, built: Option<&Key>) -> Option<Reread> {
+        let before: BTreeSet<String> = self.apps.iter().cloned().collect();
+        let at = SystemClock.now();
         let read = match place::read(self.settings, &self.args.manifest) {
             Ok(read) => read,
             Err(error) => {
@@ -147,11 +249,29 @@ impl Dev<'_> {
                 return None;
             }
         };
-        let reach = Reach::of(&read);
-        if let Err(error) = self.apply(read.apps).await {
-            error.report(&self.settings.stderr);
+        builder.follow(&read.dev);
+        let mut reach = Reach::of(&read);
+        match self.apply(read.apps).await {
+            Ok(replies) => {
+                if let Some((app, service)) = built.filter(|key| !replaces(&replies, key)) {
+                    self.restart(app, BTreeSet::from([service.clone()]), &mut reach).await;
+                }
+            }
+            Err(error) => drop(error.report(&self.settings.stderr)),
         }
-        Some(reach)
+        let is_other = self.apps.iter().cloned().collect::<BTreeSet<_>>() != before;
+        let opened = match watch(&reach) {
+            Ok(watcher) if is_other => self.lines(at).await.map(|lines| (watcher, Some(lines))),
+            Ok(watcher) => Ok((watcher, None)),
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok((watcher, lines)) => Some(Reread { reach, watcher, lines }),
+            Err(error) => {
+                error.report(&self.settings.stderr);
+                None
+            }
+        }
     }
 
     async fn restart(&mut self, app: &str, workloads: BTreeSet<String>, reach: &mut Reach) {
@@ -226,6 +346,16 @@ impl Dev<'_> {
         }
         Ok(code)
     }
+}
+
+/// Whether a service is replaced by what was applied. A release that changes nothing of the spec has other images.
+fn replaces(replies: &BTreeMap<String, ApplyReply>, (app, service): &Key) -> bool {
+    let Some(reply) = replies.get(app).filter(|reply| reply.changed) else { return false };
+    let steps = &reply.plan.steps;
+    let of_it = |effect: StepEffect, workload: &Option<String>| {
+        effect != StepEffect::None && workload.as_ref() == Some(service)
+    };
+    steps.is_empty() || steps.iter().any(|step| of_it(step.effect, &step.workload))
 }
 
 /// Ctrl-C, and being asked to end.

@@ -1,23 +1,29 @@
-//! What a changed file concerns: the manifest, or those who have it in a bind mount.
+//! What a changed file concerns: the manifest, releases that it names, sources, or those who have it in a bind mount.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use coppice_spec::MountSource;
+use coppice_spec::{BeamRelease, MountSource};
 
+use super::build::Key;
 use super::watch::Changed;
 use crate::place::Manifest;
 
 /// Folders that tools fill for themselves.
 const IGNORED: &[&str] = &[".git", ".hg", ".svn", "node_modules", "__pycache__"];
 
+/// Folders that builds write to: no sources, wherever they are.
+const OUTPUTS: &[&str] = &["target", "_build"];
+
 /// What the files concern that are watched.
 #[derive(Debug, Default)]
 pub(super) struct Reach {
-    /// Files the manifest was read from.
+    /// Files the manifest was read from, and releases that it names.
     files: BTreeSet<PathBuf>,
     /// Bind mounts: their path, and who mounts them, as app and workload.
     mounts: BTreeMap<PathBuf, BTreeSet<(String, String)>>,
+    /// Sources, and whose they are.
+    sources: BTreeMap<PathBuf, BTreeSet<Key>>,
 }
 
 /// Whom a change concerns.
@@ -26,12 +32,20 @@ pub(super) struct Touched {
     pub(super) manifest: bool,
     /// Workloads by app.
     pub(super) workloads: BTreeMap<String, BTreeSet<String>>,
+    /// Services whose sources have changed.
+    pub(super) sources: BTreeSet<Key>,
 }
 
 impl Reach {
     pub(super) fn of(manifest: &Manifest) -> Self {
         let mut mounts: BTreeMap<PathBuf, BTreeSet<(String, String)>> = BTreeMap::new();
+        let mut files = manifest.files.clone();
         for app in &manifest.apps {
+            for (_, workload) in app.definitions() {
+                if let Some(BeamRelease::File(path)) = workload.beam.as_ref().map(|beam| &beam.release) {
+                    files.insert(PathBuf::from(path));
+                }
+            }
             for (name, workload) in app.workloads() {
                 for mount in &workload.volumes {
                     if let MountSource::Host(path) = &mount.source {
@@ -41,13 +55,19 @@ impl Reach {
                 }
             }
         }
-        Self { files: manifest.files.clone(), mounts }
+        let mut sources: BTreeMap<PathBuf, BTreeSet<Key>> = BTreeMap::new();
+        for dev in &manifest.dev {
+            for path in &dev.watch {
+                sources.entry(path.clone()).or_default().insert((dev.app.to_string(), dev.service.to_string()));
+            }
+        }
+        Self { files, mounts, sources }
     }
 
     /// Directories to watch; `true`: with all below.
     pub(super) fn places(&self) -> impl Iterator<Item = (&Path, bool)> {
         let parents = self.files.iter().filter_map(|file| file.parent()).map(|dir| (dir, false));
-        let mounts = self.mounts.keys().filter_map(|path| match path.is_dir() {
+        let mounts = self.mounts.keys().chain(self.sources.keys()).filter_map(|path| match path.is_dir() {
             true => Some((path.as_path(), true)),
             // A file is replaced by writing another beside it: its directory tells.
             false => path.parent().map(|dir| (dir, false)),
@@ -55,9 +75,9 @@ impl Reach {
         parents.chain(mounts)
     }
 
-    /// Files of the manifest, and bind mounts.
+    /// Files of the manifest, and what else is watched.
     pub(super) fn counts(&self) -> (usize, usize) {
-        (self.files.len(), self.mounts.len())
+        (self.files.len(), self.mounts.len() + self.sources.len())
     }
 
     pub(super) fn touched(&self, changed: &Changed) -> Touched {
@@ -74,8 +94,21 @@ impl Reach {
                     }
                 }
             }
+            for (source, whose) in &self.sources {
+                let Ok(below) = path.strip_prefix(source) else { continue };
+                if !is_noise(below) && !is_in(below, OUTPUTS) {
+                    touched.sources.extend(whose.iter().cloned());
+                }
+            }
         }
         touched
+    }
+
+    /// Changes in a service's sources no longer concern it.
+    pub(super) fn forget_sources(&mut self, key: &Key) {
+        for whose in self.sources.values_mut() {
+            whose.remove(key);
+        }
     }
 
     /// Changes in what `workload` mounts no longer concern it.
@@ -86,9 +119,18 @@ impl Reach {
     }
 }
 
+fn is_in(path: &Path, folders: &[&str]) -> bool {
+    path.components().any(|part| folders.iter().any(|name| part.as_os_str() == *name))
+}
+
+/// Whether nothing that is in a directory of this name concerns anybody.
+pub(super) fn is_ignored(name: &std::ffi::OsStr) -> bool {
+    IGNORED.iter().any(|ignored| name == *ignored)
+}
+
 /// Whether tools and editors write it for themselves.
 fn is_noise(path: &Path) -> bool {
-    let ignored = path.components().any(|part| IGNORED.iter().any(|name| part.as_os_str() == *name));
+    let ignored = is_in(path, IGNORED);
     let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
     let draft = [".swp", ".swx", ".tmp", "~"].iter().any(|end| name.ends_with(end));
     // vim tries whether it may write by making a file of this name.
@@ -110,7 +152,11 @@ mod tests {
             spec.workload.volumes = vec![VolumeMount { source, target: "/x".into(), read_only: true }];
             app.services.insert(Name::new(service).unwrap(), spec);
         }
-        Reach::of(&Manifest { apps: vec![app], files: BTreeSet::from([PathBuf::from("/srv/coppice.toml")]) })
+        let name = |text: &str| Name::new(text).unwrap();
+        let watch = vec![PathBuf::from("/srv/web"), PathBuf::from("/srv/web.toml")];
+        let (app_name, service, dir) = (name("shop"), name("web"), PathBuf::from("/srv"));
+        let dev = vec![coppice_manifest::DevSpec { app: app_name, service, build: None, watch, dir }];
+        Reach::of(&Manifest { apps: vec![app], files: BTreeSet::from([PathBuf::from("/srv/coppice.toml")]), dev })
     }
 
     fn touched(reach: &Reach, paths: &[&str]) -> (bool, Vec<String>) {
@@ -131,6 +177,23 @@ mod tests {
             reach.touched(&Changed { paths: BTreeSet::new(), overflowed: true }).manifest,
             "lost changes are looked at"
         );
+    }
+
+    #[test]
+    fn sources_concern_the_services_that_are_built_of_them() {
+        let whose = |path: &str| {
+            let changed = Changed { paths: BTreeSet::from([PathBuf::from(path)]), overflowed: false };
+            reach().touched(&changed).sources.len()
+        };
+        for (path, services) in [
+            ("/srv/web/src/main.rs", 1),
+            ("/srv/web.toml", 1),
+            ("/srv/webs", 0),
+            ("/srv/web/target/debug/web", 0),
+            ("/srv/web/.git/index", 0),
+        ] {
+            assert_eq!(whose(path), services, "{path}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use tokio::io::unix::AsyncFd;
 
+use super::reach::is_ignored;
+
 /// So long nothing may come before changes are handed on: an editor's save is several.
 const QUIET: Duration = Duration::from_millis(80);
 
@@ -83,7 +85,8 @@ impl Watcher {
             }
             let below = std::fs::read_dir(&dir).into_iter().flatten().flatten();
             // Links are not followed: what they lead to may be anything.
-            let dirs = below.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            let dirs = below
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()) && !is_ignored(&entry.file_name()));
             left.extend(dirs.map(|entry| (entry.path(), depth + 1)));
         }
         Ok(())
