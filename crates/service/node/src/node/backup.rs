@@ -239,7 +239,7 @@ impl Prepared {
         for (at, volume) in self.manifest.volumes.iter().enumerate() {
             let name = volume.dataset()?;
             for (number, snapshot) in volume.sent().into_iter().enumerate() {
-                let from = (number > 0).then(|| volume.head.as_ref()).flatten();
+                let from = volume.head.as_ref().filter(|_| number > 0);
                 let from = from.map(|head| snapshot_of(&head.name)).transpose()?;
                 let mut pieces = Pieces::begin(&mut tar, at, number);
                 self.containers.volumes.send(&name, &snapshot_of(&snapshot.name)?, from.as_ref(), &mut pieces)?;
