@@ -214,12 +214,12 @@ impl Bridge {
         Ok(Some(found))
     }
 
-    /// Hears of every change of rules in this network namespace, this program's own included; then it is time for
-    /// [`Self::assert_rules`].
+    /// Hears of every change of rules in this network namespace, this program's own included (but see
+    /// [`RulesWatch::overlook`]); then it is time for [`Self::assert_rules`].
     pub fn watch() -> Result<RulesWatch, NetworkError> {
         let socket = Socket::open(Some(rustix::net::netlink::NETFILTER), nft::GROUP)
             .map_err(cannot("listen for changes of the network rules"))?;
-        Ok(RulesWatch { socket })
+        Ok(RulesWatch { socket, overlooked: None })
     }
 }
 
@@ -227,12 +227,20 @@ impl Bridge {
 #[derive(Debug)]
 pub struct RulesWatch {
     socket: Socket,
+    overlooked: Option<u32>,
 }
 
 impl RulesWatch {
+    /// Says nothing of what `bridge` itself does: it knows.
+    pub fn overlook(&mut self, bridge: &Bridge) -> Result<(), NetworkError> {
+        let port = bridge.netfilter.port().map_err(cannot("tell its own changes of the network rules from others'"))?;
+        self.overlooked = Some(port).filter(|port| *port != 0);
+        Ok(())
+    }
+
     /// Takes all notices that came; true when there were any. Does not wait.
     pub fn changed(&mut self) -> Result<bool, NetworkError> {
-        self.socket.drain().map_err(cannot("read changes of the network rules"))
+        self.socket.drain(self.overlooked).map_err(cannot("read changes of the network rules"))
     }
 }
 

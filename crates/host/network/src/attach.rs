@@ -251,7 +251,7 @@ fn retry_on_link_changes(wait: Duration, mut attempt: impl FnMut() -> Result<boo
         match rustix::event::poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) => {
-                listener.drain()?;
+                listener.drain(None)?;
             }
             Err(errno) => return Err(errno),
         }

@@ -10,7 +10,7 @@ use crate::address::{Address, LinkName, Subnet4, Subnet6};
 use crate::assert::{Counted, Known};
 use crate::attach::{Attacher, set_port};
 use crate::class::{self, TrafficClasses};
-use crate::conntrack::Flow;
+use crate::conntrack::{Flow, StaleDatagrams};
 use crate::elements::{Denials, Ports, Services};
 use crate::error::{NetworkError, cannot};
 use crate::netlink::{Batch, Socket};
@@ -311,8 +311,10 @@ impl Bridge {
         self.forget(|flow| flow.is_of_ports(&udp, subnet, subnet6))
     }
 
-    /// Has exactly these services, all at once or not at all. See [`VirtualService`] for what connections do.
-    pub fn set_services(&mut self, services: &[VirtualService]) -> Result<(), NetworkError> {
+    /// Has exactly these services, all at once or not at all. See [`VirtualService`] for what connections do. Datagrams' flows
+    /// have no end of their own: those of a backend that is no longer one go on until what this returns forgets them;
+    /// `None`: nothing has changed.
+    pub fn set_services(&mut self, services: &[VirtualService]) -> Result<Option<StaleDatagrams>, NetworkError> {
         let next = service_slots(services, self.subnet)?;
         let table = self.table.clone();
         let mut transaction = Transaction::on(&table);
@@ -322,12 +324,8 @@ impl Bridge {
         if !whole {
             self.install().inspect_err(|_| self.services = before.clone())?;
         }
-        if before == self.services {
-            return Ok(());
-        }
-        // A datagram's flow has no end of its own: it leaves a backend that is no longer one.
-        let (services, own, subnet6) = (self.services.clone(), self.subnet.services(), self.subnet6);
-        self.forget(|flow| flow.is_of_gone_backend(own, subnet6, &services))
+        let (own, subnet6, services) = (self.subnet.services(), self.subnet6, self.services.clone());
+        Ok((before != services).then_some(StaleDatagrams { own, subnet6, services }))
     }
 
     /// Enforces exactly this, from the next packet on, for connections that there are too.

@@ -11,6 +11,7 @@ use rustix::io::{Errno, Result};
 
 use crate::address::{Subnet4, Subnet6};
 use crate::elements::Services;
+use crate::error::{NetworkError, cannot};
 use crate::netlink::{ACK, Batch, DUMP, Socket, attributes};
 use crate::ports::Protocol;
 
@@ -91,6 +92,28 @@ impl Flow {
         };
         let backend = ipv4(self.from.source, subnet6);
         !services.get(&service).is_some_and(|slots| backend.is_some_and(|backend| slots.contains(&backend)))
+    }
+}
+
+/// Datagrams' flows to virtual addresses whose backend is none any more, as the services were when this was made.
+#[derive(Debug)]
+#[must_use = "the flows go on to a container that may be gone"]
+pub struct StaleDatagrams {
+    pub(crate) own: Subnet4,
+    pub(crate) subnet6: Option<Subnet6>,
+    pub(crate) services: Services,
+}
+
+impl StaleDatagrams {
+    /// Has the kernel forget them. Reads all that it tracks in this network namespace, which takes 10 ms and more: nobody
+    /// should wait for it.
+    pub fn forget(&self) -> std::result::Result<(), NetworkError> {
+        let stale = |flow: &Flow| flow.is_of_gone_backend(self.own, self.subnet6, &self.services);
+        match Socket::netfilter().and_then(|mut socket| forget(&mut socket, stale)) {
+            // Without ctnetlink they end by their timeouts.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::INVAL) => Ok(()),
+            Err(errno) => Err(cannot("forget the flows of datagrams that go elsewhere now")(errno)),
+        }
     }
 }
 

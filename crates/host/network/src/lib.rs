@@ -58,6 +58,7 @@ pub use attach::{Attacher, Netns, configure_inside};
 pub use beyond::Beyond;
 pub use bridge::{Bridge, BridgeConfig, Wanted};
 pub use class::{TrafficClass, TrafficClasses};
+pub use conntrack::StaleDatagrams;
 pub use error::NetworkError;
 pub use hosts::{hosts_file, resolv_conf};
 pub use intercept::{Intercept, Intercepted};

@@ -162,6 +162,12 @@ impl Socket {
         self.fd.as_fd()
     }
 
+    /// The port that the kernel names in what it tells others of this socket's doings; 0 before it has sent anything.
+    pub(crate) fn port(&self) -> Result<u32> {
+        let name = rustix::net::getsockname(&self.fd)?;
+        Ok(SocketAddrNetlink::try_from(name)?.pid())
+    }
+
     fn send(&mut self, batch: &mut Batch) -> Result<u32> {
         batch.close();
         let first = self.sequence + 1;
@@ -262,17 +268,30 @@ impl Socket {
         }
     }
 
-    /// Reads away everything that waits on a socket with groups; true when there was something (or too much).
-    pub(crate) fn drain(&mut self) -> Result<bool> {
+    /// Reads away everything that waits on a socket with groups; true when there was something (or too much) that the socket
+    /// of port `but` did not do.
+    pub(crate) fn drain(&mut self, but: Option<u32>) -> Result<bool> {
         let mut any = false;
         loop {
             match self.receive() {
-                Ok(_) | Err(Errno::NOBUFS) => any = true,
+                Ok(read) => any |= doers(&self.buffer[..read]).any(|doer| Some(doer) != but),
+                Err(Errno::NOBUFS) => any = true,
                 Err(Errno::AGAIN) => return Ok(any),
                 Err(errno) => return Err(errno),
             }
         }
     }
+}
+
+/// The port of who had each message sent.
+fn doers(mut bytes: &[u8]) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let header = bytes.get(..HEADER)?;
+        let length = u32::from_ne_bytes(header[..4].try_into().ok()?) as usize;
+        let doer = u32::from_ne_bytes(header[12..16].try_into().ok()?);
+        bytes = bytes.get(length.max(HEADER).next_multiple_of(4)..).unwrap_or_default();
+        Some(doer)
+    })
 }
 
 /// Type, sequence and body of each message in what was received.

@@ -19,8 +19,8 @@ use coppice_api::ErrorKind;
 use coppice_base::{Clock, ContainerId, Name, Random, SystemRandom};
 use coppice_container::Network;
 use coppice_network::{
-    Address, Asserted, Backend, Bridge, BridgeConfig, Ipam, LinkName, PortKey, Published, RulesWatch, Subnet4, Subnet6,
-    Wanted, hold_port, resolv_conf,
+    Address, Asserted, Backend, Bridge, BridgeConfig, Ipam, LinkName, PortKey, Published, RulesWatch, StaleDatagrams,
+    Subnet4, Subnet6, Wanted, hold_port, resolv_conf,
 };
 use coppice_spec::{PortSpec, Protocol};
 use tokio::io::unix::AsyncFd;
@@ -87,6 +87,8 @@ pub(crate) struct NodeNetwork {
     homes: Mutex<BTreeSet<Ipv4Addr>>,
     /// Locked before the bridge.
     rules: Mutex<Rules>,
+    /// Flows of datagrams that a thread is about to forget.
+    stale: Arc<Mutex<Option<StaleDatagrams>>>,
     /// Use BPF where the kernel has it.
     bpf: bool,
     /// And have it lead published ports.
@@ -129,6 +131,7 @@ impl NodeNetwork {
         let rules = Rules::kept(&rules_file(&kept));
         Self {
             rules: Mutex::new(rules),
+            stale: Arc::default(),
             bpf: settings.bpf,
             xdp: settings.bpf && settings.xdp,
             fast_path: FastPath::new(kept.with_file_name("bpf"), settings.xdp),
@@ -203,7 +206,7 @@ impl NodeNetwork {
             tracing::info!("{word}");
         }
         let (subnet, subnet6) = (bridge.subnet(), bridge.subnet6());
-        let watch = watch_rules()
+        let watch = watch_rules(&bridge)
             .inspect_err(|error| tracing::warn!(%error, "the network's rules are looked at from time to time only"))
             .ok();
         let mut addresses = Ipam::containers(subnet, REST_MS);
@@ -473,7 +476,7 @@ impl NodeNetwork {
         Ok(restored)
     }
 
-    /// Resolves when rules were changed by anyone, this node included, or were made in the first place.
+    /// Resolves when rules were changed by anyone but the bridge itself, or were made in the first place.
     pub(crate) async fn rules_changed(&self) {
         let Some(joined) = self.bridge.get() else { return self.made.notified().await };
         let Some((fd, watch)) = joined.watch.as_ref() else { return std::future::pending().await };
@@ -541,8 +544,9 @@ fn rules_file(routes: &Path) -> PathBuf {
     routes.with_file_name("rules.json")
 }
 
-fn watch_rules() -> Result<(AsyncFd<OwnedFd>, Mutex<RulesWatch>), NetworkError> {
-    let watch = Bridge::watch()?;
+fn watch_rules(bridge: &Bridge) -> Result<(AsyncFd<OwnedFd>, Mutex<RulesWatch>), NetworkError> {
+    let mut watch = Bridge::watch()?;
+    watch.overlook(bridge)?;
     #[expect(deprecated, reason = "its replacement is unsafe; for an OwnedFd this one is sound")]
     let fd = watch.as_fd().try_clone_to_owned().and_then(AsyncFd::new).map_err(NetworkError::Watch)?;
     Ok((fd, Mutex::new(watch)))

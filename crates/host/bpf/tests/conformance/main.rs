@@ -98,7 +98,9 @@ impl Drop for Programs {
 
 impl Dataplane for Programs {
     fn set_services(&mut self, machine: &mut Machine, services: &[VirtualService]) {
-        machine.bridge.set_services(services).unwrap();
+        if let Some(stale) = machine.bridge.set_services(services).unwrap() {
+            machine.host.run(move || stale.forget().unwrap());
+        }
         let services = services.to_vec();
         self.with(machine, move |plane| plane.set_services(&services).unwrap());
     }

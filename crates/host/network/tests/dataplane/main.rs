@@ -32,7 +32,9 @@ struct Rules;
 
 impl Dataplane for Rules {
     fn set_services(&mut self, machine: &mut Machine, services: &[VirtualService]) {
-        machine.bridge.set_services(services).unwrap();
+        if let Some(stale) = machine.bridge.set_services(services).unwrap() {
+            machine.host.run(move || stale.forget().unwrap());
+        }
     }
 
     fn set_policy(&mut self, machine: &mut Machine, policy: &Policy) {

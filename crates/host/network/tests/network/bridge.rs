@@ -289,6 +289,15 @@ fn rules_that_another_program_flushed_are_restored() {
         assert_eq!(machine.bridge.assert_rules().unwrap(), Asserted::Intact, "{harm}");
         assert_eq!(machine.outside.tcp(HOST, 8080), format!("web {OUTSIDE}"), "{harm}");
     }
+    assert!(watch.changed().unwrap(), "the last repair");
+    // What the bridge does itself it knows.
+    watch.overlook(&machine.bridge).unwrap();
+    machine.bridge.publish(&[port(key(None, 8082), address.ip, 80)]).unwrap();
+    assert!(!watch.changed().unwrap());
+    machine.bridge.unpublish(&[key(None, 8082)]).unwrap();
+    machine.host.program("nft flush map inet coppice-t1 any");
+    assert!(watch.changed().unwrap());
+    assert_eq!(machine.bridge.assert_rules().unwrap(), Asserted::Restored);
     // Publishing alone heals as well.
     machine.host.program("nft flush ruleset");
     machine.bridge.publish(&[port(key(None, 8080), address.ip, 81), port(key(None, 8081), address.ip, 80)]).unwrap();

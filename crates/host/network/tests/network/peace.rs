@@ -193,7 +193,7 @@ fn the_rules_are_read_by_everybodys_tools() {
     let (_inside, address) = machine.container();
     machine.bridge.publish(&[web(address.ip)]).unwrap();
     let service = coppice_network::VirtualService { address: [10, 88, 128, 1].into(), backends: vec![address.ip] };
-    machine.bridge.set_services(&[service]).unwrap();
+    let _ = machine.bridge.set_services(&[service]).unwrap();
     let denied = [(coppice_network::Identity(0), coppice_network::Identity(1))].into();
     let members = [(address.ip, coppice_network::Identity(1))].into();
     machine.bridge.set_policy(&coppice_network::Policy { members, denied }).unwrap();

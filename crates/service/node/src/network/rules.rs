@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
+use std::sync::Arc;
 
 use coppice_bpf::BridgeInfo;
-use coppice_network::{Beyond, Drops, LinkName, Policy, Published, TrafficClasses, VirtualService};
+use coppice_network::{Beyond, Drops, LinkName, Policy, Published, StaleDatagrams, TrafficClasses, VirtualService};
 use coppice_state::ServiceAddress;
 use serde::{Deserialize, Serialize};
 
@@ -67,10 +68,33 @@ impl NodeNetwork {
         if rules.services == services {
             return Ok(());
         }
-        self.on_the_bridge(|bridge| bridge.set_services(&services))?;
+        let mut stale = None;
+        self.on_the_bridge(|bridge| bridge.set_services(&services).map(|flows| stale = flows))?;
+        if let Some(stale) = stale {
+            self.forget_soon(stale);
+        }
         rules.services = services;
         rules.keep(&rules_file(&self.kept));
         Ok(())
+    }
+
+    /// Has a thread forget these flows; of several that wait, the last stands for all.
+    fn forget_soon(&self, stale: StaleDatagrams) {
+        let waiting = Arc::clone(&self.stale);
+        if waiting.lock().expect("no panic holds this lock").replace(stale).is_some() {
+            return;
+        }
+        let forget = move || {
+            // While one is forgotten another may come: it has a thread of its own then.
+            let Some(stale) = waiting.lock().expect("no panic holds this lock").take() else { return };
+            if let Err(error) = stale.forget() {
+                tracing::warn!(%error, "datagrams may go to an instance that has left, until their senders pause");
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("datagrams".to_owned()).spawn(forget) {
+            self.stale.lock().expect("no panic holds this lock").take();
+            tracing::warn!(%error, "datagrams may go to an instance that has left, until their senders pause");
+        }
     }
 
     /// What connections are balanced to.
