@@ -167,3 +167,31 @@ fn a_release_without_the_cron_ends_it_and_a_rollback_brings_it_back() {
     shop.ok(&["down"]);
     assert_nothing_left(&node);
 }
+
+#[test]
+fn a_run_does_not_go_on_while_the_data_under_it_is_switched_and_none_begins() {
+    let node = Node::new();
+    let manifest = |text: &str| {
+        format!(
+            "[service.web]\nimage = \"box\"\ncommand = [\"sh\", \"-c\", \"echo {text} > /data/text && exec sleep 1000\"]\n\
+             stop_signal = \"KILL\"\nvolumes = [\"data:/data\"]\n{}volumes = [\"data:/data\"]\n\n[volume.data]\n",
+            job("every = \"1s\"", "echo begun >> /data/runs; cat /data/text; exec sleep 1000")
+        )
+    };
+    let shop = shop(&node, &manifest("one"));
+    wait_until("a run goes on", || crons(&node)[0].running.is_some());
+    shop.write(&manifest("two"));
+    shop.ok(&["up"]);
+    let before = wait_for("a run goes on", || crons(&node)[0].running);
+    shop.ok(&["rollback", "shop", "--data"]);
+    let stopped = wait_line(&shop, "it was stopped", |run| run.run == Some(before));
+    assert_eq!(stopped.result, CronResult::Stopped);
+    let next = wait_for("the next goes on", || crons(&node)[0].running);
+    assert!(next > before);
+    // What it writes is in the volume that the app has.
+    let runs = |shop: &Project| shop.shell("web-1", "wc -l < /data/runs").trim().parse::<usize>().unwrap();
+    let was = runs(&shop);
+    shop.ok(&["stop", "shop/job"]);
+    shop.ok(&["start", "shop/job"]);
+    wait_until("another one has written", || runs(&shop) > was);
+}

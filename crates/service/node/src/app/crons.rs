@@ -426,6 +426,21 @@ impl App {
         }
     }
 
+    /// Resolves when no run of these goes on. Who waits sees to it that none begins.
+    pub(crate) async fn crons_rested(&self, names: &[Name]) {
+        let mut turns = self.crons.turns.subscribe();
+        loop {
+            turns.borrow_and_update();
+            let goes_on = |name: &Name| {
+                let inner = self.crons.inner();
+                inner.crons.get(name).is_some_and(|cron| cron.machine.memory().running.is_some())
+            };
+            if !names.iter().any(goes_on) || turns.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Every cron of the release, and those that have left it while one of their runs goes on.
     pub(crate) fn crons(&self) -> Vec<CronView> {
         let wanted = self.wanted();

@@ -45,6 +45,9 @@ pub(crate) fn plan(input: &RolloutInput<'_>) -> Planned {
     let mut halt: Vec<Name> =
         old.start_order().into_iter().filter(|w| !old.hooks.contains(w.as_str()) && mounts(old, w)).collect();
     halt.reverse();
+    // Crons first: what they ask of a service they may ask to their end.
+    let crons = old.crons.keys().filter(|cron| mounts(old, cron));
+    halt.splice(..0, crons.cloned());
     let mut stages = Vec::new();
     let (mut deadline, mut action) = (DurationText::default(), FailureAction::Rollback);
     for workload in new.start_order().into_iter().filter(|workload| !new.hooks.contains(workload.as_str())) {
@@ -177,7 +180,7 @@ fn switch_volumes(stage: &Stage) -> impl Iterator<Item = &Name> {
 }
 
 fn mounts(spec: &AppSpec, workload: &Name, volumes: &BTreeSet<&Name>) -> bool {
-    let of = spec.workload(workload.as_str()).into_iter().flat_map(|definition| &definition.volumes);
+    let of = spec.definition(workload.as_str()).into_iter().flat_map(|definition| &definition.volumes);
     of.into_iter().any(|mount| matches!(&mount.source, coppice_spec::MountSource::Volume(v) if volumes.contains(v)))
 }
 

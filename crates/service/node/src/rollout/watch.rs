@@ -194,6 +194,7 @@ impl App {
         };
         self.supervisor().when(|_| !keys.iter().any(alive)).await;
         self.stop_runs_beside(workloads).await;
+        self.crons_rested(workloads).await;
     }
 
     /// Resolves when the supervisor has forgotten the workload.
