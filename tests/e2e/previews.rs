@@ -64,7 +64,7 @@ fn assert_gone(shop: &Project<'_>) {
     assert!(!volumes.contains("shop-fix/"), "{volumes}");
     let data = shop.ok(&["volume", "inspect", "shop/data"]);
     assert!(!data.contains("preview-fix"), "{data}");
-    assert_eq!(names(&shop.node.root().join("apps")), ["shop"]);
+    assert_eq!(names(&shop.node.see(&shop.node.root().join("apps"))), ["shop"]);
     assert_eq!(shop.containers().len(), 1);
 }
 
@@ -291,4 +291,49 @@ fn what_a_daemon_that_died_had_cloned_is_gone_when_one_returns_and_nothing_else(
     let volumes = shop.ok(&["volume", "ls"]);
     assert!(volumes.contains("shop-fix/kept") && volumes.contains("shop-other/data"), "{volumes}");
     assert_eq!(data_of(&shop, "shop"), "base\n");
+}
+
+/// Bytes that are used on the filesystem of a node's root, with all on disk that was written.
+fn used(node: &Node) -> u64 {
+    let mut sync = node.inside("btrfs");
+    sync.args(["filesystem", "sync"]).arg(node.root());
+    Output::of(sync).succeeded();
+    let mut df = node.inside("df");
+    df.args(["--output=used", "-B1"]).arg(node.root());
+    let said = Output::of(df).succeeded().stdout;
+    said.lines().last().and_then(|used| used.trim().parse().ok()).unwrap()
+}
+
+#[test]
+fn on_btrfs_a_preview_shares_its_blocks_with_the_app_and_neither_sees_what_the_other_writes() {
+    let node = Node::new();
+    let image = node.file("image", "");
+    std::fs::File::options().write(true).open(&image).unwrap().set_len(512 << 20).unwrap();
+    let mut make = node.inside("mkfs.btrfs");
+    make.arg("-q").arg(&image);
+    Output::of(make).succeeded();
+    let mut mount = node.inside("mount");
+    mount.args(["-o", "loop"]).arg(&image).arg(node.root());
+    Output::of(mount).succeeded();
+    node.busybox_image();
+    let shop = up(&node);
+    shop.shell("web-1", "dd if=/dev/urandom of=/data/large bs=1M count=64 conv=fsync 2>/dev/null");
+    let before = used(&node);
+    shop.write(&self::shop("two"));
+    preview(&shop, &[]);
+    let more = used(&node).saturating_sub(before);
+    assert!(more < 32 << 20, "a copy of 64 MiB would take them: {more}");
+    let sum = |app: &str| shop.ok(&["exec", &format!("{app}/web-1"), "md5sum", "/data/large"]);
+    let same = sum("shop");
+    assert_eq!(sum("shop-fix"), same);
+    let write = "echo preview > /data/rows; echo x | dd of=/data/large conv=notrunc,fsync 2>/dev/null";
+    shop.ok(&["exec", "shop-fix/web-1", "sh", "-c", write]);
+    assert_eq!((sum("shop"), data_of(&shop, "shop")), (same.clone(), "base\n".to_owned()));
+    assert_ne!(sum("shop-fix"), same);
+    shop.shell("web-1", "echo later >> /data/rows");
+    assert_eq!(data_of(&shop, "shop-fix"), "preview\n");
+    shop.ok(&["preview", "discard", "fix"]);
+    assert_gone(&shop);
+    assert_eq!((sum("shop"), data_of(&shop, "shop")), (same, "base\nlater\n".to_owned()));
+    shop.ok(&["node", "stop", "--all"]);
 }

@@ -49,8 +49,8 @@ const UNMOUNTED: [&str; 4] = ["-o", "canmount=noauto", "-o", "mountpoint=none"];
 /// of it is dead: its records must be as large.
 const FUSE_WRITE: u64 = 128 << 10;
 /// How often, and how long apart, what is busy is tried again: a filesystem of zfs-fuse closes a moment after its last mount
-/// went.
-const TRIES: u32 = 50;
+/// went, and a loaded machine makes that some seconds.
+const TRIES: u32 = 1000;
 const PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
