@@ -44,8 +44,7 @@ impl ZfsFuse {
             command
         };
         // As on a machine that systemd started: launchers follow. What daemons of its kind share is the node's own.
-        let own =
-            "for at in /run/zfs /var/lib/zfs /var/lock/zfs; do mkdir -p $at && mount -t tmpfs tmpfs $at || exit; done";
+        let own = "mount --make-rshared / && for at in /run/zfs /var/lib/zfs /var/lock/zfs; do mkdir -p $at && mount -t tmpfs tmpfs $at || exit; done";
         Output::of(sh(own)).succeeded();
         let mut daemon = sh("exec setpriv --pdeathsig KILL zfs-fuse --no-daemon --no-kstat-mount");
         let daemon = daemon.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -178,7 +177,7 @@ fn a_volume_is_sent_to_another_node_in_full_and_by_difference_and_nothing_half_o
         node.ok(["volume", "rollback", "copy", "two"]);
         assert_eq!(seen(), "line\nline");
     }
-    // And to a pool. Containers cannot have what zfs-fuse keeps: it has no id-mapped mounts; its data is all there.
+    // And to a pool.
     let zfs = Node::with_settings("[volumes]\nzfs = \"tank/coppice\"\n");
     let _daemon = ZfsFuse::of(&zfs);
     for (volume, (full, difference)) in ["one", "two"].iter().zip(&streams) {
@@ -190,4 +189,105 @@ fn a_volume_is_sent_to_another_node_in_full_and_by_difference_and_nothing_half_o
         assert_eq!((&detail["kind"], std::fs::read_to_string(lines).unwrap().lines().count()), (&"zfs".into(), 2));
     }
     zfs.ok(["node", "stop", "--all"]);
+}
+
+/// A user's own data, which is not root's, in a volume that its image begins; `LINE` is what a start does to it.
+const KEEPER: &str = r#"
+[service.keep]
+image = "box"
+command = ["sh", "-c", "LINE; exec sleep 1000"]
+user = "1000:1000"
+volumes = ["data:/home/app"]
+stop_signal = "KILL"
+
+[volume.data]
+"#;
+
+/// As a container sees them, the owners and modes of what is in its volume.
+fn owners(shop: &Project<'_>) -> String {
+    shop.shell("keep-1", "cd /home/app && stat -c '%n %u:%g %a' . rows tool")
+}
+
+#[test]
+fn containers_have_volumes_of_a_filesystem_without_id_maps_and_their_data_comes_back() {
+    let node = Node::with_settings("[volumes]\nzfs = \"tank/coppice\"\n");
+    let _daemon = ZfsFuse::of(&node);
+    node.busybox_image();
+    let first = KEEPER.replace("LINE", "[ -e /home/app/rows ] || echo 1 > /home/app/rows");
+    let shop = Project::new(&node, "shop", &first);
+    shop.ok(&["up", "--timeout", "20s"]);
+    let rows = || node.see(&shop.volume("data").join("rows"));
+    wait_until("the user has written", || rows().exists());
+    shop.shell("keep-1", "seq 1 500 > /home/app/rows && echo x > /home/app/tool && chmod 4750 /home/app/tool");
+    let before = owners(&shop);
+    assert_eq!(before, ". 1000:1000 755\nrows 1000:1000 644\ntool 1000:1000 4750\n");
+    // On disk they are the app's, of which the host has nobody.
+    let uid = std::os::unix::fs::MetadataExt::uid(&rows().metadata().unwrap());
+    assert!(uid >= 0x1000_0000 && uid % 65_536 == 1000, "{uid}");
+
+    shop.write(&KEEPER.replace("LINE", "rm -f /home/app/tool; echo lost > /home/app/rows"));
+    shop.ok(&["up", "--timeout", "20s"]);
+    wait_until("the release did its damage", || std::fs::read_to_string(rows()).unwrap() == "lost\n");
+    shop.write(&first);
+    shop.ok(&["rollback", "shop", "--data"]);
+    assert_eq!(owners(&shop), before);
+    assert_eq!(std::fs::read_to_string(rows()).unwrap().lines().count(), 500, "every row is there");
+
+    // A stream says what containers see; who has the volume next has it as his own, one at a time.
+    let stream = node.dir().join("stream");
+    shop.ok(&["stop", "keep"]);
+    shop.ok(&["volume", "snapshot", "data", "sent"]);
+    shop.ok(&["volume", "send", "data@sent", "-o", stream.to_str().unwrap()]);
+    node.ok(["volume", "receive", "copy", "-i", stream.to_str().unwrap()]);
+    let look = ["--network", "none", "--user", "1000", "-v", "copy:/c", "box"];
+    let see = || node.ok([&["run", "--rm"][..], &look, &["stat", "-c", "%u:%g %a", "/c/rows", "/c/tool"]].concat());
+    assert_eq!(see(), "1000:1000 644\n1000:1000 4750");
+    node.ok([&["run", "-d", "--name", "holder"][..], &look, &["sleep", "1000"]].concat());
+    let refused = node.coppice([&["run", "--rm"][..], &look, &["true"]].concat());
+    assert_ne!(refused.code, 0);
+    refused.complained("copy is used by holder").complained("no id-mapped mounts");
+    node.ok(["rm", "-f", "holder"]);
+    assert_eq!(see(), "1000:1000 644\n1000:1000 4750");
+    node.ok(["node", "stop", "--all"]);
+}
+
+#[test]
+fn what_releases_ask_of_a_volumes_storage_is_so_at_once_and_a_full_one_stops_its_own_app_alone() {
+    let [_, node] = nodes();
+    node.busybox_image();
+    let manifest = |properties: &str| format!("{COUNTER}\n[volume.data]\n{properties}\n");
+    let shop = Project::new(&node, "shop", &manifest("compression = \"zstd\"\nquota = \"4MiB\""));
+    shop.up();
+    let head = shop.volume("data");
+    let btrfs = |args: &[&str]| {
+        let mut command = node.inside("btrfs");
+        command.args(args).arg(&head);
+        Output::of(command).succeeded().stdout
+    };
+    let compression = || btrfs(&["property", "get", "-t", "inode"]).trim().to_owned();
+    let limit = || {
+        let shown = btrfs(&["qgroup", "show", "-re", "--raw", "-F"]);
+        shown.lines().rfind(|line| line.starts_with("0/")).unwrap_or_default().to_owned()
+    };
+    wait_until("the first release's are there", || compression() == "compression=zstd");
+    assert!(limit().contains(&(4 << 20).to_string()), "{}", limit());
+    let write = |megabytes: u32| {
+        let script = format!("dd if=/dev/urandom of=/data/large bs=1M count={megabytes} conv=fsync");
+        shop.coppice(&["exec", "shop/count-1", "sh", "-c", &script])
+    };
+    let full = write(8);
+    assert_ne!(full.code, 0);
+    assert!(full.stderr.contains("/data/large") || full.stdout.contains("/data/large"));
+    assert!(format!("{}{}", full.stdout, full.stderr).contains("uota exceeded"));
+
+    shop.write(&manifest("compression = \"gzip\"\nquota = \"32MiB\""));
+    shop.up();
+    wait_until("the second's are there", || compression() == "compression=zlib");
+    wait_until("and its limit", || limit().contains(&(32u32 << 20).to_string()));
+    assert_eq!(write(8).code, 0);
+    shop.write(&manifest(""));
+    shop.up();
+    wait_until("none is asked for", || compression().is_empty());
+    assert!(!limit().contains(&(32u32 << 20).to_string()), "{}", limit());
+    node.ok(["node", "stop", "--all"]);
 }

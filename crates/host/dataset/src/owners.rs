@@ -5,6 +5,9 @@
 //! one's. A tree says itself which form it has, by its root's owner; so snapshots, clones and switches carry it along. A
 //! stream has the containers' ids whatever the form: it means the same everywhere.
 //!
+//! What this does not give: zfs-fuse asks for the host's root itself, so a container's root is to such a volume any user;
+//! what images have at a volume's path has its owners, but nobody inside can change them.
+//!
 //! While a tree is being shifted its root's user and group are of two forms, so that one which was cut off is known, and is
 //! shifted as a whole by the next. A change of owner takes set-user-id bits and capabilities away: a file that has such gets
 //! another name beside, which says them, until it has them again.
