@@ -279,7 +279,7 @@ mod tests {
             dir: "/r/containers/x".into(),
             ids: IdRange::nth(0),
             network: Network::None,
-            sources: vec!["/v".into()],
+            sources: vec![KernelSource::Bind { path: "/v".into() }],
             log_max_size: Bytes(1 << 20),
             log_max_files: 2,
             allow_privileged: Err("/r/node.toml".into()),
