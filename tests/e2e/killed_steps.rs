@@ -45,8 +45,6 @@ before_rollback = ["check"]
 
 [volume.data]
 
-[release]
-keep = 100
 "#;
 
 /// What the first release's store does before it answers.

@@ -103,6 +103,22 @@ fn a_rollback_to_nowhere_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn releases_that_fail_cost_none_of_the_data_that_is_kept_to_go_back_to() {
+    let node = Node::with_busybox();
+    let keeps_one = |manifest: &str| format!("{manifest}\n[release]\nkeep = 1\n");
+    let project = Project::new(&node, "shop", &keeps_one(&shop("one", "true")));
+    project.up();
+    project.write(&keeps_one(&shop("two", "echo gone > /data/rows")));
+    project.up();
+    project.write(&keeps_one(&shop("three", "exit 3")));
+    assert_ne!(project.coppice(&["up", "--timeout", "30s"]).code, 0);
+    let status = project.wait_status("the second is back", |status| status.settled);
+    assert_eq!((status.release, rows(&project).as_str()), (2, "gone\n"));
+    project.ok(&["rollback", "shop", "--data"]);
+    assert_eq!((rows(&project).as_str(), version(&project).as_str()), ("precious\n", "one"));
+}
+
+#[test]
 fn a_daemon_killed_at_any_step_of_a_rollback_with_data_leaves_the_old_or_the_new_whole() {
     let node = Node::with_busybox();
     let project = destroyed(&node);

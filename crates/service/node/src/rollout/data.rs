@@ -7,7 +7,7 @@ use std::sync::Arc;
 use coppice_base::Name;
 use coppice_dataset::{DatasetName, Kind, Properties, SnapshotName, Stamps, Store};
 use coppice_spec::{AppSpec, Compression, MountSource, VolumeSpec};
-use coppice_state::{App as AppState, Release};
+use coppice_state::{App as AppState, Release, Verdict};
 
 use super::records;
 use crate::app::App;
@@ -196,13 +196,21 @@ pub(super) async fn settle(app: &Arc<App>) {
     }
 }
 
-/// Numbers of the releases whose data is kept.
+/// Numbers of the releases whose data is kept: the current one, the newest `keep` before it, and the newest `keep` that did
+/// not fail before the last that has proved itself. However many fail one after the other, there is data to go back to.
 pub(crate) fn kept_releases(state: &AppState) -> BTreeSet<u64> {
     let current = state.current().number;
-    let mut numbers: Vec<u64> = state.releases.iter().map(|release| release.number).filter(|n| *n != current).collect();
-    numbers.sort_unstable();
+    let proved = state.last_succeeded().map_or(current, |release| release.number);
+    let failed = |release: &Release| matches!(release.verdict, Some(Verdict::Failed { .. }));
     let keep = usize::try_from(state.spec().keep).unwrap_or(usize::MAX);
-    numbers.into_iter().rev().take(keep).chain([current]).collect()
+    let newest = |wanted: &dyn Fn(&Release) -> bool| {
+        let of = state.releases.iter().filter(|release| release.number != current && wanted(release));
+        let mut numbers: Vec<u64> = of.map(|release| release.number).collect();
+        numbers.sort_unstable();
+        numbers.into_iter().rev().take(keep).collect::<Vec<_>>()
+    };
+    let ran = newest(&|release| release.number < proved && !failed(release));
+    newest(&|_| true).into_iter().chain(ran).chain([current]).collect()
 }
 
 /// How a volume is to be kept.

@@ -149,7 +149,7 @@ pub(crate) fn first(new: &Release) -> Option<Box<Plan>> {
                 .into_iter()
                 .map(|instance| Target { instance, has_old: false, numbered_after: 0 })
                 .collect(),
-            ready_timeout: rollout.ready_timeout,
+            ready_timeout: if service.is_some() { rollout.ready_timeout } else { rollout.deadline },
             deadline: rollout.deadline,
             delay: DurationText::default(),
         }
@@ -232,7 +232,8 @@ fn stage(input: &RolloutInput<'_>, before: &Release, workload: &Name, halts: boo
         kind: if service.is_some() { WorkloadKind::Service } else { WorkloadKind::Worker },
         how,
         targets: instances,
-        ready_timeout: spec.ready_timeout,
+        // A worker that others wait for may take as long as the whole stage.
+        ready_timeout: if service.is_some() { spec.ready_timeout } else { spec.deadline },
         deadline: spec.deadline,
         delay: if input.is_rollback { DurationText::default() } else { spec.delay },
     })

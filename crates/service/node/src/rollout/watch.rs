@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use coppice_base::{DurationText, Name, Timestamp};
 use coppice_rollout::{Event, How, Outcome, Reason, Record, Side, Verdict};
-use coppice_spec::RolloutSpec;
+use coppice_spec::{Condition, RolloutSpec};
 use coppice_state::{Release, Trigger};
 use coppice_supervise::{ChildState, ChildStatus, Overall, TreeStatus};
 
@@ -127,12 +127,16 @@ impl App {
         }
     }
 
-    /// Resolves when all of the workload's instances that are wanted are ready, or one has failed.
+    /// Resolves when all of the workload's instances that are wanted are ready, or one has failed. A worker that others wait
+    /// for is ready when it has ended.
     async fn up(self: &Arc<Self>, workload: &Name) -> Result<(), String> {
         let wanted = self.wanted();
         let ungated = wanted.rollout().and_then(|(record, _)| record.plan.stage_of(workload.as_str()).cloned());
         let ungated = ungated.is_some_and(|stage| stage.ready_timeout.0.is_zero());
         let keys = if wanted.is_stopped(workload.as_str()) { Vec::new() } else { instances_of(&wanted, workload) };
+        // Who waits for a worker's end is not helped by its beginning.
+        let awaited = wanted.spec().workloads().flat_map(|(_, other)| &other.depends_on);
+        let awaited = awaited.into_iter().any(|on| on.name == *workload && on.condition == Condition::Completed);
         let supervisor = self.supervisor();
         let status = |key: &String| supervisor.read(|machine| machine.status_of(key));
         let before: Vec<u64> = keys.iter().map(|key| status(key).map_or(0, |status| status.restarts)).collect();
@@ -140,7 +144,7 @@ impl App {
         supervisor
             .when(|_| {
                 let doing = keys.iter().zip(&before).map(|(key, before)| match status(key) {
-                    Some(status) => doing(&status, *before, ungated),
+                    Some(status) => doing(&status, *before, ungated, awaited),
                     None => Doing::OnTheWay,
                 });
                 let mut all = true;
@@ -230,11 +234,12 @@ impl App {
     }
 }
 
-fn doing(status: &ChildStatus<String>, before: u64, ungated: bool) -> Doing {
+/// `ungated`: it need only run. `awaited`: it must have ended well.
+fn doing(status: &ChildStatus<String>, before: u64, ungated: bool, awaited: bool) -> Doing {
     let cause = || status.history.last().map_or_else(String::new, |note| note.what.to_string());
     match &status.state {
-        ChildState::Running { ready: true, .. } | ChildState::Completed => Doing::Ready,
-        ChildState::Running { .. } if ungated => Doing::Ready,
+        ChildState::Completed => Doing::Ready,
+        ChildState::Running { ready, .. } if (*ready || ungated) && !awaited => Doing::Ready,
         ChildState::Failed(failure) => Doing::Failed(format!("{}: {failure}", status.key)),
         _ if status.restarts >= before + RESTARTS_MAX => {
             Doing::Failed(format!("{}: restarted {RESTARTS_MAX} times: {}", status.key, cause()))
