@@ -23,10 +23,10 @@ mod spec;
 mod terminal;
 mod transfer;
 
+use coppice_api::RestoreReply;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use coppice_api::RestoreReply;
 
 use crate::args::Cli;
 use crate::settings::Settings;

@@ -1,6 +1,8 @@
 //! Apps: apply, plan, status, workloads, logs.
 
-use coppice_api::{AppStatus, AppSummary, ApplyReply, ApplyRequest, LogLine, PlanReply, WorkerRunReply, WorkloadRequest, path};
+use coppice_api::{
+    AppStatus, AppSummary, ApplyReply, ApplyRequest, LogLine, PlanReply, WorkerRunReply, WorkloadRequest, path,
+};
 
 use crate::containers::LogFilter;
 use crate::target::Target;

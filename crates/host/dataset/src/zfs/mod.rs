@@ -50,7 +50,7 @@ const UNMOUNTED: [&str; 4] = ["-o", "canmount=noauto", "-o", "mountpoint=none"];
 const FUSE_WRITE: u64 = 128 << 10;
 /// How often, and how long apart, what is busy is tried again: a filesystem of zfs-fuse closes a moment after its last mount
 /// went, and a loaded machine makes that some seconds.
-const TRIES: u32 = 1000;
+const TRIES: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]

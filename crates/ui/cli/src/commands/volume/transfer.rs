@@ -78,8 +78,7 @@ pub(crate) async fn to_file(download: Download, path: &Path, mode: u32) -> Resul
     let mut part = path.as_os_str().to_owned();
     part.push(PART);
     let failed = |source| CommandError::file(format!("cannot write {}", path.display()))(source);
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&part).map_err(failed)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&part).map_err(failed)?;
     let written = match write_out(download, &mut file).await {
         Ok(()) => file.sync_all().and_then(|()| put_in_place(Path::new(&part), path)).map_err(failed),
         Err(CommandError::Output(source)) => Err(failed(source)),
