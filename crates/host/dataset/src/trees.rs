@@ -44,18 +44,32 @@ impl Trees {
         Ok(Self { root: root.to_owned(), form: Form::of(root)? })
     }
 
-    /// Makes a dataset aside, and gives it its name when it is whole.
+    /// Makes a dataset aside, and gives it its name when it is whole. Of one that cannot be made nothing is left.
     fn make(&self, at: &Place, head: impl FnOnce(&Path) -> Result<(), DatasetError>) -> Result<(), DatasetError> {
         let aside = self.aside(at);
         if aside.exists() {
             self.clear(&aside)?;
         }
-        make(&aside)?;
+        let made = self.make_aside(at, &aside, head);
+        if made.is_err() && aside.exists() {
+            // What cannot be removed now is before the next one is made.
+            let _ = self.clear(&aside);
+        }
+        made
+    }
+
+    fn make_aside(
+        &self,
+        at: &Place,
+        aside: &Path,
+        head: impl FnOnce(&Path) -> Result<(), DatasetError>,
+    ) -> Result<(), DatasetError> {
+        make(aside)?;
         make(&aside.join(SNAPSHOTS))?;
         head(&aside.join(HEAD))?;
         identify(&aside.join(HEAD))?;
-        open(&aside).and_then(|aside| rustix::fs::syncfs(aside).map_err(DatasetError::errno("write", at.app())))?;
-        rename(&aside, &at.folder)
+        open(aside).and_then(|aside| rustix::fs::syncfs(aside).map_err(DatasetError::errno("write", at.app())))?;
+        rename(aside, &at.folder)
     }
 
     fn aside(&self, at: &Place) -> PathBuf {

@@ -542,7 +542,7 @@ mod tests {
             (entry.fields.rollout_state.as_str(), entry.fields.rollout_control_state.as_str()),
             ("blocked", "paused")
         );
-        assert!(entry.fields.message.is_some_and(|message| message.contains("pause was asked for by uid 7")));
+        assert!(entry.fields.message.is_some_and(|message| message.contains("a pause was asked for")));
         let ruling = &entry.rollout.rulings[0];
         assert_eq!((ruling.action.as_str(), ruling.actor.as_str()), ("pause", "uid 7"));
     }
