@@ -306,6 +306,35 @@ fn a_hook_runs_once_before_anything_changes_and_one_that_fails_stops_the_release
     assert_eq!(std::fs::read_to_string(site.volume("notes").join("runs")).unwrap(), "after\nno\nyes\nafter\n");
 }
 
+#[test]
+fn the_release_that_is_left_may_refuse_to_be_rolled_back_and_then_nothing_has_changed() {
+    let node = Node::with_busybox();
+    let worker = |name: &str, script: &str| {
+        format!(
+            "[worker.{name}]\nimage = \"box\"\ncommand = [\"sh\", \"-c\", \"{script}\"]\nvolumes = [\"notes:/notes\"]\n"
+        )
+    };
+    let manifest = |version: &str| {
+        let check = worker("check", &format!("[ -e /notes/stop ] && exit 3; echo left {version} >> /notes/runs"));
+        let hooks = "[hooks]\nbefore_deploy = [\"begin\"]\nbefore_rollback = [\"check\"]\n[volume.notes]\n";
+        format!("{}\n{}{check}{hooks}", web(version, ""), worker("begin", "touch /notes/stop"))
+    };
+    let site = Project::new(&node, "site", &manifest("one"));
+    site.up();
+    site.write(&manifest("two"));
+    site.up();
+    let before = site.pids();
+    let said = site.coppice(&["rollback", "site"]);
+    assert!(said.code != 0 && said.stderr.contains("check"), "{}", said.stderr);
+    site.wait_status("the rollback has ended", |status| status.settled);
+    assert_eq!((site.pids(), answers(&node)), (before, BTreeSet::from(["two".to_owned()])));
+
+    std::fs::remove_file(site.volume("notes").join("stop")).unwrap();
+    site.ok(&["rollback", "site"]);
+    assert_eq!(answers(&node), BTreeSet::from(["one".to_owned()]));
+    assert_eq!(std::fs::read_to_string(site.volume("notes").join("runs")).unwrap(), "left two\n");
+}
+
 /// A store, and a hook that needs it, before everything else.
 fn migrated(hook: &str, needs: &str) -> String {
     format!(
