@@ -68,6 +68,8 @@ struct Killed<'n> {
     death: PathBuf,
     /// Moments at which a daemon was killed, of any operation.
     at: BTreeSet<String>,
+    /// What was run last, and when its daemon died.
+    last: String,
 }
 
 /// What the newest release came to.
@@ -81,6 +83,7 @@ impl Killed<'_> {
     #[track_caller]
     fn run(&mut self, words: &[&str], moment: Option<&str>) -> Ended {
         let before = self.shop.status().releases.newest.number;
+        self.last = format!("{words:?}, {moment:?}");
         if let Some(moment) = moment {
             std::fs::write(&self.death, moment).unwrap();
         }
@@ -125,13 +128,13 @@ impl Killed<'_> {
 
     fn is_one(&self, rows: &str) {
         assert_eq!(self.rows(), format!("{rows}rows\n"));
-        assert_eq!(self.shop.shell("web-1", "echo $RELEASE"), "one\n");
+        assert_eq!(self.shop.shell("web-1", "echo $RELEASE"), "one\n", "{}\n{:#?}", self.last, self.shop.containers());
         self.shop.child("old-1");
     }
 
     fn is_two(&self, rows: &str) {
         assert_eq!(self.rows(), format!("{rows}rows two\n"));
-        assert_eq!(self.shop.shell("web-1", "echo $RELEASE"), "two\n");
+        assert_eq!(self.shop.shell("web-1", "echo $RELEASE"), "two\n", "{}\n{:#?}", self.last, self.shop.containers());
         assert!(project::find(&self.shop.status(), "old-1").is_none());
     }
 }
@@ -144,7 +147,7 @@ fn kill_at_each_step(mut node: Node, is_wanted: impl Fn(&str) -> bool) -> BTreeS
     let shop = Project::new(&node, "shop", &one());
     let flags = shop.dir.join("flags");
     std::fs::create_dir(&flags).unwrap();
-    let mut killed = Killed { shop, death, at: Default::default() };
+    let mut killed = Killed { shop, death, at: Default::default(), last: String::new() };
     killed.shop.up();
     let of_one: String = (1..=500).map(|n| format!("{n}\n")).collect();
     let of_two: String = (1..=500).map(|n| format!("two-{n}\n")).collect();

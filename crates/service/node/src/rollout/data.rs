@@ -196,12 +196,11 @@ pub(super) async fn settle(app: &Arc<App>) {
     }
 }
 
-/// Numbers of the releases whose data is kept: the current one, the newest `keep` before it, and the newest `keep` that did
-/// not fail before the last that has proved itself. However many fail one after the other, there is data to go back to.
+/// Numbers of the releases whose data is kept: the current one, the newest `keep` before it, and the newest `keep` that
+/// succeeded before the last that did, which is spared too. However many fail one after the other, there is data to go back to.
 pub(crate) fn kept_releases(state: &AppState) -> BTreeSet<u64> {
     let current = state.current().number;
     let proved = state.last_succeeded().map_or(current, |release| release.number);
-    let failed = |release: &Release| matches!(release.verdict, Some(Verdict::Failed { .. }));
     let keep = usize::try_from(state.spec().keep).unwrap_or(usize::MAX);
     let newest = |wanted: &dyn Fn(&Release) -> bool| {
         let of = state.releases.iter().filter(|release| release.number != current && wanted(release));
@@ -209,8 +208,8 @@ pub(crate) fn kept_releases(state: &AppState) -> BTreeSet<u64> {
         numbers.sort_unstable();
         numbers.into_iter().rev().take(keep).collect::<Vec<_>>()
     };
-    let ran = newest(&|release| release.number < proved && !failed(release));
-    newest(&|_| true).into_iter().chain(ran).chain([current]).collect()
+    let ran = newest(&|release| release.number < proved && release.verdict == Some(Verdict::Succeeded));
+    newest(&|_| true).into_iter().chain(ran).chain([current, proved]).collect()
 }
 
 /// How a volume is to be kept.
