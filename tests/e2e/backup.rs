@@ -292,6 +292,19 @@ fn what_is_no_whole_backup_of_this_key_is_refused_and_changes_nothing() {
 }
 
 #[test]
+fn a_backup_takes_the_place_of_no_device_pipe_or_folder() {
+    let node = Node::new();
+    let pipe = node.dir().join("pipe");
+    let mut made = node.inside("mkfifo");
+    made.arg(&pipe);
+    Output::of(made).succeeded();
+    for path in [pipe.clone(), node.dir().to_path_buf()] {
+        node.coppice(["backup", text(&path)]).ended_with(2).complained("is there and is no file");
+    }
+    assert!(!std::fs::metadata(node.see(&pipe)).unwrap().is_file());
+}
+
+#[test]
 fn a_full_disk_leaves_no_backup_that_is_not_whole_and_what_was_there_before() {
     let node = Node::new();
     let ground = ground(&node);

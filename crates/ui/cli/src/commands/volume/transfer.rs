@@ -75,6 +75,13 @@ pub(crate) async fn receive(settings: &Settings, args: VolumeReceiveArgs) -> Com
 
 /// Writes beside, and gives it its name when it is whole.
 pub(crate) async fn to_file(download: Download, path: &Path, mode: u32) -> Result<(), CommandError> {
+    // The last step would put a file in the place of a device, a pipe or a folder.
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(CommandError::usage(
+            format!("{} is there and is no file", path.display()),
+            "name another, or write to standard output into a pipe or a device",
+        ));
+    }
     let mut part = path.as_os_str().to_owned();
     part.push(PART);
     let failed = |source| CommandError::file(format!("cannot write {}", path.display()))(source);
