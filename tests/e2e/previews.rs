@@ -306,15 +306,7 @@ fn used(node: &Node) -> u64 {
 
 #[test]
 fn on_btrfs_a_preview_shares_its_blocks_with_the_app_and_neither_sees_what_the_other_writes() {
-    let node = Node::new();
-    let image = node.file("image", "");
-    std::fs::File::options().write(true).open(&image).unwrap().set_len(512 << 20).unwrap();
-    let mut make = node.inside("mkfs.btrfs");
-    make.arg("-q").arg(&image);
-    Output::of(make).succeeded();
-    let mut mount = node.inside("mount");
-    mount.args(["-o", "loop"]).arg(&image).arg(node.root());
-    Output::of(mount).succeeded();
+    let node = Node::on_btrfs(512 << 20);
     node.busybox_image();
     let shop = up(&node);
     shop.shell("web-1", "dd if=/dev/urandom of=/data/large bs=1M count=64 conv=fsync 2>/dev/null");

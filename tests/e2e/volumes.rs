@@ -20,17 +20,7 @@ stop_signal = "KILL"
 
 /// Nodes whose volumes are directories, and subvolumes.
 fn nodes() -> [Node; 2] {
-    let plain = Node::new();
-    let btrfs = Node::new();
-    let image = btrfs.file("image", "");
-    std::fs::File::options().write(true).open(&image).unwrap().set_len(256 << 20).unwrap();
-    let mut make = btrfs.inside("mkfs.btrfs");
-    make.arg("-q").arg(&image);
-    Output::of(make).succeeded();
-    let mut mount = btrfs.inside("mount");
-    mount.args(["-o", "loop"]).arg(&image).arg(btrfs.root());
-    Output::of(mount).succeeded();
-    [plain, btrfs]
+    [Node::new(), Node::on_btrfs(256 << 20)]
 }
 
 /// A zfs-fuse in a node's mount namespace, and a pool `tank` of a file.

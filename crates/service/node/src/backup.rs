@@ -15,11 +15,11 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use coppice_base::Name;
-use coppice_dataset::{DatasetName, SnapshotName};
+use coppice_dataset::DatasetName;
 use serde::{Deserialize, Serialize};
 
 use crate::error::NodeError;
+use crate::volume::dataset_of;
 
 /// What has its place below the root; nothing else is taken from a backup.
 pub(crate) const NAMES: &[&str] = &[MANIFEST, STATE, CERTIFICATES, KEYS, SETTINGS, VOLUMES];
@@ -67,21 +67,6 @@ impl KnownVolume {
     pub(crate) fn sent(&self) -> Vec<&KnownSnapshot> {
         self.head.iter().flat_map(|head| std::iter::once(head).chain(&self.snapshots)).collect()
     }
-}
-
-/// `APP/VOLUME`, or `VOLUME` of the containers that are of no app.
-pub(crate) fn dataset_of(text: &str) -> Result<DatasetName, NodeError> {
-    let name = |text: &str| {
-        Name::new(text).map_err(|error| NodeError::Invalid(format!("{error}; volumes are called APP/VOLUME")))
-    };
-    Ok(match text.split_once('/') {
-        Some((app, volume)) => DatasetName { app: Some(name(app)?), volume: name(volume)? },
-        None => DatasetName { app: None, volume: name(text)? },
-    })
-}
-
-pub(crate) fn snapshot_of(text: &str) -> Result<SnapshotName, NodeError> {
-    SnapshotName::new(text).map_err(|error| NodeError::Invalid(error.to_string()))
 }
 
 /// Bytes of a piece of a volume's stream.

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 use coppice_base::{ContainerId, Name};
 use coppice_container::MountSource as KernelSource;
-use coppice_dataset::{DatasetError, DatasetName, Store};
+use coppice_dataset::{DatasetError, DatasetName, SnapshotName, Store};
 use coppice_image::Image;
 use coppice_spec::{MountSource, VolumeMount};
 
@@ -165,6 +165,21 @@ pub(crate) fn remove_of_app(volumes: &Store, app: &str) -> Result<(), NodeError>
         }
     }
     Ok(())
+}
+
+/// `APP/VOLUME`, or `VOLUME` of the containers that are of no app.
+pub(crate) fn dataset_of(text: &str) -> Result<DatasetName, NodeError> {
+    let name = |text: &str| {
+        Name::new(text).map_err(|error| NodeError::Invalid(format!("{error}; volumes are called APP/VOLUME")))
+    };
+    Ok(match text.split_once('/') {
+        Some((app, volume)) => DatasetName { app: Some(name(app)?), volume: name(volume)? },
+        None => DatasetName { app: None, volume: name(text)? },
+    })
+}
+
+pub(crate) fn snapshot_of(text: &str) -> Result<SnapshotName, NodeError> {
+    SnapshotName::new(text).map_err(|error| NodeError::Invalid(error.to_string()))
 }
 
 #[cfg(test)]

@@ -18,12 +18,11 @@ use coppice_secret::{Key, KeyFileError};
 use coppice_spec::MountSource;
 
 use super::Node;
-use crate::backup::{
-    CERTIFICATES, KEYS, KnownSnapshot, KnownVolume, MANIFEST, Manifest, Pieces, SETTINGS, STATE, add, snapshot_of,
-};
+use crate::backup::{CERTIFICATES, KEYS, KnownSnapshot, KnownVolume, MANIFEST, Manifest, Pieces, SETTINGS, STATE, add};
 use crate::container::Container;
 use crate::containers::Containers;
 use crate::error::NodeError;
+use crate::volume::snapshot_of;
 
 /// Below the node's directory of what goes with it: the copy of the log.
 const FOLDER: &str = "backup";

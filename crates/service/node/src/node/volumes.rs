@@ -7,11 +7,11 @@ use coppice_api::{
     SnapshotDetail, VolumeCloneRequest, VolumeDetail, VolumeKind, VolumeReceiveReply, VolumeRollbackReply,
     VolumeRollbackRequest, VolumeSnapshotRequest, VolumeSummary,
 };
-use coppice_base::Name;
 use coppice_dataset::{Dataset, DatasetName, Kind, Snapshot, SnapshotName, Stamps};
 
 use super::Node;
 use crate::error::NodeError;
+use crate::volume::{dataset_of, snapshot_of};
 
 /// Names of snapshots that nobody named: this and the first number that is free.
 const BY_HAND: &str = "manual";
@@ -29,12 +29,12 @@ impl Node {
     }
 
     pub fn volume(&self, volume: &str) -> Result<VolumeDetail, NodeError> {
-        self.volume_detail(&name_of(volume)?)
+        self.volume_detail(&dataset_of(volume)?)
     }
 
     /// What the volume is now, under a name. Containers may use it where that is of one moment.
     pub fn snapshot_volume(&self, uid: u32, request: &VolumeSnapshotRequest) -> Result<SnapshotDetail, NodeError> {
-        let name = name_of(&request.volume)?;
+        let name = dataset_of(&request.volume)?;
         let volumes = &self.containers.volumes;
         if volumes.kind() == Kind::Directory {
             self.refuse_in_use(&name, "a snapshot of a directory takes its time, and would be of many moments")?;
@@ -55,7 +55,7 @@ impl Node {
 
     /// Has the volume be what a snapshot is. What it was is kept.
     pub fn roll_volume_back(&self, request: &VolumeRollbackRequest) -> Result<VolumeRollbackReply, NodeError> {
-        let (name, to) = (name_of(&request.volume)?, snapshot_of(&request.snapshot)?);
+        let (name, to) = (dataset_of(&request.volume)?, snapshot_of(&request.snapshot)?);
         self.refuse_in_use(&name, "it would go on with what is cut")?;
         let volumes = &self.containers.volumes;
         let kept = free_name(&volumes.inspect(&name)?, CUT)?;
@@ -65,7 +65,7 @@ impl Node {
 
     /// Makes a volume of another one's snapshot.
     pub fn clone_volume(&self, request: &VolumeCloneRequest) -> Result<VolumeDetail, NodeError> {
-        let (name, to) = (name_of(&request.volume)?, name_of(&request.to)?);
+        let (name, to) = (dataset_of(&request.volume)?, dataset_of(&request.to)?);
         self.containers.volumes.clone_to(&name, &snapshot_of(&request.snapshot)?, &to)?;
         self.volume_detail(&to)
     }
@@ -79,12 +79,12 @@ impl Node {
         out: &mut dyn Write,
     ) -> Result<(), NodeError> {
         let from = from.map(snapshot_of).transpose()?;
-        Ok(self.containers.volumes.send(&name_of(volume)?, &snapshot_of(snapshot)?, from.as_ref(), out)?)
+        Ok(self.containers.volumes.send(&dataset_of(volume)?, &snapshot_of(snapshot)?, from.as_ref(), out)?)
     }
 
     /// Keeps what `input` says as a snapshot, or makes a volume of it. Containers may use it: what it is stays.
     pub fn receive_volume(&self, volume: &str, input: &mut dyn Read) -> Result<VolumeReceiveReply, NodeError> {
-        let name = name_of(volume)?;
+        let name = dataset_of(volume)?;
         let received = self.containers.volumes.receive(&name, input)?;
         Ok(VolumeReceiveReply {
             volume: name.to_string(),
@@ -95,7 +95,7 @@ impl Node {
 
     /// A snapshot; without one the volume, which nobody may use then.
     pub fn remove_volume(&self, volume: &str, snapshot: Option<&str>) -> Result<(), NodeError> {
-        let name = name_of(volume)?;
+        let name = dataset_of(volume)?;
         match snapshot {
             Some(snapshot) => Ok(self.containers.volumes.destroy_snapshot(&name, &snapshot_of(snapshot)?)?),
             None => {
@@ -145,21 +145,6 @@ impl Node {
         let by = self.users_of(name);
         if by.is_empty() { Ok(()) } else { Err(NodeError::VolumeInUse { volume: name.to_string(), by, why }) }
     }
-}
-
-/// `APP/VOLUME`, or `VOLUME` of the containers that are of no app.
-fn name_of(text: &str) -> Result<DatasetName, NodeError> {
-    let name = |text: &str| {
-        Name::new(text).map_err(|error| NodeError::Invalid(format!("{error}; volumes are called APP/VOLUME")))
-    };
-    Ok(match text.split_once('/') {
-        Some((app, volume)) => DatasetName { app: Some(name(app)?), volume: name(volume)? },
-        None => DatasetName { app: None, volume: name(text)? },
-    })
-}
-
-fn snapshot_of(text: &str) -> Result<SnapshotName, NodeError> {
-    SnapshotName::new(text).map_err(|error| NodeError::Invalid(error.to_string()))
 }
 
 /// The first of PREFIX-1, PREFIX-2, … that no snapshot has.

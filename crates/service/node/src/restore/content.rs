@@ -9,7 +9,8 @@ use coppice_backup::{Backup, OpenError, Replacement, entries};
 use coppice_secret::Key;
 
 use super::RestoreError;
-use crate::backup::{MANIFEST, Manifest, NAMES, SETTINGS, VOLUMES, place_of, snapshot_of};
+use crate::backup::{MANIFEST, Manifest, NAMES, SETTINGS, VOLUMES, place_of};
+use crate::volume::snapshot_of;
 
 /// Longest manifest, in bytes: a hundred thousand snapshots.
 const MANIFEST_MAX: u64 = 16 << 20;

@@ -16,11 +16,12 @@ use coppice_dataset::{Dataset, DatasetName, Snapshot, SnapshotName, Store};
 use serde::{Deserialize, Serialize};
 
 use super::{Content, RestoreError, forget_removals, open_store};
-use crate::backup::{KnownVolume, Manifest, snapshot_of};
+use crate::backup::{KnownVolume, Manifest};
 use crate::error::NodeError;
 use crate::rollout::holder;
 use crate::root::Root;
 use crate::settings::Settings;
+use crate::volume::snapshot_of;
 
 /// The list.
 const LIST: &str = "restoring.json";
