@@ -221,7 +221,10 @@ impl Rollout {
         until: Option<Timestamp>,
     ) -> usize {
         let (stage, progress) = (&self.record.plan.stages[s], &mut self.record.progress.stages[s]);
-        let mut live = progress.targets.iter().filter(|target| target.candidate.is_some()).count();
+        // One on its way into a slot stands beside nothing any more.
+        let is_beside = |candidate: &Candidate| candidate.state != CandidateState::Promoting;
+        let mut live =
+            progress.targets.iter().filter(|target| target.candidate.as_ref().is_some_and(is_beside)).count();
         let mut waiting = 0;
         for &t in batch {
             let target = &mut progress.targets[t];

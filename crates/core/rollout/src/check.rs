@@ -31,10 +31,9 @@ impl Record {
         for (stage, state) in self.plan.stages.iter().zip(&progress.stages) {
             let candidates = || state.targets.iter().filter_map(|target| target.candidate.as_ref());
             if let How::Rolling(pace) | How::Canary { pace, .. } = &stage.how {
-                must(
-                    candidates().count() <= pace.max_surge.max(1) as usize,
-                    "there are more candidates than max_surge",
-                );
+                let stands = |state| matches!(state, CandidateState::Starting | CandidateState::Ready);
+                let beside = candidates().filter(|candidate| stands(candidate.state));
+                must(beside.count() <= pace.max_surge.max(1) as usize, "there are more candidates than max_surge");
             }
             must(state.targets.iter().all(|target| target.attempts <= ATTEMPTS_MAX), "a target was tried too often");
             let new_ones = || candidates().filter(|candidate| candidate.side == Side::New);

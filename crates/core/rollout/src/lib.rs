@@ -18,7 +18,8 @@
 //!   candidate is then promoted into its slot. Only a switch stops the old one first, because two must not write the same
 //!   data.
 //! - **One stage after the other,** batch by batch. Never are more candidates there than `max_surge` (blue-green needs room
-//!   for all). Candidates that wait to be discarded count.
+//!   for all). Candidates that wait to be discarded count, those on their way into a slot do not: without a delay the next
+//!   batch begins then.
 //! - **Tries are bounded:** [`ATTEMPTS_MAX`] candidates per target, a few seconds apart; [`FLAPS_MAX`] losses of health
 //!   per candidate; one that has had its whole time is not tried again.
 //! - **Deadlines always.** Of a candidate, a stage, the rollout; going back has the rollout's deadline anew. Once that has

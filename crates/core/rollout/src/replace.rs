@@ -9,7 +9,7 @@ use crate::event::{Action, Side};
 use crate::machine::{Rollout, Turn};
 use crate::outcome::Reason;
 use crate::plan::{How, Pace};
-use crate::progress::{Candidate, CandidateState, Phase, TargetState, Watch};
+use crate::progress::{Candidate, CandidateState, ControlState, Phase, TargetState, Watch};
 
 /// How often a canary is looked at.
 const SAMPLE_EVERY: Duration = Duration::from_secs(2);
@@ -36,28 +36,55 @@ impl Rollout {
                 return false;
             }
             stage.delay_until = None;
-            // A canary's candidates that stand ready go into their slots before others are started.
-            let is_ready = |t: &usize| {
-                stage.targets[*t].candidate.as_ref().is_some_and(|candidate| candidate.state == CandidateState::Ready)
-            };
-            let held: Vec<usize> = pending.iter().copied().filter(is_ready).collect();
-            let batch = if held.is_empty() {
-                pending.into_iter().take(pace.parallelism.max(1) as usize).collect()
-            } else {
-                held
-            };
+            let batch = self.next_batch(s, pending, pace);
             self.open(turn, s, batch, Batch::Replace);
             self.unweigh(turn, s);
         }
         let manner = Manner { goal: Side::New, surge: Some(pace.max_surge), hold: false, together: false };
         if !self.drive(turn, s, manner) {
-            return false;
+            return self.open_early(turn, s, pace);
         }
         self.record.progress.stages[s].batch.clear();
         let delay = self.record.plan.stages[s].delay.0;
         if !delay.is_zero() && !self.slots_not_at(s, Side::New).is_empty() {
             self.record.progress.stages[s].delay_until = Some(turn.now.plus(delay));
         }
+        true
+    }
+
+    /// The targets that come next, of those pending. A canary's candidates that stand ready go into their slots before
+    /// others are started.
+    fn next_batch(&self, s: usize, pending: Vec<usize>, pace: Pace) -> Vec<usize> {
+        let targets = &self.record.progress.stages[s].targets;
+        let is_ready = |t: &usize| {
+            targets[*t].candidate.as_ref().is_some_and(|candidate| candidate.state == CandidateState::Ready)
+        };
+        let held: Vec<usize> = pending.iter().copied().filter(is_ready).collect();
+        if held.is_empty() { pending.into_iter().take(pace.parallelism.max(1) as usize).collect() } else { held }
+    }
+
+    /// Without a delay between batches the next begins while the one before, proved and on its way into its slots, has
+    /// yet to be said to be there. Whether it did.
+    fn open_early(&mut self, turn: &mut Turn, s: usize, pace: Pace) -> bool {
+        if !self.record.plan.stages[s].delay.0.is_zero() || self.record.progress.control != ControlState::Active {
+            return false;
+        }
+        let stage = &self.record.progress.stages[s];
+        let on_their_way = |t: &usize| {
+            let target = &stage.targets[*t];
+            let state = target.candidate.as_ref().map(|candidate| candidate.state);
+            state == Some(CandidateState::Promoting) || (target.side == Side::New && state.is_none())
+        };
+        let (batch, pending) = (stage.batch.clone(), self.slots_not_at(s, Side::New));
+        let pending: Vec<usize> = pending.into_iter().filter(|t| !batch.contains(t)).collect();
+        if pending.is_empty() || !batch.iter().all(on_their_way) {
+            return false;
+        }
+        let next = self.next_batch(s, pending, pace);
+        self.open(turn, s, next, Batch::Replace);
+        let is_leaving = |t: &usize| self.record.progress.stages[s].targets[*t].candidate.is_some();
+        let before: Vec<usize> = batch.into_iter().filter(is_leaving).collect();
+        self.record.progress.stages[s].batch.splice(..0, before);
         true
     }
 

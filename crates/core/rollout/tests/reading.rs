@@ -40,7 +40,8 @@ fn an_instance_that_is_being_promoted_has_its_old_side_and_is_said_to_be_promote
     let id = CandidateId { instance: "web-2".to_owned(), number: 1 };
     assert_eq!(record.promoting("web", "web-2"), Some((id.clone(), Side::New)));
     assert_eq!(record.promoting("web", "web-1"), None);
-    assert_eq!(record.candidates(), [(name("web"), id, Side::New)]);
+    let next = CandidateId { instance: "web-3".to_owned(), number: 1 };
+    assert_eq!(record.candidates(), [(name("web"), id, Side::New), (name("web"), next, Side::New)]);
     assert!(record.is_entered("db") && record.side_of("db", "db-1") == Side::New);
     assert_eq!(record.side_of("untouched", "untouched-1"), Side::Old);
 }

@@ -93,6 +93,29 @@ fn a_delay_stands_between_batches_and_not_after_the_last() {
 }
 
 #[test]
+fn the_next_batch_is_started_while_the_one_before_goes_into_its_slots_unless_there_is_a_delay() {
+    for (delay, early) in [(secs(0), true), (secs(30), false)] {
+        let mut of_web = web(rolling());
+        of_web.delay = delay;
+        let mut world = World::new(plan(vec![of_web]), but(Ask::Promote(Side::New), "web-1", Fate::Silent));
+        let asked = |world: &World, of: &str| {
+            let is_it = |action: &Action| matches!(action, Action::StartCandidate { candidate, .. } if candidate.instance == of);
+            world.asked.iter().any(is_it)
+        };
+        world.deliver(0);
+        assert_eq!(asked(&world, "web-2"), early);
+        if early {
+            // Of the second batch nothing is promoted twice, and the third waits for it.
+            assert!(!asked(&world, "web-3"));
+            world.deliver(0);
+            assert!(asked(&world, "web-3"));
+        }
+        world.run();
+        assert_eq!((verdict_of(&world), reason_of(&world)), (Verdict::RolledBack, Reason::DeadlineExceeded));
+    }
+}
+
+#[test]
 fn instances_that_the_old_release_does_not_have_are_started_by_supervision_once_the_others_are_replaced() {
     let mut of_web = web(rolling());
     of_web.targets.push(Target { instance: "web-4".to_owned(), has_old: false, numbered_after: 0 });

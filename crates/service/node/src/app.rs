@@ -54,8 +54,9 @@ pub(crate) struct App {
     supervisor: OnceLock<Supervisor>,
     /// Published ports by service, with host ports chosen.
     ports: Mutex<BTreeMap<Name, Vec<PortSpec>>>,
-    /// What the hosts files of the app say now; one change at a time.
-    names: tokio::sync::Mutex<Names>,
+    /// What the hosts files of the app say now.
+    names: Mutex<Arc<Names>>,
+    refreshes: reach::Refreshes,
     retiring: std::sync::atomic::AtomicBool,
 }
 
@@ -118,7 +119,8 @@ impl App {
             runs: Runs::default(),
             supervisor: OnceLock::new(),
             ports: Mutex::new(ports),
-            names: tokio::sync::Mutex::default(),
+            names: Mutex::default(),
+            refreshes: reach::Refreshes::default(),
             retiring: std::sync::atomic::AtomicBool::new(false),
         });
         for container in app.containers.table.all() {
@@ -278,7 +280,9 @@ impl App {
         self.follow_runs();
         let app = self.clone();
         tokio::spawn(async move {
-            app.refresh_network().await;
+            if !before.leads_as(&wanted) {
+                app.refresh_network().await;
+            }
             app.give_secrets().await;
             app.sweep().await;
         });

@@ -29,7 +29,7 @@ use crate::sockets::Sockets;
 use crate::telemetry;
 
 /// What an app has, as far as traffic is concerned.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Present {
     pub(crate) wanted: Arc<Wanted>,
     /// Instances that run, by workload.
@@ -45,6 +45,16 @@ pub(crate) struct Present {
 impl Present {
     pub(crate) fn spec(&self) -> &AppSpec {
         self.wanted.spec()
+    }
+
+    /// Whether this leads as `other` does: how far a rollout has come is in what is wanted, and leads nowhere.
+    fn leads_as(&self, other: &Self) -> bool {
+        let Self { wanted, instances, weights, image_ports, addresses } = self;
+        wanted.spec() == other.spec()
+            && *instances == other.instances
+            && *weights == other.weights
+            && *image_ports == other.image_ports
+            && *addresses == other.addresses
     }
 
     /// The instances of a workload, without what stands beside them.
@@ -212,10 +222,8 @@ impl Traffic {
     /// `app` has this now; nobody is told until [`tell`](Self::tell). False when it is what was told before.
     pub(crate) fn note(&self, app: &Name, present: Present) -> bool {
         let mut apps = self.apps.lock().expect("no panic holds this lock");
-        let is_new = apps.get(app) != Some(&present);
-        if is_new {
-            apps.insert(app.clone(), present);
-        }
+        let is_new = !apps.get(app).is_some_and(|before| before.leads_as(&present));
+        apps.insert(app.clone(), present);
         is_new
     }
 

@@ -452,7 +452,14 @@ impl World {
         let fate = (self.fate)(Ask::Candidate(side), &candidate.instance);
         let container = Container { workload: workload.clone(), side, was_ready: false, flaps: 0 };
         self.candidates.entry(candidate.clone()).or_insert(container);
-        let beside = self.candidates.values().filter(|other| other.workload == workload).count();
+        // One that was asked to go into its slot stands beside nothing any more, answered or not.
+        let is_promoted = |id: &CandidateId| {
+            self.asked
+                .iter()
+                .any(|asked| matches!(asked, Action::Promote { candidates, .. } if candidates.contains(id)))
+        };
+        let beside =
+            self.candidates.iter().filter(|(id, other)| other.workload == workload && !is_promoted(id)).count();
         if let How::Rolling(pace) | How::Canary { pace, .. } = stage.how {
             assert!(beside <= pace.max_surge as usize, "more than max_surge:\n{}", self.told());
         }

@@ -216,14 +216,14 @@ impl App {
         Ok(())
     }
 
-    /// Puts candidates into the slots of their instances, all at one moment. `Err`: this one is not there any more, and
-    /// nothing was done.
-    pub(crate) async fn promote(
-        self: &Arc<Self>,
+    /// Puts candidates into the slots of their instances, all at one moment; what they replace is to be
+    /// [led away from](Self::lead_away). `Err`: this one is not there any more, and nothing was done.
+    pub(crate) fn promote(
+        &self,
         workload: &Name,
         ids: &[CandidateId],
         side: Side,
-    ) -> Result<(), (CandidateId, String)> {
+    ) -> Result<Vec<Arc<Container>>, (CandidateId, String)> {
         let wanted = self.wanted();
         let fingerprint = revision(wanted.release_at(side), workload);
         let mut replaced = Vec::new();
@@ -264,11 +264,15 @@ impl App {
                 self.supervisor().tell(Event::Replaced(id.instance.clone(), fingerprint.clone()));
             }
         }
+        Ok(replaced)
+    }
+
+    /// Points everything at the instances there are now, and lets what these replaced go.
+    pub(crate) async fn lead_away(self: &Arc<Self>, from: Vec<Arc<Container>>) {
         self.refresh_network().await;
-        for old in replaced {
+        for old in from {
             self.see_off(old);
         }
-        Ok(())
     }
 
     /// The highest number of the containers that are there of an instance: it, what it replaced, what stands beside it.
@@ -501,6 +505,7 @@ struct CandidateHearer<'a> {
 
 impl Hearer for CandidateHearer<'_> {
     async fn changed(&self, ready: bool) {
+        let mut leads_nowhere = false;
         match self.container.read(|record| record.place) {
             Place::Own => {
                 if let Some(slot) = self.app.slots().get_mut(&self.id.instance) {
@@ -512,6 +517,9 @@ impl Hearer for CandidateHearer<'_> {
                 if let Some(one) = self.app.candidates.inner().here.get_mut(&key) {
                     one.ready = (ready || self.ungated) && !*one.stop.borrow();
                 }
+                // Without a weight nothing is led to it before it is promoted.
+                let Owner::App { workload, .. } = &self.container.owner else { return };
+                leads_nowhere = ready && self.app.candidates.weight(workload).is_none();
                 // Without a health check nobody else says so.
                 if ready && self.container.read(|record| record.spec.health.is_none()) {
                     let _ = self.told.send(Told::CandidateReady(self.id.clone()));
@@ -519,7 +527,9 @@ impl Hearer for CandidateHearer<'_> {
             }
             Place::Leaving | Place::Hook { .. } | Place::Cron | Place::Run => {}
         }
-        self.app.refresh_network().await;
+        if !leads_nowhere {
+            self.app.refresh_network().await;
+        }
     }
 
     fn tell(&self, event: Event<String>) {

@@ -161,9 +161,6 @@ impl App {
             slot.ready = true;
         }
         self.refresh_network().await;
-        // The names it started with may have been old by then.
-        let names = self.names.lock().await;
-        self.containers.refresh_hosts(&container, &names);
         Ok(container)
     }
 
@@ -176,8 +173,14 @@ impl App {
     ) -> Result<(), NodeError> {
         let pinned = secrets::pinned(release, workload);
         container.change(|record| record.secrets = SecretVersions::at_start(pinned));
-        let names = self.names.lock().await.clone();
-        self.containers.start(container, None, None, &names).await
+        let names = self.names();
+        self.containers.start(container, None, None, &names).await?;
+        // Those it started with may be old by now.
+        let now = self.names();
+        if !Arc::ptr_eq(&names, &now) {
+            self.containers.refresh_hosts(container, &now);
+        }
+        Ok(())
     }
 
     /// `of_app.home`: that of the container which this one takes the place of.

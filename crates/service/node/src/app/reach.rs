@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use coppice_base::Name;
 use coppice_spec::PortSpec;
@@ -12,6 +14,14 @@ use crate::container::Container;
 use crate::network::Names;
 use crate::root::replace_file;
 use crate::traffic::{Here, Present};
+
+/// Refreshes of what leads to an app: one at a time, and one that begins after several were asked for serves them all.
+#[derive(Default)]
+pub(super) struct Refreshes {
+    asked: AtomicU64,
+    /// How many of those asked for are served.
+    served: tokio::sync::Mutex<u64>,
+}
 
 impl App {
     pub(super) fn port_owner(&self, service: &Name) -> String {
@@ -79,10 +89,34 @@ impl App {
 
     /// Points names and published ports at the instances that are ready (or, where none is, those that run).
     pub(crate) async fn refresh_network(&self) {
-        let mut current = self.names.lock().await;
+        let mine = self.refreshes.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut served = self.refreshes.served.lock().await;
+        if *served < mine {
+            // Before anything is read: who asks from now on may have changed what was.
+            let asked = self.refreshes.asked.load(Ordering::SeqCst);
+            self.refresh_once();
+            *served = asked;
+        }
+    }
+
+    /// What the hosts files of the app say now.
+    pub(super) fn names(&self) -> Arc<Names> {
+        self.names.lock().expect("no panic holds this lock").clone()
+    }
+
+    /// Every container of the app that runs.
+    fn running(&self) -> Vec<Arc<Container>> {
+        let mut all: Vec<Arc<Container>> = self.slots().values().filter_map(|slot| slot.container.clone()).collect();
+        all.extend(self.candidates.containers());
+        all.extend(self.crons.containers());
+        all.extend(self.runs.containers());
+        all.retain(|container| container.phase().is_running());
+        all
+    }
+
+    fn refresh_once(&self) {
         let wanted = self.wanted();
         let mut names = Names::new();
-        let mut running = Vec::new();
         let mut weights = BTreeMap::new();
         let mut instances: BTreeMap<Name, Vec<Here>> = BTreeMap::new();
         let mut ready_of: BTreeMap<Name, Vec<Ipv4Addr>> = BTreeMap::new();
@@ -117,7 +151,6 @@ impl App {
                 if instance != name.as_str() {
                     names.insert(instance, vec![address]);
                 }
-                running.push(container);
             }
             for one in self.candidates.beside(name) {
                 let Some(address) = one.container.read(|record| record.address) else { continue };
@@ -138,7 +171,6 @@ impl App {
                     };
                     instances.entry(name.clone()).or_default().push(here);
                 }
-                running.push(one.container);
             }
             if let Some(weight) = weight {
                 weights.insert(name.clone(), weight);
@@ -149,8 +181,6 @@ impl App {
             }
             ready_of.insert(name.clone(), ready);
         }
-        let runs = self.crons.containers().into_iter().chain(self.runs.containers());
-        running.extend(runs.filter(|container| container.phase().is_running()));
         for name in wanted.spec().services.keys().filter(|name| !self.ports(name).is_empty()) {
             let ready = ready_of.get(name).map_or(&[][..], Vec::as_slice);
             if let Err(error) = self.containers.network.route(&self.port_owner(name), ready) {
@@ -168,11 +198,13 @@ impl App {
         let image_ports = self.image_ports(&wanted);
         self.containers
             .present(&self.name, Present { wanted: wanted.clone(), instances, weights, image_ports, addresses });
-        if *current != names {
-            for container in running {
+        if *self.names() != names {
+            let names = Arc::new(names);
+            // First: one that has started meanwhile sees them, or is among those that run.
+            *self.names.lock().expect("no panic holds this lock") = names.clone();
+            for container in self.running() {
                 self.containers.refresh_hosts(&container, &names);
             }
-            *current = names;
         }
     }
 }

@@ -59,6 +59,14 @@ impl Wanted {
         }
     }
 
+    /// Whether the same instances are to be led to, by the same names: how far a rollout has come changes neither.
+    pub(super) fn leads_as(&self, other: &Self) -> bool {
+        self.current().id == other.current().id
+            && self.scale == other.scale
+            && self.addresses == other.addresses
+            && self.spec() == other.spec()
+    }
+
     pub(crate) fn is_stopped(&self, workload: &str) -> bool {
         self.state.is_stopped(workload) || self.halted.contains(workload)
     }

@@ -43,14 +43,18 @@ impl Driver {
             Action::StartCandidate { candidate, workload, side } => {
                 app.start_candidate(candidate, workload, side, &tell);
             }
-            Action::Promote { workload, candidates, side } => {
-                let _ = tell.send(match app.promote(&workload, &candidates, side).await {
-                    Ok(()) => Event::Promoted { candidates },
-                    Err((candidate, detail)) => {
-                        Event::CandidateFailed { candidate, reason: coppice_rollout::Reason::ProcessFailed, detail }
-                    }
-                });
-            }
+            Action::Promote { workload, candidates, side } => match app.promote(&workload, &candidates, side) {
+                Ok(replaced) => {
+                    tokio::spawn(async move {
+                        app.lead_away(replaced).await;
+                        let _ = tell.send(Event::Promoted { candidates });
+                    });
+                }
+                Err((candidate, detail)) => {
+                    let reason = coppice_rollout::Reason::ProcessFailed;
+                    let _ = tell.send(Event::CandidateFailed { candidate, reason, detail });
+                }
+            },
             Action::Discard { candidates } => app.discard(candidates, &tell),
             Action::Weigh { workload, percent } => app.weigh(workload, percent).await,
             Action::Sample { workload, since } => self.sample(&workload, since),
