@@ -6,6 +6,7 @@
 
 mod candidates;
 mod crons;
+mod hooks;
 mod instances;
 mod reach;
 mod secrets;
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 
 use self::candidates::Candidates;
 use self::crons::Crons;
+use self::hooks::Hooks;
 use self::workers::Runs;
 use crate::container::{Container, Owner, Phase, Place};
 use crate::containers::Containers;
@@ -49,6 +51,7 @@ pub(crate) struct App {
     wanted: Mutex<Arc<Wanted>>,
     slots: Mutex<BTreeMap<String, Slot>>,
     candidates: Candidates,
+    hooks: Hooks,
     crons: Crons,
     runs: Runs,
     supervisor: OnceLock<Supervisor>,
@@ -115,6 +118,7 @@ impl App {
             wanted: Mutex::new(wanted.clone()),
             slots: Mutex::default(),
             candidates: Candidates::default(),
+            hooks: Hooks::default(),
             crons: Crons::load(&dir),
             runs: Runs::default(),
             supervisor: OnceLock::new(),
@@ -131,7 +135,8 @@ impl App {
                     Place::Own => app.slots().entry(instance.clone()).or_default().container = Some(container.clone()),
                     Place::Cron => app.crons.found(&container),
                     Place::Run => app.runs.found(&container),
-                    Place::Candidate | Place::Leaving | Place::Hook { .. } => app.candidates.found(&container),
+                    Place::Candidate | Place::Leaving => app.candidates.found(&container),
+                    Place::Hook { .. } => app.hooks.found(&container),
                 }
             }
         }
@@ -373,14 +378,21 @@ impl App {
         supervisor.tell(Event::Stop);
         supervisor.caught_up().await;
         supervisor.when(|status| status.overall == Overall::Stopped && status.leaving.is_empty()).await;
-        let slots: Vec<_> = self.slots().values().filter_map(|slot| slot.container.clone()).collect();
-        let runs = self.crons.containers().into_iter().chain(self.runs.containers());
-        let containers = slots.into_iter().chain(self.candidates.containers()).chain(runs).collect();
         for service in self.wanted().spec().services.keys() {
             self.containers.network.release_ports(&self.port_owner(service));
         }
         self.containers.absent(&self.name);
-        removal::clear(&self.containers, &self.name, containers).await;
+        removal::clear(&self.containers, &self.name, self.every_container()).await;
+    }
+
+    /// Instances, what stands beside them, and runs of workers.
+    fn every_container(&self) -> Vec<Arc<Container>> {
+        let mut all: Vec<Arc<Container>> = self.slots().values().filter_map(|slot| slot.container.clone()).collect();
+        all.extend(self.candidates.containers());
+        all.extend(self.hooks.containers());
+        all.extend(self.crons.containers());
+        all.extend(self.runs.containers());
+        all
     }
 
     /// Removes the containers of instances that the app no longer has.

@@ -1,5 +1,5 @@
 //! Containers beside an app's instances: those that are to take an instance's place once they have proved themselves, those
-//! that finish what they began before they were replaced, and hooks.
+//! that finish what they began before they were replaced.
 //!
 //! A candidate is not supervised: whether one that fails is worth another try is for the rollout to say, which hears of it
 //! here. When it is promoted it is the instance, and the supervisor hears from then on.
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use coppice_base::{Name, Timestamp};
-use coppice_rollout::{CandidateId, Event as Told, HookWhen, Reason, Side};
+use coppice_rollout::{CandidateId, Event as Told, Reason, Side};
 use coppice_supervise::Event;
 use tokio::sync::{mpsc, watch};
 
@@ -34,8 +34,6 @@ struct Inner {
     here: BTreeMap<(String, u32), Candidate>,
     /// They finish what they have.
     leaving: Vec<Arc<Container>>,
-    /// By worker, when, and attempt.
-    hooks: BTreeMap<(Name, bool, u32), Hook>,
     /// Shares of the requests that new instances get, in percent, by service.
     weights: BTreeMap<Name, u8>,
     /// What the proxy had counted when a canary's step began, by service.
@@ -49,13 +47,6 @@ struct Candidate {
     container: Option<Arc<Container>>,
     ready: bool,
     /// A task looks after it.
-    watched: bool,
-    stop: watch::Sender<bool>,
-}
-
-#[derive(Clone)]
-struct Hook {
-    container: Option<Arc<Container>>,
     watched: bool,
     stop: watch::Sender<bool>,
 }
@@ -80,14 +71,11 @@ impl Candidates {
         let (here, stop) = (Some(container.clone()), watch::Sender::new(false));
         let mut inner = self.inner();
         match place {
-            Place::Own | Place::Cron | Place::Run => {}
+            Place::Own | Place::Cron | Place::Run | Place::Hook { .. } => {}
             Place::Leaving => inner.leaving.push(container.clone()),
             Place::Candidate => {
                 let one = Candidate { workload: workload.clone(), container: here, ready: false, watched: false, stop };
                 inner.here.insert((instance.clone(), run), one);
-            }
-            Place::Hook { after } => {
-                inner.hooks.insert((workload.clone(), after, run), Hook { container: here, watched: false, stop });
             }
         }
     }
@@ -121,12 +109,11 @@ impl Candidates {
         leaving.chain(here).max().unwrap_or(0)
     }
 
-    /// Every container that is no instance.
+    /// Of candidates, and of those that leave.
     pub(super) fn containers(&self) -> Vec<Arc<Container>> {
         let inner = self.inner();
         let here = inner.here.values().filter_map(|one| one.container.clone());
-        let hooks = inner.hooks.values().filter_map(|hook| hook.container.clone());
-        inner.leaving.iter().cloned().chain(here).chain(hooks).collect()
+        inner.leaving.iter().cloned().chain(here).collect()
     }
 }
 
@@ -404,92 +391,6 @@ impl App {
         let Owner::App { workload, .. } = &container.owner else { return };
         let (endpoint, patience) = container.read(|record| (record.endpoint(), record.spec.workload.stop_timeout.0));
         self.containers.traffic.drained(&self.name, workload, &endpoint, patience).await;
-    }
-
-    // ── hooks ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    /// Runs a hook by the definition of `side`, once for this attempt, and tells how it ended.
-    pub(crate) fn run_hook(
-        self: &Arc<Self>,
-        worker: Name,
-        when: HookWhen,
-        attempt: u32,
-        side: Side,
-        told: &RolloutEvents,
-    ) {
-        let key = (worker.clone(), when == HookWhen::After, attempt);
-        let found = {
-            let mut inner = self.candidates.inner();
-            let fresh = || Hook { container: None, watched: false, stop: watch::Sender::new(false) };
-            let hook = inner.hooks.entry(key.clone()).or_insert_with(fresh);
-            if std::mem::replace(&mut hook.watched, true) {
-                return;
-            }
-            hook.clone()
-        };
-        let (app, told) = (self.clone(), told.clone());
-        tokio::spawn(async move {
-            let result = app.run_hook_once(&key, side, found).await;
-            if let Some(hook) = app.candidates.inner().hooks.get_mut(&key) {
-                hook.watched = false;
-            }
-            let _ = told.send(Told::HookEnded { worker, when, attempt, result });
-        });
-    }
-
-    async fn run_hook_once(&self, key: &(Name, bool, u32), side: Side, found: Hook) -> Result<(), String> {
-        let (worker, after, run) = key;
-        let wanted = self.wanted();
-        let container = match found.container {
-            Some(container) => container,
-            None => {
-                let release = wanted.release_at(side);
-                let of_app = OfApp {
-                    range: wanted.uid_range.0,
-                    revision: revision(release, worker),
-                    home: None,
-                    place: Place::Hook { after: *after },
-                    run: *run,
-                };
-                let made = self.create_instance(release, worker.as_str(), worker, of_app).await;
-                made.map_err(|error| error.to_string())?
-            }
-        };
-        if let Some(hook) = self.candidates.inner().hooks.get_mut(key) {
-            hook.container = Some(container.clone());
-        }
-        if matches!(container.phase(), Phase::Created) {
-            let started = self.start_container(&container, wanted.release_at(side), worker).await;
-            started.map_err(|error| error.to_string())?;
-        }
-        let mut stopped = found.stop.subscribe();
-        tokio::select! {
-            _ = container.ended() => {}
-            _ = async { stopped.wait_for(|stop| *stop).await.map(drop) } => {
-                self.containers.stop(&container, None, None).await.map_err(|error| error.to_string())?;
-            }
-        }
-        match container.phase() {
-            Phase::Exited { exit, lost, .. } if exit.code == 0 && exit.signal.is_none() && !lost => Ok(()),
-            Phase::Exited { exit, lost, .. } => Err(exit_text(&exit, lost)),
-            _ => Err("it was removed before it ended".to_owned()),
-        }
-    }
-
-    pub(crate) fn stop_hook(&self, worker: Name, when: HookWhen, attempt: u32) {
-        if let Some(hook) = self.candidates.inner().hooks.get(&(worker, when == HookWhen::After, attempt)) {
-            hook.stop.send_replace(true);
-        }
-    }
-
-    /// Takes away the containers of hooks that have ended; a rollout that begins has hooks of its own.
-    pub(crate) async fn clear_hooks(&self) {
-        let hooks: Vec<Hook> = std::mem::take(&mut self.candidates.inner().hooks).into_values().collect();
-        for container in hooks.into_iter().filter_map(|hook| hook.container) {
-            if let Err(error) = self.containers.remove(&container, true, true).await {
-                tracing::warn!(container = %container.name(), %error, "cannot remove it");
-            }
-        }
     }
 }
 

@@ -104,16 +104,6 @@ impl App {
         self.names.lock().expect("no panic holds this lock").clone()
     }
 
-    /// Every container of the app that runs.
-    fn running(&self) -> Vec<Arc<Container>> {
-        let mut all: Vec<Arc<Container>> = self.slots().values().filter_map(|slot| slot.container.clone()).collect();
-        all.extend(self.candidates.containers());
-        all.extend(self.crons.containers());
-        all.extend(self.runs.containers());
-        all.retain(|container| container.phase().is_running());
-        all
-    }
-
     fn refresh_once(&self) {
         let wanted = self.wanted();
         let mut names = Names::new();
@@ -202,9 +192,8 @@ impl App {
             let names = Arc::new(names);
             // First: one that has started meanwhile sees them, or is among those that run.
             *self.names.lock().expect("no panic holds this lock") = names.clone();
-            for container in self.running() {
-                self.containers.refresh_hosts(&container, &names);
-            }
+            let running = self.every_container().into_iter().filter(|container| container.phase().is_running());
+            running.for_each(|container| self.containers.refresh_hosts(&container, &names));
         }
     }
 }

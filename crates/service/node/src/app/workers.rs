@@ -131,7 +131,7 @@ impl App {
             container.phase().is_running()
                 && matches!(&container.owner, Owner::App { workload, .. } if workload == worker)
         };
-        let beside = self.candidates.containers().into_iter().chain(self.runs.containers());
+        let beside = self.hooks.containers().into_iter().chain(self.runs.containers());
         if let Some(container) = beside.into_iter().find(of) {
             return Some(format!("{} is still going on: `coppice stop {0}` ends it", container.name()));
         }
