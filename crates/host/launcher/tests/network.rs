@@ -52,7 +52,7 @@ fn containers_on_a_bridge_have_an_address_a_route_and_each_other() {
     std::thread::spawn(move || listener.incoming().flatten().for_each(|mut stream| drop(stream.write_all(b"six\n"))));
     let script = format!(
         "ip -o addr show eth0 | awk '{{print $4}}'; ip route | head -1; nc -w 5 {gateway6} {port}; \
-         for i in 1 2 3 4 5 6 7 8 9; do nc -w 2 10.213.0.2 8080 && break; done"
+         for i in $(seq 100); do nc -w 2 10.213.0.2 8080 && break; sleep 0.1; done"
     );
     let mut client = rig.config(&["/bin/sh", "-c", &script]);
     bridge.put(&mut client, 3);
