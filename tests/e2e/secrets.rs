@@ -3,14 +3,14 @@
 mod node;
 mod project;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use node::{Node, Output, kill_and_wait};
-use project::{Project, wait_until};
+use node::{Node, Output, is_alive, kill_and_wait};
+use project::{Project, names, wait_until};
 
 /// A value that nothing has by chance.
 const VALUE: &str = "correct-horse-7f3a91c2";
@@ -305,6 +305,28 @@ fn another_key_seals_everything_anew_and_a_crash_at_any_step_leaves_one_that_ope
         another_daemon(&node);
         rekey.wait().unwrap();
         is_well();
+    }
+    // Killed between the new key and the log, and between the log and the old key's place: the next one says what it did.
+    for (call, count, what) in [("pwrite64", 1, "went back"), ("rename", 2, "finished")] {
+        let before = std::fs::read(&path).unwrap();
+        let pid = node.daemon_pid();
+        let mut traced = node.inside("strace");
+        traced.args(["-f", "-o", "/dev/null", &format!("--inject={call}:signal=KILL:when={count}"), "-p"]);
+        let mut traced = traced.arg(pid.to_string()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 1];
+        traced.stderr.take().unwrap().read_exact(&mut said).expect("strace says whom it attached to");
+        wait_until("it is traced", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+            !status.contains("TracerPid:\t0\n")
+        });
+        node.coppice(["secret", "rekey"]);
+        wait_until("it was killed", || !is_alive(pid));
+        traced.wait().unwrap();
+        is_well();
+        let events = node.ok(["events", "--since", "1h", "--no-follow"]);
+        assert!(events.contains(what) && events.contains("secrets-rekey"), "{call}: {events}");
+        assert_eq!(std::fs::read(&path).unwrap() == before, what == "went back");
+        assert_eq!(names(path.parent().unwrap()), ["secrets.key"]);
     }
     // The old one, where backups need it.
     let before = std::fs::read(&path).unwrap();

@@ -16,7 +16,7 @@ const SIZE_MAX: u64 = 4096;
 /// Why a file of a key (or passphrase) was not taken. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    #[error("cannot use the key file {path}: {source}; check that its folder exists and is writable")]
+    #[error("cannot use the key file {path}: {source}; {}", what_to_do(.source))]
     Io { path: PathBuf, source: io::Error },
     #[error(
         "the key file {path} has mode {mode:04o}: others could read it; run `chmod 600 {path}`, and make what it protects \
@@ -29,7 +29,19 @@ pub enum KeyFileError {
     Shape { path: PathBuf },
 }
 
+fn what_to_do(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull => "free some space there and try again",
+        _ => "check that its folder exists and is writable",
+    }
+}
+
 impl KeyFileError {
+    /// The disk has no room for it.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+
     pub fn is_not_there(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }

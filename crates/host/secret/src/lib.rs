@@ -21,6 +21,6 @@ mod source;
 pub use generate::{GenerateError, Kind, generate};
 pub use key::{Key, SealError};
 pub use key_file::KeyFileError;
-pub use keyring::{Keyring, KeyringError};
+pub use keyring::{Keyring, KeyringError, Settled};
 pub use material::{Material, VALUE_MAX};
 pub use source::{KeySource, SourceError};

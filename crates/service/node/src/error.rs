@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use coppice_api::{ApiError, ErrorKind};
 use coppice_launcher::protocol::LaunchError;
+use coppice_log::{OpenError, ProposeError, StorageError};
 
 use crate::certificates::CertificatesError;
 use crate::ingress::IngressError;
@@ -91,6 +92,8 @@ pub enum NodeError {
     Rejected(Box<coppice_state::Rejection>),
     #[error("cannot write the log: {0}")]
     Log(String),
+    #[error("cannot write the log: {0}")]
+    LogFull(String),
     #[error("{0}")]
     Invalid(String),
     #[error(transparent)]
@@ -99,6 +102,18 @@ pub enum NodeError {
     Cgroup(Box<coppice_cgroup::CgroupError>),
     #[error(transparent)]
     Backup(Box<crate::node::BackupError>),
+}
+
+impl From<ProposeError> for NodeError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::Rejected(rejection) => rejection.into(),
+            ProposeError::Unavailable(OpenError::Storage(StorageError::Full { .. })) => {
+                Self::LogFull(error.to_string())
+            }
+            error => Self::Log(error.to_string()),
+        }
+    }
 }
 
 impl From<coppice_dataset::DatasetError> for NodeError {
@@ -137,7 +152,7 @@ impl NodeError {
         Self::Disk { what: what.into(), source }
     }
 
-    fn kind(&self) -> ErrorKind {
+    pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Self::Lookup(LookupError::Unknown(_))
             | Self::NoApp(_)
@@ -185,6 +200,7 @@ impl NodeError {
             Self::Launcher(_) => ErrorKind::Unavailable,
             Self::Pull { .. } => ErrorKind::Upstream,
             Self::Disk { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
+            Self::LogFull(_) => ErrorKind::NoSpace,
             Self::Disk { .. } | Self::Log(_) | Self::Cgroup(_) => ErrorKind::Internal,
         }
     }

@@ -42,6 +42,7 @@ mod peer;
 mod policies;
 mod prepare;
 mod preview;
+mod rekey;
 mod removal;
 mod restore;
 mod rollout;

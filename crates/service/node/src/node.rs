@@ -32,7 +32,7 @@ use coppice_base::{Clock, Name, SystemClock, SystemRandom, Timestamp};
 use coppice_container::TerminalSize;
 use coppice_image::ImageStore;
 use coppice_launcher::protocol::Event as LauncherEvent;
-use coppice_log::{Log, ProposeError};
+use coppice_log::Log;
 use coppice_state::{Actor, Body, Command, CommandId, Effect, NodeId};
 use tokio::sync::{mpsc, watch};
 
@@ -51,7 +51,7 @@ use crate::root::{Root, RootError};
 use crate::secrets::Secrets;
 use crate::settings::{Settings, SettingsError};
 use crate::signal::parse_signal;
-use crate::{archive, host_network, images, logs, metrics, restore, stats, view, volume};
+use crate::{archive, host_network, images, logs, metrics, rekey, restore, stats, view, volume};
 
 /// This node's id in its cluster of one.
 pub(crate) const NODE: NodeId = NodeId(1);
@@ -166,6 +166,7 @@ impl Node {
             launcher.clone(),
             Secrets::new(&root, &settings.secrets, log.watch()),
         )?);
+        rekey::settle(&containers.secrets, &containers.events, &root.key());
         containers.take_up_sockets(&log.read()).await;
         containers.adopt().await?;
         let adhoc = AdHoc::new(containers.clone());
@@ -524,11 +525,7 @@ impl Node {
     async fn propose_as(&self, actor: Actor, body: Body) -> Result<Effect, NodeError> {
         let id = CommandId::generate(&mut SystemRandom);
         let command = Command { id, at: self.clock.now(), actor, body };
-        match self.log.propose(command).await {
-            Ok(applied) => Ok(applied.effect),
-            Err(ProposeError::Rejected(rejection)) => Err(rejection.into()),
-            Err(error) => Err(NodeError::Log(error.to_string())),
-        }
+        Ok(self.log.propose(command).await?.effect)
     }
 
     pub fn apps(&self) -> Vec<AppSummary> {

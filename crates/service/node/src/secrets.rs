@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use coppice_api::ErrorKind;
 use coppice_base::Name;
 use coppice_container::{Mount, MountSource, SecretBytes, SecretFile, SecretFileError, SecretFiles};
-use coppice_secret::{GenerateError, Key, KeyFileError, KeySource, Keyring, KeyringError, Kind, Material, VALUE_MAX};
+use coppice_secret::{GenerateError, Key, KeySource, Keyring, KeyringError, Kind, Material, VALUE_MAX};
 use coppice_spec::{OnRotate, SecretKind, SecretTarget, SecretUse, WorkloadSpec};
 use coppice_state::State;
 use rustix::fs::{Mode, OFlags};
@@ -74,6 +74,15 @@ pub enum SecretsError {
     NotRoot(u32),
     #[error(transparent)]
     Generate(#[from] GenerateError),
+    #[error(
+        "it is not known yet whether the secrets have another key: {0}; they open either way, and which it is is settled when the \
+         log can be written again: then run `coppice secret rekey` once more"
+    )]
+    Undecided(Box<NodeError>),
+    #[error(
+        "everything is sealed with the new key, and opens, but the old one is still in its place: {0}; then run `coppice secret rekey` once more"
+    )]
+    NotInPlace(KeyringError),
     #[error("container {container} does not have the new value: {source}")]
     Files { container: String, source: SecretFileError },
 }
@@ -86,10 +95,6 @@ fn known_part(kind: Option<&SecretKind>) -> String {
 }
 
 impl SecretsError {
-    pub(crate) fn file(error: KeyFileError) -> Self {
-        Self::Key(error.into())
-    }
-
     pub(crate) fn kind(&self) -> ErrorKind {
         match self {
             Self::Unknown(_) | Self::UnknownVersion { .. } => ErrorKind::NotFound,
@@ -103,6 +108,9 @@ impl SecretsError {
             | Self::NothingGiven
             | Self::Generate(_) => ErrorKind::Invalid,
             Self::NotRoot(_) => ErrorKind::Forbidden,
+            Self::Undecided(error) => error.kind(),
+            Self::Key(error) | Self::NotInPlace(error) if error.is_full() => ErrorKind::NoSpace,
+            Self::NotInPlace(_) => ErrorKind::Internal,
             Self::Key(_) | Self::Sealed { .. } | Self::Files { .. } => ErrorKind::Conflict,
         }
     }

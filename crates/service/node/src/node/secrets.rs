@@ -18,6 +18,7 @@ use super::Node;
 use crate::container::{Owner, Phase};
 use crate::error::NodeError;
 use crate::events::About;
+use crate::rekey::Rekeying;
 use crate::secrets::{SecretsError, Wrong, kind_of};
 
 /// How a kind is called.
@@ -215,42 +216,13 @@ impl Node {
         Ok(SecretValue { name, version, value })
     }
 
-    /// Another key: it is on disk first, then the log has everything sealed with it, then it takes the old one's place.
+    /// Another key for everything, instead of the one it is sealed with.
     pub async fn change_secrets_key(&self, uid: u32, request: RekeyRequest) -> Result<RekeyReply, NodeError> {
         let secrets = &self.containers.secrets;
         let _changing = secrets.changing.lock().await;
-        let old = secrets.key()?;
-        let keyring = secrets.keyring();
-        let kept = request.keep_old.then(|| keyring.keep(&old.id())).transpose().map_err(SecretsError::file)?;
-        let new = keyring.prepare().map_err(SecretsError::from)?;
-        let state = self.log.read();
-        let mut versions: BTreeMap<Name, BTreeMap<u64, Resealed>> = BTreeMap::new();
-        for (name, secret) in state.secrets() {
-            for number in secret.versions.keys() {
-                let material = secrets.open(name, *number)?;
-                let sealed = material.seal(&new, name, *number);
-                let resealed = Resealed { sealed, fingerprint: material.fingerprint(&new, name) };
-                versions.entry(name.clone()).or_default().insert(*number, resealed);
-            }
-        }
-        let count = versions.values().map(BTreeMap::len).sum();
-        let reply = RekeyReply {
-            secrets: versions.len(),
-            versions: count,
-            old_key: kept.as_ref().map(|path| path.display().to_string()),
-        };
-        // With nothing sealed, nobody needs to be told.
-        if count > 0 {
-            let body = Body::Rekey { from: old.id(), to: new.id(), versions };
-            if let Err(error) = self.propose(uid, body).await {
-                if matches!(error, NodeError::Rejected(_)) {
-                    keyring.discard_next().map_err(SecretsError::file)?;
-                }
-                return Err(error);
-            }
-        }
-        keyring.replace().map_err(SecretsError::file)?;
-        secrets.forget_key();
+        let rekeying = Rekeying::begin(secrets, request.keep_old)?;
+        let answer = self.propose(uid, rekeying.body()).await;
+        let reply = rekeying.end(answer)?;
         self.containers.events.emit("node", "secrets-rekey", &self.containers.root.key(), About::default());
         Ok(reply)
     }
