@@ -7,6 +7,7 @@ mod project;
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
+use coppice_api::Event;
 use node::{Node, Output, kill_and_wait};
 use project::{Project, wait_until};
 
@@ -233,13 +234,65 @@ fn a_daemon_that_is_killed_in_the_midst_goes_on_with_the_rollout_when_it_returns
     for _ in 0..4 {
         kill_and_wait(node.daemon_pid(), "KILL");
         let names = running(&site);
-        assert!(names.len() >= 3, "{names:?}");
+        assert!(names.len() >= 3, "{names:?} of {:#?}", site.containers());
     }
     let status = site.wait_status("the rollout has ended", |status| status.settled && status.release == 2);
     assert_eq!(status.state, "ready");
     assert_eq!(answers(&node), BTreeSet::from(["two".to_owned()]));
     wait_until("nothing else is left", || site.containers().len() == 3);
     assert_eq!(running(&site), ALL);
+}
+
+#[test]
+fn a_supervisor_that_remembers_what_was_there_before_a_promotion_leaves_what_was_promoted() {
+    let node = Node::with_busybox();
+    let site = Project::new(&node, "site", &web("one", ""));
+    site.up();
+    let memory = node.root().join("apps/site/supervise.json");
+    let before = std::fs::read(&memory).unwrap();
+    site.write(&web("two", ""));
+    site.up();
+    let promoted = site.pids();
+    // A daemon that is killed once it has put candidates into their slots may not have come to keep that it did.
+    kill_and_wait(node.daemon_pid(), "KILL");
+    std::fs::write(&memory, before).unwrap();
+    assert_eq!(site.pids(), promoted);
+    assert_eq!(answers(&node), BTreeSet::from(["two".to_owned()]));
+    assert_eq!(site.pids(), promoted);
+}
+
+#[test]
+fn a_promotion_that_its_daemon_did_not_survive_is_finished_by_the_next_before_anything_else_is_started() {
+    let mut node = Node::new();
+    let death = node.mortal();
+    node.busybox_image();
+    let site = Project::new(&node, "site", &web("one", ""));
+    site.up();
+    site.write(&web("two", ""));
+    std::fs::write(&death, "before promote").unwrap();
+    let _ = site.coppice(&["up", "--detach"]);
+    wait_until("its daemon has died", || !death.exists());
+    // What was there has left its slot, and what was to come is not in it.
+    let containers = node.root().join("containers");
+    let records = std::fs::read_dir(containers).unwrap().map(|entry| entry.unwrap().path().join("container.json"));
+    let mut left = 0;
+    for path in records {
+        let text = std::fs::read_to_string(&path).unwrap();
+        if text.contains(r#""name":"site.web-1","#) && text.contains(r#""place":"own""#) {
+            let text = text.replace(r#""name":"site.web-1","#, r#""name":"site.web-1.was-0","#);
+            std::fs::write(&path, text.replace(r#""place":"own""#, r#""place":"leaving""#)).unwrap();
+            left += 1;
+        }
+    }
+    assert_eq!(left, 1);
+    let status = site.wait_status("the rollout has ended", |status| status.settled && status.release == 2);
+    assert_eq!(status.state, "ready");
+    assert_eq!(answers(&node), BTreeSet::from(["two".to_owned()]));
+    // Since it is back: others are replaced, and nothing else is started in the place of what was promoted.
+    let events = site.ok(&["events", "--json", "--no-follow", "--since", "10m", "--app", "site"]);
+    let events: Vec<Event> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let started = events.iter().filter(|event| event.action == "start").filter_map(|event| event.name.as_deref());
+    assert_eq!(started.collect::<Vec<_>>(), ["site.web-2.next-1", "site.web-3.next-1"]);
 }
 
 #[test]

@@ -74,6 +74,11 @@ impl<K: Ord + Clone + Debug> Supervision<K> {
         self.state.children.iter().map(|child| &child.spec.key)
     }
 
+    /// What the machine takes a child's run, or its next one, to be made from.
+    pub fn revision_of(&self, key: &K) -> Option<&str> {
+        self.order.index.get(key).map(|&i| self.state.children[i].spec.revision.as_str())
+    }
+
     /// `keys` and all they depend on, however indirectly, in start order. Unknown keys are left out.
     pub fn dependencies_of(&self, keys: &[K]) -> Vec<K> {
         let wanted: BTreeSet<usize> = keys.iter().filter_map(|key| self.order.index.get(key).copied()).collect();

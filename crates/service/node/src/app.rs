@@ -74,6 +74,12 @@ struct Slot {
     stop: Option<watch::Sender<bool>>,
 }
 
+/// What a returning daemon's supervisor remembers of a child.
+struct Remembered {
+    status: coppice_supervise::ChildStatus<String>,
+    revision: String,
+}
+
 /// One instance's part of a status.
 pub(crate) struct InstanceView {
     pub(crate) container: Option<Arc<Container>>,
@@ -140,13 +146,17 @@ impl App {
                 }
             }
         }
+        app.finish_promotions(&wanted);
         let snapshot = supervisor::snapshot(&dir);
         let tree = app.tree(&wanted);
         let (machine, restored) =
             supervisor::machine(&snapshot, tree.clone()).map_err(|error| NodeError::Invalid(error.to_string()))?;
         let known: Vec<String> = machine.keys().cloned().collect();
-        let remembered: BTreeMap<String, _> =
-            known.iter().filter_map(|key| Some((key.clone(), machine.status_of(key)?))).collect();
+        let remember = |key: &String| {
+            let (status, revision) = (machine.status_of(key)?, machine.revision_of(key)?.to_owned());
+            Some((key.clone(), Remembered { status, revision }))
+        };
+        let remembered: BTreeMap<String, Remembered> = known.iter().filter_map(remember).collect();
         let weak = Arc::downgrade(&app);
         let clock = app.containers.clock.clone();
         let supervisor = Supervisor::spawn(
@@ -162,7 +172,7 @@ impl App {
         let supervisor = app.supervisor.get_or_init(|| supervisor);
         app.claim_ports(&wanted);
         if restored || !app.slots().is_empty() {
-            app.adopt(supervisor, &known, &remembered);
+            app.adopt(supervisor, &wanted, &known, &remembered);
             supervisor.tell(Event::Reconfigure(tree));
         }
         app.apply_stops(&wanted, true);
@@ -180,29 +190,43 @@ impl App {
     /// Tells a supervisor that remembers these children what has become of them. First of those that run, so that
     /// nothing starts for want of them; then of those that ran or were about to, in start order. A child that was
     /// down is not spoken of: what starts it may be an earlier one's adoption, and it must not be taken for lost then.
+    ///
+    /// The memory may lag behind a promotion: what runs then is not what the machine takes it for, and would be stopped as
+    /// if it were of before.
     fn adopt(
         self: &Arc<Self>,
         supervisor: &Supervisor,
+        wanted: &Wanted,
         known: &[String],
-        remembered: &BTreeMap<String, coppice_supervise::ChildStatus<String>>,
+        remembered: &BTreeMap<String, Remembered>,
     ) {
         use coppice_supervise::ChildState;
         let phase = |key: &String| self.slots().get(key)?.container.as_ref().map(|container| container.phase());
         let (running, down): (Vec<&String>, Vec<&String>) =
             known.iter().partition(|key| phase(key).is_some_and(|phase| phase.is_running()));
-        let was_ready = |key: &String| matches!(remembered[key].state, ChildState::Running { ready: true, .. });
+        let was_ready = |key: &String| matches!(remembered[key].status.state, ChildState::Running { ready: true, .. });
         for key in &running {
             // All before any is watched, so that no route leaves one out meanwhile.
             self.slots().entry((*key).clone()).or_default().ready = was_ready(key);
         }
         for key in running {
-            let ready = was_ready(key);
-            supervisor.tell(Event::Adopt(key.clone(), Adopted::Running { ready }));
+            let Remembered { status, revision } = &remembered[key];
+            let runs = self.view(key).container.map(|container| container.read(|record| record.revision.clone()));
+            let runs = runs.unwrap_or_else(|| revision.clone());
+            let is_wanted =
+                workload_of(wanted.spec(), key).is_some_and(|w| self.slot_revision(wanted, &w, key) == runs);
+            // One of before that was being stopped for what is to come is stopped for it.
+            let lags = runs != *revision && (is_wanted || status.state != ChildState::Stopping);
+            let ready = lags || was_ready(key);
+            supervisor.tell(match lags {
+                true => Event::Replaced(key.clone(), runs),
+                false => Event::Adopt(key.clone(), Adopted::Running { ready }),
+            });
             // Only now: what it tells of this run is to be heard after the adoption.
             self.spawn_watch(key.clone(), ready);
         }
         for key in down {
-            let status = &remembered[key];
+            let status = &remembered[key].status;
             let started = match status.state {
                 // An end from before the start that was decided last: that start is still to come.
                 ChildState::Starting => Some(status.since),

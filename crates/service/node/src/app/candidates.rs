@@ -13,7 +13,7 @@ use coppice_supervise::Event;
 use tokio::sync::{mpsc, watch};
 
 use super::tree::revision;
-use super::{App, Slot};
+use super::{App, Slot, Wanted};
 use crate::container::{Container, Owner, Phase, Place, exit_text};
 use crate::containers::OfApp;
 use crate::error::NodeError;
@@ -252,6 +252,26 @@ impl App {
             }
         }
         Ok(replaced)
+    }
+
+    /// A daemon that died in the middle of a promotion had taken what was there out of its slot: what was to come is put into
+    /// it, before anything is started for want of it.
+    pub(super) fn finish_promotions(&self, wanted: &Wanted) {
+        let Some((record, _)) = wanted.rollout() else { return };
+        for (workload, id, _) in record.candidates() {
+            let is_free = self.view(&id.instance).container.is_none();
+            if !is_free || record.promoting(workload.as_str(), &id.instance).is_none() {
+                continue;
+            }
+            let mut inner = self.candidates.inner();
+            let key = (id.instance.clone(), id.number);
+            let there = inner.here.get(&key).and_then(|one| one.container.clone());
+            if let Some(container) = there.filter(|container| container.phase().is_running()) {
+                inner.here.remove(&key);
+                self.put(&container, Place::Own);
+                self.slots().entry(id.instance).or_default().container = Some(container);
+            }
+        }
     }
 
     /// Points everything at the instances there are now, and lets what these replaced go.

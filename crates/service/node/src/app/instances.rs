@@ -8,7 +8,6 @@ use coppice_state::Release;
 use coppice_supervise::{Action, Event};
 use tokio::sync::watch;
 
-use super::tree::revision;
 use super::{App, secrets, workload_of};
 use crate::container::{Container, Owner, Phase, Place, SecretVersions};
 use crate::containers::OfApp;
@@ -71,7 +70,9 @@ impl App {
         };
         self.set_pulling(&key, false);
         match started {
-            Ok(container) => {
+            // What was put into its slot meanwhile is watched by who put it there.
+            Ok(None) => {}
+            Ok(Some(container)) => {
                 supervisor.tell(Event::Started(key.clone()));
                 if *stopped.borrow_and_update() {
                     // The stop came before there was a container to stop.
@@ -110,17 +111,27 @@ impl App {
         }
     }
 
-    async fn start_instance(&self, key: &str, stopped: &watch::Receiver<bool>) -> Result<Arc<Container>, NodeError> {
+    /// `None`: one that had proved itself was put into the slot meanwhile.
+    async fn start_instance(
+        &self,
+        key: &str,
+        stopped: &watch::Receiver<bool>,
+    ) -> Result<Option<Arc<Container>>, NodeError> {
+        // First: what is promoted after this is in what is wanted then, or overtakes what is made here.
+        let found = self.view(key).container;
         let wanted = self.wanted();
         let spec = wanted.spec();
         let workload =
             workload_of(spec, key).ok_or_else(|| NodeError::Invalid(format!("{key} is no longer in the app")))?;
         let release = wanted.release_of_instance(workload.as_str(), key);
-        let revision = revision(release, &workload);
+        let revision = self.slot_revision(&wanted, &workload, key);
         let range = wanted.uid_range.0;
-        let found = self.view(key).container;
         let there = found.clone().filter(|c| !matches!(c.phase(), Phase::Removed { .. }));
         let container = match there {
+            // Only a promotion brings one that runs into a slot whose start was decided.
+            Some(container) if container.phase().is_running() && container.read(|record| record.run > 0) => {
+                return Ok(None);
+            }
             Some(container) if container.read(|record| record.revision == revision) => container,
             Some(old) => {
                 let mut home = None;
@@ -146,9 +157,8 @@ impl App {
             !same
         };
         if overtaken {
-            // One that had proved itself was put into the slot meanwhile.
             self.containers.discard_unstarted(&container).await;
-            return Err(NodeError::Invalid("another container took its place".to_owned()));
+            return Ok(None);
         }
         if *stopped.borrow() {
             return Err(NodeError::Invalid("stopped before it started".to_owned()));
@@ -161,7 +171,7 @@ impl App {
             slot.ready = true;
         }
         self.refresh_network().await;
-        Ok(container)
+        Ok(Some(container))
     }
 
     /// Starts a container with the secrets that its release pins.

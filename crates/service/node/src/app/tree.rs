@@ -60,7 +60,7 @@ impl App {
 
     /// What an instance's slot holds, or is to hold next. While a candidate is being put into it, it is known only by what
     /// is there.
-    fn slot_revision(&self, wanted: &Wanted, workload: &Name, key: &str) -> String {
+    pub(super) fn slot_revision(&self, wanted: &Wanted, workload: &Name, key: &str) -> String {
         let promoting = wanted.rollout().and_then(|(record, _)| record.promoting(workload.as_str(), key));
         if promoting.is_some()
             && let Some(container) = self.view(key).container
