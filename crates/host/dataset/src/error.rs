@@ -36,13 +36,30 @@ pub enum DatasetError {
     Occupied { root: PathBuf, base: String },
     #[error("{dataset} is not mounted at {at} for this process: let the ZFS daemon run in the same mount namespace")]
     MountedElsewhere { dataset: String, at: PathBuf },
-    #[error("cannot {what} {path}: {source}")]
+    #[error("cannot {what} {path}: {source}{}", room(self))]
     Io { what: &'static str, path: PathBuf, source: io::Error },
-    #[error("cannot {what} {path}: {source}")]
+    #[error("cannot {what} {path}: {source}{}", room(self))]
     Syscall { what: &'static str, path: PathBuf, source: SyscallError },
 }
 
+/// The next step, where there is no room.
+fn room(error: &DatasetError) -> &'static str {
+    if error.is_full() { ": free some space on the disk of the volumes" } else { "" }
+}
+
 impl DatasetError {
+    /// Whether it is for want of room.
+    pub fn is_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } | Self::Stream { source: StreamError::Keep { source, .. }, .. } => {
+                source.kind() == io::ErrorKind::StorageFull
+            }
+            Self::Syscall { source, .. } => source.errno == rustix::io::Errno::NOSPC,
+            Self::Zfs { said, .. } => said.contains("out of space"),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { what, path, source }

@@ -72,6 +72,28 @@ impl Trees {
         rename(aside, &at.folder)
     }
 
+    /// Takes what could not be made away: its room is missed where there was too little.
+    fn or_clear(&self, made: Result<(), DatasetError>, half: &Path) -> Result<(), DatasetError> {
+        if made.is_err() && half.exists() {
+            // What cannot be removed now is when the dataset is looked at next.
+            let _ = self.form.remove(half);
+        }
+        made
+    }
+
+    /// A snapshot that is whole, and has no name yet.
+    fn snapshot_aside(&self, at: &Place, aside: &Path, more: &Stamps) -> Result<(), DatasetError> {
+        self.form.copy(&at.head(), aside)?;
+        let copy = open(aside)?;
+        let stamps = Stamps::read(&copy).map_err(DatasetError::errno("read the stamps of", aside))?;
+        stamps.and(more).write(&copy).map_err(DatasetError::errno("stamp", aside))?;
+        id::write(&copy, &id::new()?).map_err(DatasetError::errno("stamp", aside))?;
+        if self.form == Form::Directory {
+            copy.sync_all().map_err(DatasetError::io("write", aside))?;
+        }
+        Ok(())
+    }
+
     fn aside(&self, at: &Place) -> PathBuf {
         at.app().join(format!("{ASIDE}{}", at.name.volume))
     }
@@ -181,15 +203,7 @@ impl Driver for Trees {
     fn snapshot(&self, at: &Place, snapshot: &SnapshotName, more: &Stamps) -> Result<(), DatasetError> {
         let to = vacant(at, snapshot)?;
         let aside = at.folder.join(SNAPSHOTS).join(format!("{ASIDE}{snapshot}"));
-        self.form.copy(&at.head(), &aside)?;
-        let copy = open(&aside)?;
-        let stamps = Stamps::read(&copy).map_err(DatasetError::errno("read the stamps of", &aside))?;
-        stamps.and(more).write(&copy).map_err(DatasetError::errno("stamp", &aside))?;
-        id::write(&copy, &id::new()?).map_err(DatasetError::errno("stamp", &aside))?;
-        if self.form == Form::Directory {
-            copy.sync_all().map_err(DatasetError::io("write", &aside))?;
-        }
-        self.form.rename(&aside, &to)?;
+        self.or_clear(self.snapshot_aside(at, &aside, more).and_then(|()| self.form.rename(&aside, &to)), &aside)?;
         self.form.seal(&to)?;
         self.form.settle(&at.folder)
     }
@@ -197,10 +211,12 @@ impl Driver for Trees {
     fn switch(&self, at: &Place, to: &SnapshotName, keep: &SnapshotName) -> Result<(), DatasetError> {
         let (from, keep) = (existing(at, to)?, vacant(at, keep)?);
         let next = at.folder.join(NEXT);
-        self.form.copy(&from, &next)?;
-        // It is kept as the head is now, not as it was then; what the storage cannot, was said when it was asked for.
-        identify(&next)?;
-        self.form.set_properties(&next, &Properties::read(&at.folder))?;
+        let made = self.form.copy(&from, &next).and_then(|()| {
+            // It is kept as the head is now, not as it was then; what the storage cannot, was said when it was asked for.
+            identify(&next)?;
+            self.form.set_properties(&next, &Properties::read(&at.folder)).map(drop)
+        });
+        self.or_clear(made, &next)?;
         // From here to the second rename there is no head; whoever looks next puts it there.
         self.form.rename(&at.head(), &keep)?;
         self.form.rename(&next, &at.head())?;

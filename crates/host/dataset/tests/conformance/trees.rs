@@ -5,6 +5,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use coppice_dataset::DatasetError;
+
 use crate::ground::{EVERYWHERE, Ground, On, named, read, run, snapshot, stamps};
 
 #[test]
@@ -92,4 +94,27 @@ fn directories_deeper_than_descriptors_reach_are_refused_with_where() {
     let error = ground.store.snapshot(&name, &snapshot("r1"), &stamps(&[])).unwrap_err().to_string();
     assert!(error.contains("deeper than 1000 directories"), "{}", &error[error.len().saturating_sub(200)..]);
     assert!(ground.store.inspect(&name).unwrap().snapshots.is_empty());
+}
+
+#[test]
+fn what_finds_no_room_half_way_gives_its_room_back_at_once_and_the_dataset_is_as_it_was() {
+    let ground = Ground::new(On::Tmpfs);
+    let (name, head) = ground.dataset("data");
+    let room = || rustix::fs::statvfs(&ground.root()).unwrap().f_bfree;
+    // Two of it fit, three do not.
+    std::fs::write(head.join("large"), vec![1u8; 3 << 20]).unwrap();
+    ground.store.snapshot(&name, &snapshot("first"), &stamps(&[])).unwrap();
+    let before = room();
+    let folder = ground.root().join("shop/data");
+    let whole = |what: &str| {
+        assert_eq!(room(), before, "{what}");
+        assert!(!folder.join("next").exists(), "{what}");
+        assert_eq!(std::fs::read_dir(folder.join("snapshots")).unwrap().count(), 1, "{what}");
+        assert_eq!(std::fs::metadata(head.join("large")).unwrap().len(), 3 << 20, "{what}");
+    };
+    let is_full = |error: DatasetError| matches!(error, DatasetError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull);
+    assert!(is_full(ground.store.snapshot(&name, &snapshot("second"), &stamps(&[])).unwrap_err()));
+    whole("a snapshot");
+    assert!(is_full(ground.store.switch(&name, &snapshot("first"), &snapshot("kept")).unwrap_err()));
+    whole("a switch");
 }
