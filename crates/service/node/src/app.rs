@@ -369,6 +369,18 @@ impl App {
         supervisor.when(|status| matches!(status.overall, Overall::Stopped | Overall::Ready | Overall::Failed)).await;
     }
 
+    /// Resolves when nothing of these instances runs.
+    pub(crate) async fn down(&self, instances: &BTreeSet<String>) {
+        use coppice_supervise::ChildState;
+        let alive = |key: &String| {
+            let status = self.supervisor().read(|machine| machine.status_of(key));
+            status.is_some_and(|status| {
+                matches!(status.state, ChildState::Starting | ChildState::Running { .. } | ChildState::Stopping)
+            })
+        };
+        self.supervisor().when(|_| !instances.iter().any(alive)).await;
+    }
+
     /// Tries again what failed for good.
     pub(crate) fn retry(&self) {
         if self.supervisor().read(|machine| machine.overall() == Overall::Failed || !machine.stuck().is_empty()) {

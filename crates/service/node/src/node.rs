@@ -65,6 +65,9 @@ const LAUNCHER_PAUSE: Duration = Duration::from_millis(500);
 /// How long a launcher that was told to end may take.
 const LAUNCHER_END: Duration = Duration::from_secs(10);
 
+/// What stopping an instance may take beyond its timeouts.
+const STOP_SLACK: Duration = Duration::from_secs(5);
+
 /// How to open a node.
 #[derive(Clone, Debug)]
 pub struct NodeOptions {
@@ -574,7 +577,7 @@ impl Node {
     }
 
     /// Starts, stops or restarts workloads or single instances. Whole workloads go through the log, so a daemon that
-    /// returns knows; single instances are the node's own.
+    /// returns knows; single instances are the node's own. What is stopped is down when this returns.
     pub async fn workloads(&self, uid: u32, name: &str, action: &str, targets: &[String]) -> Result<(), NodeError> {
         let app = self.app(name)?;
         let wanted = app.wanted();
@@ -593,6 +596,11 @@ impl Node {
         if !matches!(action, "start" | "stop" | "restart") {
             return Err(NodeError::Invalid(format!("{action:?} is not an action: use start, stop or restart")));
         }
+        let mut named: BTreeSet<String> = instances.iter().cloned().collect();
+        named.extend(workloads.iter().flat_map(|workload| instances_of(&wanted, workload)));
+        if targets.is_empty() {
+            named.extend(spec.workloads().flat_map(|(workload, _)| instances_of(&wanted, workload)));
+        }
         if !instances.is_empty() {
             app.tell_instances(action, instances);
         }
@@ -610,6 +618,12 @@ impl Node {
             }
         }
         app.supervisor().caught_up().await;
+        if action == "stop" {
+            // It finishes what it has, then it stops, each within its timeout. Who starts it again meanwhile has the last word.
+            let patience = |workload: &Name| spec.workload(workload.as_str()).map(|of| of.stop_timeout.0);
+            let longest = spec.workloads().filter_map(|(workload, _)| patience(workload)).max().unwrap_or_default();
+            let _ = tokio::time::timeout(2 * longest + STOP_SLACK, app.down(&named)).await;
+        }
         Ok(())
     }
 

@@ -1,7 +1,6 @@
 //! What the rollout asks of supervision and of the proxy: whether a workload is up, down or gone, and how its new instances
 //! do.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,14 +188,7 @@ impl App {
     /// Resolves when nothing of these runs.
     pub(crate) async fn rested(&self, workloads: &[Name]) {
         let wanted = self.wanted();
-        let keys: BTreeSet<String> = workloads.iter().flat_map(|workload| instances_of(&wanted, workload)).collect();
-        let alive = |key: &String| {
-            let status = self.supervisor().read(|machine| machine.status_of(key));
-            status.is_some_and(|status| {
-                matches!(status.state, ChildState::Starting | ChildState::Running { .. } | ChildState::Stopping)
-            })
-        };
-        self.supervisor().when(|_| !keys.iter().any(alive)).await;
+        self.down(&workloads.iter().flat_map(|workload| instances_of(&wanted, workload)).collect()).await;
         self.stop_runs_beside(workloads).await;
         self.crons_rested(workloads).await;
     }
