@@ -1,11 +1,13 @@
-//! A database with real data, cut back: a migration drops a table, and every row is there again, whatever is killed when.
+//! A database with real data, cut back: a migration drops a table, and every row is there again, at whichever step daemons are
+//! killed.
 
 mod node;
 mod project;
 
-use std::process::Stdio;
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use node::{Node, Output, debian_root, kill_and_wait};
+use node::{Node, Output, debian_root};
 use project::{Project, wait_until};
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\npostgres:x:999:999::/tmp:/bin/sh\n";
@@ -42,6 +44,9 @@ volumes = ["./passwd:/etc/passwd:ro"]
 depends_on = { db = "healthy" }
 
 [volume.data]
+
+[release]
+keep = 100
 "#;
 
 fn manifest(migration: &str) -> String {
@@ -59,9 +64,16 @@ fn rows(shop: &Project<'_>) -> Option<String> {
     (said.code == 0).then_some(said.stdout)
 }
 
+/// The moments that daemons came past, each once.
+fn passed(death: &Path) -> BTreeSet<String> {
+    let passed = std::fs::read_to_string(death.with_extension("passed")).unwrap();
+    passed.lines().filter(|moment| *moment != "after tick").map(str::to_owned).collect()
+}
+
 #[test]
-fn a_dropped_table_is_back_with_every_row_after_a_rollback_with_data_whatever_is_killed() {
-    let node = Node::on_btrfs(2 << 30);
+fn a_dropped_table_is_back_with_every_row_after_a_rollback_with_data_at_whichever_step_daemons_are_killed() {
+    let mut node = Node::on_btrfs(2 << 30);
+    let death = node.mortal();
     node.busybox_image();
     let tar = debian_root("postgres", &["postgresql-15", "postgresql-client-15", "dash"]);
     node.ok(["import", tar.to_str().unwrap(), "postgres-root"]);
@@ -75,34 +87,26 @@ fn a_dropped_table_is_back_with_every_row_after_a_rollback_with_data_whatever_is
     shop.write(&manifest("drop table orders"));
     shop.ok(&["up", "--timeout", "60s"]);
     assert_eq!(rows(&shop), None, "the migration destroyed it");
+    let _ = std::fs::remove_file(death.with_extension("passed"));
     shop.ok(&["rollback", "shop", "--data"]);
+    let moments = passed(&death);
     assert_eq!(rows(&shop).as_ref(), Some(&before));
     // Its past is its own: the rollback did not run the old migration into what came back.
     shop.ok(&["rollback", "shop", "--undo"]);
     assert_eq!(rows(&shop), None);
 
-    // Daemons killed at whatever it is: the table is there, whole, or it is not.
-    for round in 0..4 {
-        let mut rollback = shop.command(&["rollback", "shop", "--release", "1", "--data"]);
-        let mut rollback = rollback.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut looks = 0;
-        wait_until("it has come a bit further", || {
-            looks += 1;
-            looks > round * 6
-        });
-        kill_and_wait(node.daemon_pid(), "KILL");
-        // Its fate is told by the next daemon, if at all.
-        let _ = rollback.wait();
-        let status = shop.wait_status("it has ended, one way or the other", |status| status.settled);
-        assert_eq!(status.state, "ready", "{status:#?}");
-        match rows(&shop) {
-            Some(now) => {
-                assert_eq!(now, before, "round {round}");
-                shop.ok(&["rollback", "shop", "--undo"]);
-                assert_eq!(rows(&shop), None);
-            }
-            None => assert!(ask(&shop, "select 1").stdout.starts_with('1'), "round {round}: the old one, whole"),
-        }
+    // Daemons killed at each step of it: the next ones finish it, and every row is there.
+    assert!(moments.iter().any(|moment| moment == "after switched"), "{moments:?}");
+    for moment in moments {
+        std::fs::write(&death, &moment).unwrap();
+        // Its fate is told by the next daemon.
+        let said = shop.coppice(&["rollback", "shop", "--release", "1", "--data", "--detach"]);
+        wait_until(&format!("a daemon has died {moment}: {}", said.stderr), || !death.exists());
+        let status = shop.wait_status("it has ended", |status| status.settled);
+        assert_eq!(status.state, "ready", "{moment}: {status:#?}");
+        assert_eq!(rows(&shop).as_ref(), Some(&before), "{moment}");
+        shop.ok(&["rollback", "shop", "--undo"]);
+        assert_eq!(rows(&shop), None, "{moment}");
     }
     // Down and gone, loop device and all.
     shop.ok(&["node", "stop", "--all"]);
