@@ -7,6 +7,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 mod debian;
+mod disk;
 mod image;
 mod output;
 mod terminal;
@@ -62,25 +63,6 @@ impl Node {
     pub fn with_settings(text: &str) -> Self {
         let node = Self::new();
         node.set(text);
-        node
-    }
-
-    /// A node whose root is a filesystem of `size` bytes, to be filled.
-    pub fn on_small_disk(size: u64) -> Self {
-        Self::prepare(Some(size))
-    }
-
-    /// A node whose root is on btrfs of `size` bytes, which are taken as they are written.
-    pub fn on_btrfs(size: u64) -> Self {
-        let node = Self::new();
-        let image = node.file("image", "");
-        std::fs::File::options().write(true).open(&image).unwrap().set_len(size).unwrap();
-        let mut make = node.inside("mkfs.btrfs");
-        make.arg("-q").arg(&image);
-        Output::of(make).succeeded();
-        let mut mount = node.inside("mount");
-        mount.args(["-o", "loop"]).arg(&image).arg(node.root());
-        Output::of(mount).succeeded();
         node
     }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports)] // each test target uses its part
 
 mod shop;
+pub mod steps;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

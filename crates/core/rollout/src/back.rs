@@ -228,7 +228,7 @@ impl Rollout {
         self.note(turn, what);
     }
 
-    pub(crate) fn switch_failed(&mut self, turn: &mut Turn, volume: &Name, to: &str, detail: String) {
+    pub(crate) fn switch_failed(&mut self, turn: &mut Turn, volume: &Name, to: &str, detail: String, no_room: bool) {
         let Some((state, is_back)) = self.switch_state(volume, to) else { return };
         match *state {
             DataState::Asked if !is_back => {
@@ -237,6 +237,19 @@ impl Rollout {
             }
             DataState::BackAsked { attempts, retry_at: None } if is_back => {
                 let failure = Self::failure(turn, Some(volume.clone()), None, Reason::SwitchFailed, detail);
+                if no_room {
+                    // The old release on the new one's data would be half of each: it waits for room, as long as it may.
+                    if let Some((state, _)) = self.switch_state(volume, to) {
+                        let retry_at = Some(turn.now.plus(BACKOFF));
+                        *state = DataState::BackAsked { attempts: attempts.saturating_sub(1), retry_at };
+                    }
+                    let what = format!("{failure}; is tried again when there is room");
+                    if self.record.progress.steps.back().is_none_or(|step| step.what != what) {
+                        self.keep_failure(&failure);
+                        self.note(turn, what);
+                    }
+                    return;
+                }
                 self.keep_failure(&failure);
                 if attempts < ATTEMPTS_MAX {
                     let retry_at = Some(turn.now.plus(BACKOFF * (1 << (attempts - 1))));

@@ -111,6 +111,8 @@ pub enum Event {
         volume: Name,
         to: String,
         detail: String,
+        /// There was no room for it on the disk.
+        no_room: bool,
     },
     CandidateReady(CandidateId),
     /// It was ready, and is not now.

@@ -21,7 +21,8 @@
 //!   for all). Candidates that wait to be discarded count, those on their way into a slot do not: without a delay the next
 //!   batch begins then.
 //! - **Tries are bounded:** [`ATTEMPTS_MAX`] candidates per target, a few seconds apart; [`FLAPS_MAX`] losses of health
-//!   per candidate; one that has had its whole time is not tried again.
+//!   per candidate; one that has had its whole time is not tried again. Data for which there is no room on the disk is put
+//!   back when there is, as long as going back may take.
 //! - **Deadlines always.** Of a candidate, a stage, the rollout; going back has the rollout's deadline anew. Once that has
 //!   passed too, everything is left to supervision under the old release, and the outcome says what remains.
 //! - **Going back is decided once.** Nothing new is promoted or entered after it. Stages go back in reverse order, by
@@ -41,6 +42,7 @@ mod check;
 mod control;
 mod event;
 mod forward;
+mod held_up;
 mod machine;
 mod outcome;
 mod plan;

@@ -101,7 +101,9 @@ impl Rollout {
             Event::HookEnded { worker, when, attempt, result } => self.hook_ended(turn, worker, when, attempt, result),
             Event::Halted { round } => self.halted(round),
             Event::Switched { volume, to } => self.switched(turn, &volume, &to),
-            Event::SwitchFailed { volume, to, detail } => self.switch_failed(turn, &volume, &to, detail),
+            Event::SwitchFailed { volume, to, detail, no_room } => {
+                self.switch_failed(turn, &volume, &to, detail, no_room);
+            }
             Event::CandidateReady(id) => self.candidate_ready(&id),
             Event::CandidateUnhealthy(id, detail) => self.candidate_unhealthy(turn, &id, detail),
             Event::CandidateFailed { candidate, reason, detail } => {

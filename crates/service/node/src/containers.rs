@@ -8,6 +8,8 @@
 //! waits for its end waits for a disk: the launcher keeps the end until the record is gone, and a daemon that finds the
 //! two removes it then.
 
+mod pausing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -44,9 +46,6 @@ use crate::volume;
 
 /// How long after SIGKILL a container may take to be gone before a stop gives up with a word.
 const KILL_LIMIT: Duration = Duration::from_secs(30);
-
-/// How long freezing may take: a process in an uninterruptible wait is frozen only after it.
-const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 
 /// When a new container's record is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -485,41 +484,6 @@ impl Containers {
         self.signal(container, signal).await?;
         if paused && signal == KILL {
             self.set_paused(container, false).await?;
-        }
-        Ok(())
-    }
-
-    /// Freezes or thaws every process of it.
-    pub(crate) async fn set_paused(&self, container: &Container, pause: bool) -> Result<(), NodeError> {
-        let _freezing = if pause {
-            // Processes that are being added get to their first step before; none is added meanwhile.
-            let added = tokio::time::timeout(FREEZE_LIMIT, container.freezing.write()).await;
-            Some(added.map_err(|_| NodeError::Adding(container.name()))?)
-        } else {
-            None
-        };
-        let Phase::Running { pid, started_at, .. } = container.phase() else {
-            return Err(NodeError::NotRunning(container.name()));
-        };
-        let cgroup = self.cgroup(&container.id)?;
-        if pause {
-            cgroup.freeze(FREEZE_LIMIT)?
-        } else {
-            cgroup.thaw()?
-        }
-        let still = container.change(|record| {
-            if record.phase.is_running() {
-                record.phase = Phase::Running { pid, started_at, paused: pause };
-            }
-        });
-        if still.phase.is_running() {
-            // Whether it is paused is the one thing a returning daemon cannot ask the launcher.
-            match self.write_record(&still) {
-                // It ended, or was removed, the moment it was thawed.
-                Err(_) if !container.phase().is_running() => return Ok(()),
-                written => written.map_err(|source| NodeError::disk("cannot record that it is paused", source))?,
-            }
-            self.tell(container, if pause { "pause" } else { "unpause" }, String::new());
         }
         Ok(())
     }

@@ -72,7 +72,7 @@ pub enum NodeError {
     NoPath(PathBuf),
     #[error("bind source {0} does not exist: make it first, or use a named volume")]
     NoBindSource(PathBuf),
-    #[error("{what}: {source}")]
+    #[error("{what}: {source}{}", room(source))]
     Disk { what: String, source: std::io::Error },
     #[error("the app's spec is not valid: {}", .0.join("; "))]
     Spec(Vec<String>),
@@ -122,18 +122,21 @@ impl From<coppice_dataset::DatasetError> for NodeError {
     }
 }
 
+/// The next step, where there is no room.
+fn room(source: &std::io::Error) -> &'static str {
+    if source.kind() == std::io::ErrorKind::StorageFull {
+        ": free some space on the disk of the node's root"
+    } else {
+        ""
+    }
+}
+
 fn volume_kind(error: &coppice_dataset::DatasetError) -> ErrorKind {
     use coppice_dataset::{DatasetError, StreamError};
     match error {
         DatasetError::NoDataset(_) | DatasetError::NoSnapshot { .. } => ErrorKind::NotFound,
         DatasetError::Exists(_) | DatasetError::SnapshotExists { .. } => ErrorKind::Conflict,
-        DatasetError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => ErrorKind::NoSpace,
-        DatasetError::Zfs { said, .. } if said.contains("out of space") => ErrorKind::NoSpace,
-        DatasetError::Stream { source: StreamError::Keep { source, .. }, .. }
-            if source.kind() == std::io::ErrorKind::StorageFull =>
-        {
-            ErrorKind::NoSpace
-        }
+        error if error.is_full() => ErrorKind::NoSpace,
         DatasetError::Stream { source: StreamError::NoBase(_), .. } => ErrorKind::Conflict,
         DatasetError::Stream { .. } | DatasetError::Send { .. } => ErrorKind::Invalid,
         DatasetError::Attachment { .. }

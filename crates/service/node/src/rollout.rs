@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use coppice_base::{Name, SystemRandom};
+use coppice_base::{Name, SystemRandom, Timestamp};
 use coppice_log::{Log, ProposeError};
 use coppice_rollout::{Action, CandidateId, Control, Event, Record, Rollout};
 use coppice_spec::OnExhausted;
@@ -49,6 +49,8 @@ pub(crate) struct Rollouts {
 struct Running {
     release: ReleaseId,
     tell: RolloutEvents,
+    /// Since when, and why, nothing is done: the log does not take what was decided.
+    held_up: Option<(Timestamp, String)>,
 }
 
 impl Rollouts {
@@ -87,7 +89,7 @@ impl Rollouts {
             return;
         }
         let (tell, told) = mpsc::unbounded_channel();
-        running.insert(app.name.clone(), Running { release, tell: tell.clone() });
+        running.insert(app.name.clone(), Running { release, tell: tell.clone(), held_up: None });
         let driver = Driver { rollouts: self.clone(), app: app.clone(), release, tell, watches: BTreeMap::new() };
         tokio::spawn(driver.run(record.clone(), told));
     }
@@ -153,6 +155,17 @@ impl Rollouts {
         self.running().get(app).is_some_and(|one| one.tell.send(event).is_ok())
     }
 
+    /// Since when, and why, this release's rollout does nothing, where the log does not take what was decided.
+    pub(crate) fn held_up(&self, app: &Name, release: &ReleaseId) -> Option<(Timestamp, String)> {
+        self.running().get(app).filter(|one| one.release == *release)?.held_up.clone()
+    }
+
+    fn hold_up(&self, app: &Name, release: &ReleaseId, why: Option<(Timestamp, String)>) {
+        if let Some(one) = self.running().get_mut(app).filter(|one| one.release == *release) {
+            one.held_up = why;
+        }
+    }
+
     /// Writes to the log on this node's own account.
     pub(crate) async fn propose(&self, app: &App, body: Body) -> Result<(), ProposeError> {
         let id = CommandId::generate(&mut SystemRandom);
@@ -196,15 +209,15 @@ impl Driver {
         let mut kept = record;
         loop {
             if *rollout.record() != kept {
-                kept = rollout.record().clone();
-                if !self.keep(&kept).await {
+                if !self.keep(&mut rollout).await {
                     // The app is gone, or somebody ended the rollout: there is nothing to be done for it any more.
                     break;
                 }
+                kept = rollout.record().clone();
                 self.app.tell_progress(&kept);
             }
             for action in actions {
-                death::pass("before", action.name());
+                death::pass("before", action.name()).await;
                 if let Action::End(outcome) = &action {
                     self.app.rolled_out(&kept, outcome).await;
                 }
@@ -221,10 +234,12 @@ impl Driver {
                 }
             };
             let event = tokio::select! {
+                // What has happened first: time is no reason to give up what is there by now.
+                biased;
                 event = told.recv() => event.unwrap_or(Event::Tick),
                 () = sleep => Event::Tick,
             };
-            death::pass("after", event.name());
+            death::pass("after", event.name()).await;
             actions = rollout.handle(self.app.now(), event);
         }
         for watch in self.watches.values() {
@@ -234,16 +249,19 @@ impl Driver {
         self.rollouts.ended(&self.app.name, self.release);
     }
 
-    /// Has the log keep how far it is, and this node's app know; false when there is no such rollout any more.
-    async fn keep(&self, record: &Record) -> bool {
+    /// Has the log keep how far it is, and this node's app know; false when there is no such rollout any more. As long as
+    /// the log does not take it, nothing is done.
+    async fn keep(&self, rollout: &mut Rollout) -> bool {
+        let (since, decided) = (self.app.now(), rollout.clone());
         loop {
             let body = Body::RecordProgress {
                 app: self.app.name.clone(),
                 release: self.release,
-                progress: Box::new(record.progress.clone()),
+                progress: Box::new(rollout.progress().clone()),
             };
             match self.rollouts.propose(&self.app, body).await {
                 Ok(()) => {
+                    self.rollouts.hold_up(&self.app.name, &self.release, None);
                     if let Some(state) = self.rollouts.log.read().app(self.app.name.as_str()) {
                         self.app.update(state.clone());
                         self.app.supervisor().caught_up().await;
@@ -256,7 +274,11 @@ impl Driver {
                 }
                 Err(error) => {
                     tracing::warn!(app = %self.app.name, %error, "its rollout waits: the log does not take how far it is");
+                    let why = error.to_string();
+                    self.rollouts.hold_up(&self.app.name, &self.release, Some((since, why.clone())));
                     tokio::time::sleep(AGAIN).await;
+                    *rollout = decided.clone();
+                    rollout.held_up(since, self.app.now(), &why);
                 }
             }
         }

@@ -64,6 +64,8 @@ pub(crate) fn pace(parallelism: u32, max_surge: u32) -> Pace {
 pub(crate) enum Fate {
     Well,
     Fails(Reason),
+    /// Of a switch: there is no room for it on the disk.
+    NoRoom,
     /// No answer ever.
     Silent,
     /// A candidate: ready and unhealthy by turns, without end.
@@ -430,8 +432,9 @@ impl World {
         }
         match (self.fate)(ask, volume.as_str()) {
             Fate::Silent => return,
-            Fate::Fails(_) => {
-                return self.pending.push(Event::SwitchFailed { volume, to, detail: "disk full".to_owned() });
+            fate @ (Fate::Fails(_) | Fate::NoRoom) => {
+                let (detail, no_room) = ("disk full".to_owned(), fate == Fate::NoRoom);
+                return self.pending.push(Event::SwitchFailed { volume, to, detail, no_room });
             }
             _ => {}
         }
@@ -464,7 +467,7 @@ impl World {
             assert!(beside <= pace.max_surge as usize, "more than max_surge:\n{}", self.told());
         }
         match fate {
-            Fate::Silent => {}
+            Fate::Silent | Fate::NoRoom => {}
             Fate::Fails(reason) => {
                 self.pending.push(Event::CandidateFailed { candidate, reason, detail: "as told".to_owned() });
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use coppice_api::{
-    AppliedReply, ApplyReply, PreviewSnapshot, PreviewStage, PreviewSwitch, ReleaseEntry, RollbackPreview,
+    AppliedReply, ApplyReply, PreviewSnapshot, PreviewStage, PreviewSwitch, ReleaseEntry, ReleaseStep, RollbackPreview,
     RollbackReply, RollbackRequest,
 };
 use coppice_base::SystemRandom;
@@ -18,7 +18,18 @@ impl Node {
     /// The releases of an app that are kept, the newest first.
     pub fn history(&self, app: &str) -> Result<Vec<ReleaseEntry>, NodeError> {
         let (known, state) = (self.app(app)?, self.app_state(app)?);
-        Ok(view::history(&state, &|instance| view::doing(&known, instance)))
+        let mut all = view::history(&state, &|instance| view::doing(&known, instance));
+        for (entry, release) in all.iter_mut().zip(state.releases.iter().rev()) {
+            self.add_what_holds_up(entry, release);
+        }
+        Ok(all)
+    }
+
+    /// The step that is not on the log, because that takes nothing.
+    fn add_what_holds_up(&self, entry: &mut ReleaseEntry, release: &Release) {
+        if let Some((at, why)) = self.rollouts.held_up(&release.spec.name, &release.id) {
+            entry.steps.push(ReleaseStep { at, what: format!("waits: {why}") });
+        }
     }
 
     /// One release, by its number or id.
@@ -26,7 +37,9 @@ impl Node {
         let (known, state) = (self.app(app)?, self.app_state(app)?);
         let to = RollbackTo { release: Some(release.to_owned()), ..RollbackTo::default() };
         let found = self.rollback_target(app, &to)?;
-        Ok(view::entry(&state, &found, &|instance| view::doing(&known, instance)))
+        let mut entry = view::entry(&state, &found, &|instance| view::doing(&known, instance));
+        self.add_what_holds_up(&mut entry, &found);
+        Ok(entry)
     }
 
     /// The answer to an apply: with how far its release is by now.

@@ -95,7 +95,7 @@ pub(crate) async fn snapshot_with(
         Kind::Directory => users_of(app, volume),
         _ => Vec::new(),
     };
-    let frozen = freeze(app, writers).await;
+    let frozen = app.containers().freeze(writers).await?;
     let pairs: Vec<(&str, String)> =
         std::iter::once(("created_at", app.now().0.to_string())).chain(more.iter().cloned()).collect();
     let taken = on_disk(app, move |store| {
@@ -109,11 +109,7 @@ pub(crate) async fn snapshot_with(
         Ok(store.snapshot(&name, &snapshot, &stamps)?)
     });
     let taken = taken.await;
-    for container in frozen {
-        if let Err(error) = app.containers().set_paused(&container, false).await {
-            tracing::warn!(container = %container.name(), %error, "it stays paused: `coppice unpause` wakes it");
-        }
-    }
+    app.containers().thaw(frozen).await;
     taken
 }
 
@@ -128,17 +124,6 @@ fn users_of(app: &Arc<App>, volume: &Name) -> Vec<Arc<Container>> {
             })
     };
     app.containers().table.all().into_iter().filter(writes).collect()
-}
-
-async fn freeze(app: &Arc<App>, writers: Vec<Arc<Container>>) -> Vec<Arc<Container>> {
-    let mut frozen = Vec::new();
-    for container in writers {
-        // One that is paused already is somebody else's to wake; one that has ended writes nothing.
-        if app.containers().set_paused(&container, true).await.is_ok() {
-            frozen.push(container);
-        }
-    }
-    frozen
 }
 
 /// Has the volume hold what `to` holds, and keeps what it held as `keep`. Done already when `keep` is there.

@@ -1,9 +1,12 @@
 //! One action after the other: those that take time are begun, and answer when they are done.
 
+use coppice_api::ErrorKind;
+use coppice_base::Name;
 use coppice_rollout::{Action, Event, Side};
 
 use super::Driver;
 use super::data;
+use crate::error::NodeError;
 
 impl Driver {
     pub(super) async fn execute(&mut self, action: Action) {
@@ -22,7 +25,7 @@ impl Driver {
                 tokio::spawn(async move {
                     let _ = tell.send(match data::switch(&app, &volume, &to, &keep).await {
                         Ok(()) => Event::Switched { volume, to },
-                        Err(error) => Event::SwitchFailed { volume, to, detail: error.to_string() },
+                        Err(error) => switch_failed(volume, to, &error),
                     });
                 });
             }
@@ -30,7 +33,7 @@ impl Driver {
                 tokio::spawn(async move {
                     let _ = tell.send(match data::switch_back(&app, &volume, &to, &cut).await {
                         Ok(()) => Event::Switched { volume, to },
-                        Err(error) => Event::SwitchFailed { volume, to, detail: error.to_string() },
+                        Err(error) => switch_failed(volume, to, &error),
                     });
                 });
             }
@@ -74,4 +77,8 @@ impl Driver {
             Action::End(_) => {}
         }
     }
+}
+
+fn switch_failed(volume: Name, to: String, error: &NodeError) -> Event {
+    Event::SwitchFailed { volume, to, detail: error.to_string(), no_room: error.kind() == ErrorKind::NoSpace }
 }

@@ -108,7 +108,11 @@ impl Release {
     }
 
     fn steps(&mut self, entry: &ReleaseEntry) -> String {
-        let from = self.told.as_ref().and_then(|told| entry.steps.iter().rposition(|step| step == told));
+        let from = self.told.as_ref().and_then(|told| {
+            let same = entry.steps.iter().rposition(|step| step == told);
+            // What held it up is no step of its any more once it goes on.
+            same.or_else(|| entry.steps.iter().rposition(|step| step.at <= told.at))
+        });
         let fresh = &entry.steps[from.map_or(0, |at| at + 1)..];
         self.told = fresh.last().cloned().or(self.told.take());
         fresh.iter().map(|step| text::step(self.number, step)).collect()
