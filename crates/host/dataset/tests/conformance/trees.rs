@@ -100,7 +100,7 @@ fn directories_deeper_than_descriptors_reach_are_refused_with_where() {
 fn what_finds_no_room_half_way_gives_its_room_back_at_once_and_the_dataset_is_as_it_was() {
     let ground = Ground::new(On::Tmpfs);
     let (name, head) = ground.dataset("data");
-    let room = || rustix::fs::statvfs(&ground.root()).unwrap().f_bfree;
+    let room = || rustix::fs::statvfs(ground.root()).unwrap().f_bfree;
     // Two of it fit, three do not.
     std::fs::write(head.join("large"), vec![1u8; 3 << 20]).unwrap();
     ground.store.snapshot(&name, &snapshot("first"), &stamps(&[])).unwrap();
