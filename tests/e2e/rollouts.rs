@@ -7,7 +7,7 @@ mod project;
 use std::collections::BTreeSet;
 use std::process::Stdio;
 
-use coppice_api::Event;
+use coppice_api::{Event, ReleaseEntry};
 use node::{Node, Output, kill_and_wait};
 use project::{Project, wait_until};
 
@@ -204,6 +204,23 @@ fn a_canary_gets_its_share_of_the_requests_and_goes_when_it_fails_them() {
     assert!((5..60).contains(&share), "30 % were to be answered by the canary: {share}");
     assert!(up.wait().unwrap().success());
     assert_eq!(answers(&node), BTreeSet::from(["three".to_owned()]));
+}
+
+#[test]
+fn who_waits_for_a_release_is_answered_when_it_has_ended() {
+    let node = Node::with_busybox();
+    let site = Project::new(&node, "site", &web("one", ""));
+    site.up();
+    site.write(&web("two", ""));
+    site.ok(&["up", "--detach"]);
+    let one = |query: &str| -> ReleaseEntry {
+        let mut curl = node.inside("curl");
+        curl.args(["-sS", "--max-time", "60", "--unix-socket"]).arg(site.node_status().socket);
+        curl.arg(format!("http://coppice/v1/apps/site/releases/2?wait_ms={query}"));
+        serde_json::from_str(&Output::of(curl).succeeded().stdout).unwrap()
+    };
+    assert_eq!(one("1").fields.status, "in_progress");
+    assert_eq!(one("60000").fields.status, "completed");
 }
 
 #[test]

@@ -247,7 +247,7 @@ fn tcp_and_exec_checks_gate_readiness_and_say_what_they_met() {
              health = {{ type = \"tcp\", port = 7000, interval = \"100ms\", start_period = \"10s\" }}\n\
              [service.exec]\nimage = \"box\"\nstop_signal = \"KILL\"\nvolumes = [\"data:/data\"]\nnetwork = \"none\"\ndepends_on = {{ tcp = \"healthy\" }}\n\
              command = [\"sh\", \"-c\", \"touch /data/well; exec sleep 1000\"]\n\
-             health = {{ type = \"exec\", command = \"sh -c 'cat /data/well || exit 9'\", interval = \"100ms\", retries = 1 }}\n"
+             health = {{ type = \"exec\", command = \"sh -c 'cat /data/well || exit 9'\", interval = \"100ms\", retries = 1, start_period = \"10s\" }}\n"
         ),
     );
     let status = shop.up();

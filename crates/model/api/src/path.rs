@@ -25,7 +25,8 @@ pub const APP: &str = "/v1/apps/{app}";
 pub const APP_WORKLOADS: &str = "/v1/apps/{app}/workloads";
 /// GET → `[ReleaseEntry]`, the newest first.
 pub const APP_HISTORY: &str = "/v1/apps/{app}/history";
-/// GET → [`ReleaseEntry`](crate::ReleaseEntry); `{release}` is a number or an id.
+/// GET → [`ReleaseEntry`](crate::ReleaseEntry); `{release}` is a number or an id. `?wait_ms=N`: answered when the release
+/// has ended, or after so many milliseconds (60,000 at most).
 pub const APP_RELEASE: &str = "/v1/apps/{app}/releases/{release}";
 /// POST [`RollbackRequest`](crate::RollbackRequest) → [`RollbackReply`](crate::RollbackReply).
 pub const APP_ROLLBACK: &str = "/v1/apps/{app}/rollback";

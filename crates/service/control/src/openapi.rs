@@ -135,7 +135,7 @@ fn operations() -> Vec<Operation> {
         Operation(path::APP_CRON_RUN, Post, "Run a cron now", None, Some("CronRunReply"), 200, &[]),
         Operation(path::APP_CRON_ONE, Get, "Wait for the end of a run", None, Some("CronRun"), 200, &[]),
         Operation(path::APP_HISTORY, Get, "An app's releases", None, Some("[ReleaseEntry]"), 200, &[]),
-        Operation(path::APP_RELEASE, Get, "One release", None, Some("ReleaseEntry"), 200, &[]),
+        Operation(path::APP_RELEASE, Get, "One release", None, Some("ReleaseEntry"), 200, &["wait_ms"]),
         Operation(
             path::APP_ROLLBACK,
             Post,

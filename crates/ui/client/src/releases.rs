@@ -1,5 +1,7 @@
 //! Releases: history, rollback, and ruling a rollout.
 
+use std::time::Duration;
+
 use coppice_api::{ReleaseEntry, RollbackReply, RollbackRequest, path};
 
 use crate::target::Target;
@@ -14,6 +16,16 @@ impl Client {
     /// One release, by its number or id.
     pub async fn release(&self, app: &str, release: &str) -> Result<ReleaseEntry, ClientError> {
         self.get(Target::with(path::APP_RELEASE, app).and(release)).await
+    }
+
+    /// The same, once it has ended; as it is after `patience` (a minute at most), if it has not by then.
+    pub async fn release_once_over(
+        &self,
+        app: &str,
+        release: &str,
+        patience: Duration,
+    ) -> Result<ReleaseEntry, ClientError> {
+        self.get(Target::with(path::APP_RELEASE, app).and(release).query("wait_ms", patience.as_millis())).await
     }
 
     /// Returns when the node has begun; while another release of the app is being rolled out it waits for the end of that.

@@ -1,6 +1,7 @@
 //! Releases: history, rollback, and ruling a rollout.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::{Extension, Json};
@@ -10,6 +11,10 @@ use http::StatusCode;
 
 use crate::answer::Answer;
 use crate::peer::Peer;
+use crate::query::Query;
+
+/// Longest that one request waits for the end of a release.
+const PATIENCE_MAX: Duration = Duration::from_secs(60);
 
 pub(super) async fn history(State(node): State<Arc<Node>>, Path(app): Path<String>) -> Answer<Json<Vec<ReleaseEntry>>> {
     Ok(Json(node.history(&app)?))
@@ -18,8 +23,15 @@ pub(super) async fn history(State(node): State<Arc<Node>>, Path(app): Path<Strin
 pub(super) async fn one(
     State(node): State<Arc<Node>>,
     Path((app, release)): Path<(String, String)>,
+    query: Query,
 ) -> Answer<Json<ReleaseEntry>> {
-    Ok(Json(node.release_entry(&app, &release)?))
+    Ok(Json(match query.parsed("wait_ms")? {
+        Some(wait_ms) => {
+            let patience = Duration::from_millis(wait_ms).min(PATIENCE_MAX);
+            node.release_once_over(&app, &release, patience).await?
+        }
+        None => node.release_entry(&app, &release)?,
+    }))
 }
 
 pub(super) async fn rollback(

@@ -1,6 +1,8 @@
 //! What users see of releases: their history, one of them, and what a rollback would do.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
 use coppice_api::{
     AppliedReply, ApplyReply, PreviewSnapshot, PreviewStage, PreviewSwitch, ReleaseEntry, ReleaseStep, RollbackPreview,
@@ -8,7 +10,7 @@ use coppice_api::{
 };
 use coppice_base::SystemRandom;
 use coppice_rollout::Plan;
-use coppice_state::{Actor, Release, ReleaseId, Trigger};
+use coppice_state::{Actor, Release, ReleaseId, State, Trigger};
 
 use super::{Node, RollbackTo};
 use crate::error::NodeError;
@@ -40,6 +42,25 @@ impl Node {
         let mut entry = view::entry(&state, &found, &|instance| view::doing(&known, instance));
         self.add_what_holds_up(&mut entry, &found);
         Ok(entry)
+    }
+
+    /// The same, once it has ended; as it is after `patience`, if it has not by then.
+    pub async fn release_once_over(
+        &self,
+        app: &str,
+        release: &str,
+        patience: Duration,
+    ) -> Result<ReleaseEntry, NodeError> {
+        let to = RollbackTo { release: Some(release.to_owned()), ..RollbackTo::default() };
+        let id = self.rollback_target(app, &to)?.id;
+        let mut states = self.log.watch();
+        let goes_on = |state: &Arc<State>| {
+            let app = state.app(app);
+            app.and_then(|app| app.release(id)).is_some_and(|release| release.verdict.is_none())
+        };
+        // Where nothing is written any more, the node is going down.
+        let _ = tokio::time::timeout(patience, states.wait_for(|state| !goes_on(state))).await;
+        self.release_entry(app, release)
     }
 
     /// The answer to an apply: with how far its release is by now.

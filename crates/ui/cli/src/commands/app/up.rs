@@ -13,7 +13,7 @@ use super::plan::{selections, show};
 use super::{certificates, dev, tree};
 use crate::args::{PullChoice, UpArgs};
 use crate::commands::preview;
-use crate::commands::release::follow::{self, Arrival};
+use crate::commands::release::follow::{self, Arrival, Doing};
 use crate::error::{CommandError, CommandResult, FAILURE, eprint_all};
 use crate::output::{Paint, Style, visible};
 use crate::settings::Settings;
@@ -122,9 +122,10 @@ pub(crate) async fn settle(
 ) -> Result<Arrival, CommandError> {
     let mut screen = Screen::new(settings);
     let mut release = follow::Release::new(release);
+    let mut patience = Duration::ZERO;
     loop {
         // In this order: what is settled after the end is settled for good.
-        let (doing, steps) = release.look(client, app).await?;
+        let (doing, steps) = release.look(client, app, patience).await?;
         let status = client.app(app).await?;
         if changed && !steps.is_empty() {
             screen.clear();
@@ -139,8 +140,14 @@ pub(crate) async fn settle(
             screen.clear();
             return Ok(arrival);
         }
+        patience = match arrival.doing {
+            Doing::OnTheWay => INTERVAL,
+            Doing::AtOnce | Doing::Completed | Doing::Failed => {
+                tokio::time::sleep(INTERVAL).await;
+                Duration::ZERO
+            }
+        };
         release = arrival.release;
-        tokio::time::sleep(INTERVAL).await;
     }
 }
 

@@ -76,9 +76,14 @@ impl Release {
         Self { number, entry: None, told: None, superseded: false }
     }
 
-    /// Looks at it. The steps that are new are the second.
-    pub(crate) async fn look(&mut self, client: &Client, app: &str) -> Result<(Doing, String), CommandError> {
-        let entry = match client.release(app, &self.number.to_string()).await {
+    /// Looks at it, when it has ended or after `patience`. The steps that are new are the second.
+    pub(crate) async fn look(
+        &mut self,
+        client: &Client,
+        app: &str,
+        patience: Duration,
+    ) -> Result<(Doing, String), CommandError> {
+        let entry = match client.release_once_over(app, &self.number.to_string(), patience).await {
             Ok(entry) => entry,
             // So old by now that it is not kept, or of a node that knows no releases.
             Err(ClientError::Api(error)) if error.kind != coppice_api::ErrorKind::Internal => {

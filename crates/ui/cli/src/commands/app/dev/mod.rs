@@ -222,7 +222,7 @@ impl Dev<'_> {
     }
 
     async fn look_at(&mut self, app: String, number: u64, release: &mut follow::Release) -> Result<(), CommandError> {
-        let (doing, _) = release.look(&self.client, &app).await?;
+        let (doing, _) = release.look(&self.client, &app, Duration::ZERO).await?;
         let release = std::mem::replace(release, follow::Release::new(number));
         match doing {
             Doing::OnTheWay => drop(self.following.insert(app, (number, release))),
