@@ -2,6 +2,7 @@
 
 mod node;
 mod project;
+mod zfs;
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::process::{Command, Stdio};
 use node::{Node, Output};
 use project::{Project, names, wait_until};
 use serde_json::Value;
+use zfs::ZfsFuse;
 
 /// A value that nothing has by chance.
 const SECRET: &str = "correct-horse-7f3a91c2";
@@ -292,16 +294,41 @@ fn what_is_no_whole_backup_of_this_key_is_refused_and_changes_nothing() {
 }
 
 #[test]
-fn a_backup_takes_the_place_of_no_device_pipe_or_folder() {
+fn bad_paths_are_refused_before_anything_is_done_with_what_to_name_instead() {
     let node = Node::new();
     let pipe = node.dir().join("pipe");
     let mut made = node.inside("mkfifo");
     made.arg(&pipe);
     Output::of(made).succeeded();
+    let nowhere = node.dir().join("nosuch/file");
     for path in [pipe.clone(), node.dir().to_path_buf()] {
-        node.coppice(["backup", text(&path)]).ended_with(2).complained("is there and is no file");
+        for words in [&["backup", text(&path)][..], &["volume", "send", "data", "-o", text(&path)]] {
+            node.coppice(words).ended_with(2).complained("is there and is no file");
+        }
+    }
+    for words in [&["backup", text(&nowhere)][..], &["volume", "send", "data", "-o", text(&nowhere)]] {
+        node.coppice(words).ended_with(2).complained("there is no folder").complained("mkdir -p");
     }
     assert!(!std::fs::metadata(node.see(&pipe)).unwrap().is_file());
+    for path in [&nowhere, node.dir()] {
+        let refused = node.coppice(["volume", "receive", "copy", "-i", text(path)]).ended_with(2);
+        refused.complained("cannot read").complained("coppice volume send");
+        node.coppice(["backup", text(&node.dir().join("x")), "--key-file", text(path)]).ended_with(2);
+    }
+    assert_eq!(node.ok(["volume", "ls", "--json"]), "[]");
+    stop(&node);
+    let before = listing(&node);
+    for flag in ["--check", "--force"] {
+        let folder = node.coppice(["restore", text(node.dir()), flag]).ended_with(2);
+        folder.complained("neither a file nor a pipe").complained("coppice backup FILE");
+        node.coppice(["restore", "/dev/null", flag]).ended_with(2).complained("neither a file nor a pipe");
+        node.coppice(["restore", "-", flag]).ended_with(2).complained("neither a file nor a pipe");
+        node.coppice_fed(["restore", "-", flag], b"").ended_with(2).complained("not a backup");
+        node.coppice(["restore", text(&nowhere), flag]).ended_with(2).complained("cannot read");
+        let below_a_file = std::env::current_exe().unwrap().join("x");
+        node.coppice(["restore", text(&below_a_file), flag]).ended_with(2).complained("cannot read");
+    }
+    assert_eq!(listing(&node), before);
 }
 
 #[test]
@@ -336,4 +363,148 @@ fn a_full_disk_leaves_no_backup_that_is_not_whole_and_what_was_there_before() {
     assert!(!small.see(&small.root().join("state/log.db")).exists());
     let left = names(&small.see(small.root()));
     assert!(!left.iter().any(|name| name.starts_with("restor")), "{left:?}");
+    // Nor for what comes by a pipe, which has to be looked at to its end.
+    let small = Node::on_small_disk(1 << 20);
+    let words = ["restore", "-", "--key-file", text(&ground.key)];
+    let refused = small.coppice_fed(words, &std::fs::read(&whole).unwrap()).ended_with(1);
+    refused.complained("cannot keep what is read from -").complained("free some space there, or name a file");
+    assert!(!names(&small.see(small.root())).iter().any(|name| name.contains("restor")));
+}
+
+#[test]
+fn a_backup_by_a_pipe_is_restored_from_one_and_from_a_file_at_standard_input() {
+    let node = Node::new();
+    let ground = ground(&node);
+    let words = ["backup", "-", "--volumes", "--key-file", text(&ground.key)];
+    let sent = node.coppice(words).succeeded();
+    let bytes = sent.bytes.clone();
+    let is_restored = |other: &Node| {
+        let at = other.see(&other.root().join("volumes/shop/data/head/lines"));
+        assert_eq!(std::fs::read_to_string(at).unwrap().lines().count(), 2);
+        assert_eq!(other.coppice(["secret", "get", "token"]).succeeded().stdout, SECRET);
+        assert!(!names(&other.see(other.root())).iter().any(|name| name.contains("restor")));
+    };
+    let other = Node::new();
+    let words = ["restore", "-", "--key-file", text(&ground.key)];
+    other.coppice_fed(words.iter().chain(&["--check"]), &bytes).succeeded().printed_some("nothing was changed");
+    other.coppice_fed(words, &bytes[..bytes.len() / 2]).ended_with(2).complained("damaged or cut off");
+    other.coppice_fed(words, &bytes).succeeded();
+    is_restored(&other);
+    let other = Node::new();
+    let mut command = other.command(words);
+    command.stdin(std::fs::File::open(node.file("kept", &bytes)).unwrap());
+    Output::of(command).succeeded();
+    is_restored(&other);
+}
+
+/// Each row is on disk in the one file before it is written to the other, and that before the next; beside them, what takes its
+/// time to be copied.
+const WRITER: &str = r#"
+[service.writer]
+image = "box"
+command = ["sh", "-c", """
+[ -e /data/large ] || head -c 4000000 /dev/urandom > /data/large
+row=0
+while true; do
+  row=$((row + 1))
+  echo $row >> /data/first && sync -d /data/first && echo $row >> /data/second && sync -d /data/second
+done
+"""]
+volumes = ["data:/data"]
+stop_signal = "KILL"
+"#;
+
+const OTHER: &str = r#"
+[service.idle]
+image = "box"
+command = ["sleep", "1d"]
+stop_signal = "KILL"
+secrets = [{ secret = "changing", env = "CHANGING", on_rotate = "nothing" }]
+"#;
+
+/// Rows of a file of the writer's volume, which are 1, 2, 3 and so on.
+#[track_caller]
+fn rows(node: &Node, file: &str) -> u64 {
+    let detail = node.json(["volume", "inspect", "shop/data"]);
+    let text = std::fs::read_to_string(node.see(&Path::new(detail["path"].as_str().unwrap()).join(file)));
+    let text = text.unwrap_or_default();
+    for (number, line) in (1u64..).zip(text.lines()) {
+        assert_eq!(line, number.to_string(), "in {file}");
+    }
+    assert!(text.is_empty() || text.ends_with('\n'), "the last row of {file} is whole");
+    text.lines().count() as u64
+}
+
+/// What was there of everything that changes: rows, versions of the secret, releases.
+fn progress(node: &Node, other: &Project<'_>) -> [u64; 4] {
+    let versions = node.json(["secret", "history", "changing"]);
+    let newest = versions.as_array().unwrap().iter().filter_map(|version| version["version"].as_u64()).max().unwrap();
+    [rows(node, "first"), rows(node, "second"), newest, other.status().releases.newest.number]
+}
+
+#[test]
+fn a_backup_while_all_is_written_to_is_of_one_moment() {
+    let zfs = Node::with_settings(zfs::SETTINGS);
+    let _daemon = ZfsFuse::of(&zfs);
+    // A machine that has settings keeps those.
+    let nodes = [
+        (Node::new(), Node::new()),
+        (Node::on_btrfs(256 << 20), Node::on_btrfs(256 << 20)),
+        (zfs, Node::with_settings("")),
+    ];
+    for (node, there) in &nodes {
+        node.busybox_image();
+        let shop = Project::new(node, "shop", WRITER);
+        shop.up();
+        node.ok(["secret", "set", "changing", "--value", "value 1"]);
+        let other = Project::new(node, "other", OTHER);
+        other.up();
+        wait_until("it writes rows", || rows(node, "second") > 5);
+        let key = node.file("backup.key", [7; 32]);
+        std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+        let file = node.dir().join("backup");
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let goes_on = || !is_over.load(std::sync::atomic::Ordering::Relaxed);
+        let (before, after) = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in (2..).take_while(|_| goes_on()) {
+                    node.ok(["secret", "set", "changing", "--value", &format!("value {number}")]);
+                }
+            });
+            scope.spawn(|| {
+                for number in (2..).take_while(|_| goes_on()) {
+                    other.write(&format!("{OTHER}labels = {{ number = \"{number}\" }}\n"));
+                    other.coppice(&["up", "--timeout", "20s"]).succeeded();
+                }
+            });
+            wait_until("both go on", || {
+                let [_, _, versions, releases] = progress(node, &other);
+                versions > 2 && releases > 1
+            });
+            let before = progress(node, &other);
+            let done = node.coppice(["backup", text(&file), "--volumes", "--key-file", text(&key)]);
+            is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+            done.succeeded();
+            (before, progress(node, &other))
+        });
+        wait_until("the writer goes on", || rows(node, "second") > after[1]);
+        stop(node);
+
+        let words = ["restore", text(&file), "--key-file", text(&key)];
+        there.coppice(words.iter().chain(&["--check"])).succeeded().printed_some("volume shop/data");
+        there.coppice(words).succeeded();
+        // The writer does not start there, for want of its image.
+        let found = progress(there, &Project { node: there, dir: other.dir.clone(), app: other.app.clone() });
+        for at in 0..4 {
+            assert!((before[at]..=after[at]).contains(&found[at]), "{before:?}, {found:?}, {after:?}");
+        }
+        assert!(found[0] == found[1] || found[0] == found[1] + 1, "of one moment: {found:?}");
+        for version in there.json(["secret", "history", "changing"]).as_array().unwrap() {
+            let number = version["version"].to_string();
+            let value = there.coppice(["secret", "get", "changing", "--version", &number]).succeeded().stdout;
+            assert_eq!(value, format!("value {number}"));
+        }
+        assert_eq!(there.json(["history", "other"]).as_array().unwrap().len() as u64, found[3]);
+        stop(there);
+    }
 }

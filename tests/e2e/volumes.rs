@@ -2,12 +2,12 @@
 
 mod node;
 mod project;
-
-use std::process::{Child, Stdio};
+mod zfs;
 
 use node::{Node, Output};
 use project::{Project, wait_until};
 use serde_json::Value;
+use zfs::ZfsFuse;
 
 /// A counter that adds a line each time it starts, and lives on.
 const COUNTER: &str = r#"
@@ -21,34 +21,6 @@ stop_signal = "KILL"
 /// Nodes whose volumes are directories, and subvolumes.
 fn nodes() -> [Node; 2] {
     [Node::new(), Node::on_btrfs(256 << 20)]
-}
-
-/// A zfs-fuse in a node's mount namespace, and a pool `tank` of a file.
-struct ZfsFuse(Child);
-
-impl ZfsFuse {
-    fn of(node: &Node) -> Self {
-        let sh = |script: &str| {
-            let mut command = node.inside("sh");
-            command.args(["-c", script]).env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap()));
-            command
-        };
-        // As on a machine that systemd started: launchers follow. What daemons of its kind share is the node's own.
-        let own = "mount --make-rshared / && for at in /run/zfs /var/lib/zfs /var/lock/zfs; do mkdir -p $at && mount -t tmpfs tmpfs $at || exit; done";
-        Output::of(sh(own)).succeeded();
-        let mut daemon = sh("exec setpriv --pdeathsig KILL zfs-fuse --no-daemon --no-kstat-mount");
-        let daemon = daemon.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        wait_until("zfs-fuse answers", || sh("zpool list").output().unwrap().status.success());
-        Output::of(sh("truncate -s 256M pool && zpool create -m none tank $PWD/pool")).succeeded();
-        Self(daemon)
-    }
-}
-
-impl Drop for ZfsFuse {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn lines(node: &Node, shop: &Project<'_>) -> usize {
@@ -168,7 +140,7 @@ fn a_volume_is_sent_to_another_node_in_full_and_by_difference_and_nothing_half_o
         assert_eq!(seen(), "line\nline");
     }
     // And to a pool.
-    let zfs = Node::with_settings("[volumes]\nzfs = \"tank/coppice\"\n");
+    let zfs = Node::with_settings(zfs::SETTINGS);
     let _daemon = ZfsFuse::of(&zfs);
     for (volume, (full, difference)) in ["one", "two"].iter().zip(&streams) {
         zfs.ok(["volume", "receive", volume, "-i", full.to_str().unwrap()]);
@@ -200,7 +172,7 @@ fn owners(shop: &Project<'_>) -> String {
 
 #[test]
 fn containers_have_volumes_of_a_filesystem_without_id_maps_and_their_data_comes_back() {
-    let node = Node::with_settings("[volumes]\nzfs = \"tank/coppice\"\n");
+    let node = Node::with_settings(zfs::SETTINGS);
     let _daemon = ZfsFuse::of(&node);
     node.busybox_image();
     let first = KEEPER.replace("LINE", "[ -e /home/app/rows ] || echo 1 > /home/app/rows");

@@ -68,7 +68,10 @@ fn what_is_no_worker_is_refused_with_those_there_are_and_so_is_a_second_run_at_a
         let refused = node.coppice(["run-worker", "shop", name]).complained(why).complained("has the workers seed");
         assert_eq!(refused.code, 2, "{name}");
     }
-    assert_eq!(node.coppice(["run-worker", "nope", "seed"]).complained("no app").code, 1);
+    node.coppice(["run-worker", "nope", "seed"]).ended_with(2).complained("no app \"nope\": `coppice apps`");
+    node.coppice(["run-worker", "--json", "nope/seed"]).ended_with(2).complained("no app");
+    // Its exit codes are a worker's: here there is none.
+    node.coppice(["run-worker", "seed"]).ended_with(2).complained("cannot read coppice.toml");
     shop.shell("web-1", "touch /data/wait");
     assert_eq!(node.ok(["run-worker", "--detach", "shop", "seed"]), "shop.seed.run-1");
     let busy = shop.coppice(&["run-worker", "seed"]).complained("shop.seed.run-1 is still going on");

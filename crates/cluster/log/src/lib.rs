@@ -42,4 +42,4 @@ mod store;
 mod wal;
 
 pub use database::{FILE, StorageError};
-pub use log::{COMMAND_MAX, CopyError, Log, OpenError, ProposeError, Settings, SnapshotError};
+pub use log::{COMMAND_MAX, CopyError, Held, Log, OpenError, ProposeError, Settings, SnapshotError};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use coppice_state::{Applied, Command, NodeId, Rejection, State};
 use openraft::error::{ClientWriteError, RaftError};
 use openraft::{BasicNode, ServerState};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::StorageError;
 use crate::consensus::{Answer, NoNetwork, Raft, config};
@@ -106,6 +106,14 @@ struct Shared {
     settings: Settings,
     published: Arc<watch::Sender<Arc<State>>>,
     engine: Mutex<Slot>,
+    /// Whose proposals are under way read it.
+    proposing: Arc<RwLock<()>>,
+}
+
+/// While it is there, the state is what it is: proposals wait.
+#[must_use]
+pub struct Held {
+    _proposing: OwnedRwLockWriteGuard<()>,
 }
 
 enum Slot {
@@ -134,7 +142,8 @@ impl Log {
         let published = Arc::new(watch::Sender::new(Arc::default()));
         let engine = Engine::start(dir, node, &settings, &published).await?;
         let engine = Mutex::new(Slot::Running(engine));
-        Ok(Log { shared: Arc::new(Shared { dir: dir.to_owned(), node, settings, published, engine }) })
+        let proposing = Arc::default();
+        Ok(Log { shared: Arc::new(Shared { dir: dir.to_owned(), node, settings, published, engine, proposing }) })
     }
 
     /// Adds `command` to the log. Returns when it is durable and applied, with what it did.
@@ -145,6 +154,7 @@ impl Log {
         if size > COMMAND_MAX {
             return Err(ProposeError::TooLarge { size });
         }
+        let _proposing = self.shared.proposing.read().await;
         let mut retried = false;
         loop {
             let Some(engine) = self.shared.running().await? else { return Err(ProposeError::ShutDown) };
@@ -170,6 +180,12 @@ impl Log {
                 }
             }
         }
+    }
+
+    /// Has the state stay as it is for as long as what is answered is kept: proposals wait. Resolves when those that are under
+    /// way have ended. Who holds it proposes nothing.
+    pub async fn hold(&self) -> Held {
+        Held { _proposing: self.shared.proposing.clone().write_owned().await }
     }
 
     /// The state after the last applied command. It does not change; ask again for a newer one.

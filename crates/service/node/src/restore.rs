@@ -17,7 +17,9 @@ mod content;
 mod volumes;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Seek};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -39,10 +41,16 @@ use content::Content;
 /// Before the names of what a restore has kept.
 const KEPT: &str = "before-restore-";
 
+/// The path of a backup that comes by standard input.
+const STDIN: &str = "-";
+/// What comes by a pipe, in the root, until it is open.
+const SPOOL: &str = ".restore-input";
+
 /// What to restore, and where.
 #[derive(Clone, Debug)]
 pub struct RestoreOptions {
     pub root: PathBuf,
+    /// `-`: standard input.
     pub file: PathBuf,
     /// Has the key that the backup is sealed with.
     pub key_file: Option<PathBuf>,
@@ -59,6 +67,15 @@ pub enum RestoreError {
     NotRoot,
     #[error("cannot read {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error(
+        "{} is neither a file nor a pipe: name what `coppice backup FILE` wrote, or `-` for standard input", path.display()
+    )]
+    NoFile { path: PathBuf },
+    #[error(
+        "cannot keep what is read from {} in {}, to look at all of it first: {source}; free some space there, or name a file; \
+         nothing was changed", path.display(), folder.display()
+    )]
+    Spool { path: PathBuf, folder: PathBuf, source: io::Error },
     #[error("{}: {source}", path.display())]
     Backup { path: PathBuf, source: coppice_backup::OpenError },
     #[error("{}: {why}; nothing was changed", path.display())]
@@ -93,10 +110,14 @@ impl RestoreError {
     /// What was given is wrong, or is not for now, rather than this machine.
     pub fn is_input(&self) -> bool {
         match self {
-            Self::File { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::File { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+            }
             Self::Backup { source, .. } => !matches!(source, coppice_backup::OpenError::Io(_)),
             Self::Replace(error) => matches!(error, ReplaceError::Entry { .. } | ReplaceError::Tar(_)),
+            Self::Spool { .. } => false,
             Self::NotRoot
+            | Self::NoFile { .. }
             | Self::Content { .. }
             | Self::Key(_)
             | Self::Root(_)
@@ -125,8 +146,7 @@ pub async fn restore(options: &RestoreOptions) -> Result<RestoreReply, RestoreEr
         return Err(RestoreError::NotRoot);
     }
     let wrong = |source| RestoreError::Backup { path: options.file.clone(), source };
-    let file = File::open(&options.file).map_err(|source| RestoreError::File { path: options.file.clone(), source })?;
-    let mut backup = Backup::open(file).map_err(wrong)?;
+    let mut backup = Backup::open(opened(options)?).map_err(wrong)?;
     let key = options.key_file.as_deref().map(Key::read).transpose()?;
     backup.admits(key.as_ref()).map_err(wrong)?;
 
@@ -169,6 +189,38 @@ pub async fn restore(options: &RestoreOptions) -> Result<RestoreReply, RestoreEr
     reply.restored = true;
     reply.words.extend(key_word(&root, &settings, &state));
     Ok(reply)
+}
+
+/// The backup as a file that can be read twice: what comes by a pipe is kept below the root, without a name, until then.
+fn opened(options: &RestoreOptions) -> Result<File, RestoreError> {
+    let path = options.file.clone();
+    let opened = match path == Path::new(STDIN) {
+        true => io::stdin().as_fd().try_clone_to_owned().map(File::from),
+        false => File::open(&path),
+    };
+    let typed = opened.and_then(|file| file.metadata().map(|found| (file, found.file_type())));
+    let (mut file, kind) = typed.map_err(|source| RestoreError::File { path: path.clone(), source })?;
+    if kind.is_file() {
+        return Ok(file);
+    }
+    if !kind.is_fifo() && !kind.is_socket() {
+        return Err(RestoreError::NoFile { path });
+    }
+    let folder = Root::prepare(&options.root)?.path().to_owned();
+    let spooled = spool(&mut file, &folder.join(SPOOL));
+    spooled.map_err(|source| RestoreError::Spool { path, folder, source })
+}
+
+fn spool(from: &mut File, at: &Path) -> io::Result<File> {
+    match fs::remove_file(at) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options().read(true).write(true).create_new(true).mode(0o600).open(at)?;
+    fs::remove_file(at)?;
+    io::copy(from, &mut file)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 /// Does what a restore that was cut short has left to do, and gives the settings of the node that is then. Called by whoever

@@ -28,3 +28,20 @@ async fn a_copy_opens_as_the_log_was_when_it_was_made_and_the_log_goes_on() {
     let other = Log::open(there.path(), NodeId(NODE.0 + 1)).await.map(drop).unwrap_err();
     assert!(matches!(other, OpenError::Storage(StorageError::OtherNode { .. })), "{other}");
 }
+
+#[tokio::test]
+async fn while_it_is_held_a_log_does_not_change_and_what_waited_goes_on() {
+    let here = tempfile::tempdir().unwrap();
+    let log = open(here.path()).await;
+    log.propose(release(1, 0)).await.unwrap();
+    let held = log.hold().await;
+    let (there, other) = (tempfile::tempdir().unwrap(), log.clone());
+    let waiting = tokio::spawn(async move { other.propose(release(2, 0)).await });
+    tokio::task::yield_now().await;
+    log.copy_to(there.path()).await.unwrap();
+    assert_eq!((releases_in(&log.read()), waiting.is_finished()), (1, false));
+    drop(held);
+    waiting.await.unwrap().unwrap();
+    assert_eq!(releases_in(&log.read()), 2);
+    log.shutdown().await;
+}

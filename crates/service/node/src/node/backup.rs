@@ -1,8 +1,8 @@
 //! A backup of a node that goes on meanwhile.
 //!
 //! The log is copied and volumes get a snapshot first, all of one state of the node: where that has changed in between, they are
-//! taken once more. What takes long, sending the data, is done from those. The snapshots, and the copy, are gone when it ends,
-//! however it ends.
+//! taken once more, and the last time nothing may change. What takes long, sending the data, is done from those. The snapshots,
+//! and the copy, are gone when it ends, however it ends.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
@@ -30,8 +30,8 @@ const FOLDER: &str = "backup";
 const TAKEN: &str = "backup-";
 /// On such a snapshot, its own name: what inherits the stamp has another.
 const STAMP: &str = "taken_for_backup";
-/// How often it is tried to have all of one state.
-const TRIES: u32 = 5;
+/// How often it is tried to have all of one state while that may change; then changes wait until it is taken.
+const TRIES: u32 = 2;
 
 /// Why there is no backup. The node is as it was.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +46,6 @@ pub enum BackupError {
     NoKey(PathBuf),
     #[error("another backup is being made: wait until it is done")]
     Busy,
-    #[error("apps were changed {TRIES} times while their state was copied: try again in a moment")]
-    Restless,
     #[error("cannot copy the log: {0}")]
     Log(#[from] coppice_log::CopyError),
     #[error("cannot write the backup: {0}")]
@@ -59,7 +57,7 @@ impl BackupError {
         match self {
             Self::NotRoot(_) => ErrorKind::Forbidden,
             Self::Key(_) | Self::NoKey(_) => ErrorKind::Invalid,
-            Self::Busy | Self::Restless => ErrorKind::Conflict,
+            Self::Busy => ErrorKind::Conflict,
             Self::Write(source) if source.kind() == io::ErrorKind::StorageFull => ErrorKind::NoSpace,
             Self::Log(_) | Self::Write(_) => ErrorKind::Internal,
         }
@@ -114,19 +112,20 @@ impl Node {
         let mut prepared = cleared.await.map_err(|error| NodeError::Invalid(error.to_string()))?;
         // The keys are those that the log is sealed with.
         let _changing = self.containers.secrets.changing.lock().await;
-        for _ in 0..TRIES {
+        for turn in 0.. {
+            let held = if turn == TRIES { Some(self.log.hold().await) } else { None };
             let before = self.log.read().revision();
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&prepared.folder);
             made.map_err(BackupError::Write)?;
             self.log.copy_to(&prepared.folder).await.map_err(BackupError::Log)?;
             prepared.read_files(self).map_err(BackupError::Write)?;
             prepared.manifest.volumes = self.known_volumes(volumes, prepared.manifest.created_ms).await?;
-            if self.log.read().revision() == before {
-                return Ok(prepared);
+            if held.is_some() || self.log.read().revision() == before {
+                break;
             }
             prepared.clear();
         }
-        Err(BackupError::Restless.into())
+        Ok(prepared)
     }
 
     /// All volumes; with `take`, each with a snapshot of what it is now.
@@ -167,15 +166,11 @@ impl Node {
 
     /// Takes a snapshot of one moment; where its storage cannot, those who write there wait meanwhile.
     async fn snapshot_at_once(&self, name: &DatasetName, snapshot: &SnapshotName) -> Result<(), NodeError> {
-        let mut frozen = Vec::new();
-        if self.containers.volumes.kind() == Kind::Directory {
-            for container in self.writers_of(name) {
-                // One that is paused already is somebody else's to wake; one that has ended writes nothing.
-                if self.containers.set_paused(&container, true).await.is_ok() {
-                    frozen.push(container);
-                }
-            }
-        }
+        let writers = match self.containers.volumes.kind() {
+            Kind::Directory => self.writers_of(name),
+            _ => Vec::new(),
+        };
+        let frozen = self.containers.freeze(writers).await?;
         let (name, snapshot) = (name.clone(), snapshot.clone());
         let taken = self.on_volumes(move |containers| {
             let mut stamps = Stamps::default();
@@ -187,11 +182,7 @@ impl Node {
             }
         });
         let taken = taken.await;
-        for container in frozen {
-            if let Err(error) = self.containers.set_paused(&container, false).await {
-                tracing::warn!(container = %container.name(), %error, "it stays paused: `coppice unpause` wakes it");
-            }
-        }
+        self.containers.thaw(frozen).await;
         taken
     }
 

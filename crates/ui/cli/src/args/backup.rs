@@ -24,7 +24,7 @@ pub(crate) struct BackupArgs {
 /// `coppice node stop --all`.
 #[derive(Args, Debug)]
 pub(crate) struct RestoreArgs {
-    /// The backup
+    /// The backup; `-` is standard input
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// The key that it is sealed with

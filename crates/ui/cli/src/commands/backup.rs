@@ -8,7 +8,7 @@ use coppice_api::RestoreReply;
 use coppice_base::{Bytes, Timestamp};
 
 use crate::args::{BackupArgs, RestoreArgs};
-use crate::commands::volume::transfer::{to_file, write_out};
+use crate::commands::volume::transfer::{refuse_no_place, to_file, write_out};
 use crate::error::{CommandError, CommandResult, eprint_all};
 use crate::output::{moment, visible};
 use crate::settings::Settings;
@@ -21,6 +21,9 @@ pub(crate) async fn backup(settings: &Settings, args: BackupArgs) -> CommandResu
     let to_stdout = args.file == Path::new("-");
     if to_stdout && io::stdout().is_terminal() {
         return Err(CommandError::usage("a backup is not for a terminal", "name a file, or use a pipe"));
+    }
+    if !to_stdout {
+        refuse_no_place(&args.file)?;
     }
     let here = CommandError::file("cannot find the current directory");
     let key_file = args.key_file.as_deref().map(std::path::absolute).transpose().map_err(here)?;

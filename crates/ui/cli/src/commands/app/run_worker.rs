@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use coppice_api::LogQuery;
-use coppice_client::{Client, LogFilter};
+use coppice_api::{ErrorKind, LogQuery};
+use coppice_client::{Client, ClientError, LogFilter};
 
 use crate::args::RunWorkerArgs;
 use crate::commands::container::logs::{Merge, Printer};
@@ -16,7 +16,7 @@ use crate::{daemon, place};
 pub(crate) async fn run(settings: &Settings, args: RunWorkerArgs) -> CommandResult {
     let (app, worker) = named(settings, &args)?;
     let client = daemon::client(settings).await?;
-    let begun = client.run_worker(&app, &worker).await?;
+    let begun = client.run_worker(&app, &worker).await.map_err(refused)?;
     if args.detach {
         if settings.json {
             settings.print_json(&begun)?;
@@ -35,6 +35,16 @@ pub(crate) async fn run(settings: &Settings, args: RunWorkerArgs) -> CommandResu
         eprint_all(&format!("{} {}\n", settings.stderr.paint(Paint::Red, "error:"), visible(error)));
     }
     Ok(ExitCode::from(ended.code))
+}
+
+/// What is not there was not run, which the exit code of a worker does not say.
+fn refused(error: ClientError) -> CommandError {
+    match error {
+        ClientError::Api(error) if error.kind == ErrorKind::NotFound => {
+            CommandError::Usage { what: error.message, help: None }
+        }
+        other => other.into(),
+    }
 }
 
 /// The app and the worker: both named, `APP/WORKER`, or one of the manifest here.

@@ -22,6 +22,9 @@ pub(crate) async fn send(settings: &Settings, args: VolumeSendArgs) -> CommandRe
     if args.output.is_none() && io::stdout().is_terminal() {
         return Err(CommandError::usage("a volume is not for a terminal", "name a file by -o, or use a pipe"));
     }
+    if let Some(path) = &args.output {
+        refuse_no_place(path)?;
+    }
     let (volume, snapshot) = match args.volume.split_once('@') {
         Some((volume, snapshot)) => (volume, Some(snapshot.to_owned())),
         None => (args.volume.as_str(), None),
@@ -50,9 +53,7 @@ pub(crate) async fn send(settings: &Settings, args: VolumeSendArgs) -> CommandRe
 
 pub(crate) async fn receive(settings: &Settings, args: VolumeReceiveArgs) -> CommandResult {
     let stream = match &args.input {
-        Some(path) => {
-            Upload::new(File::open(path).map_err(CommandError::file(format!("cannot read {}", path.display())))?)
-        }
+        Some(path) => Upload::new(readable(path)?),
         None if io::stdin().is_terminal() => {
             return Err(CommandError::usage("a volume is not typed", "name a file by -i, or use a pipe"));
         }
@@ -73,8 +74,22 @@ pub(crate) async fn receive(settings: &Settings, args: VolumeReceiveArgs) -> Com
     Ok(ExitCode::SUCCESS)
 }
 
-/// Writes beside, and gives it its name when it is whole.
-pub(crate) async fn to_file(download: Download, path: &Path, mode: u32) -> Result<(), CommandError> {
+/// A file or pipe that can be read from.
+fn readable(path: &Path) -> Result<File, CommandError> {
+    let opened = File::open(path).and_then(|file| match file.metadata()?.is_dir() {
+        true => Err(io::ErrorKind::IsADirectory.into()),
+        false => Ok(file),
+    });
+    opened.map_err(|error| {
+        CommandError::usage(
+            format!("cannot read {}: {error}", path.display()),
+            "name a file that `coppice volume send` wrote",
+        )
+    })
+}
+
+/// Refuses a path that no file can be put at, before anybody has worked for it.
+pub(crate) fn refuse_no_place(path: &Path) -> Result<(), CommandError> {
     // The last step would put a file in the place of a device, a pipe or a folder.
     if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return Err(CommandError::usage(
@@ -82,6 +97,22 @@ pub(crate) async fn to_file(download: Download, path: &Path, mode: u32) -> Resul
             "name another, or write to standard output into a pipe or a device",
         ));
     }
+    let folder = folder_of(path);
+    match std::fs::metadata(folder) {
+        Ok(found) if found.is_dir() => Ok(()),
+        _ => Err(CommandError::usage(
+            format!("cannot write {}: there is no folder {}", path.display(), folder.display()),
+            "make it first (`mkdir -p`), or name another place",
+        )),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Writes beside, and gives it its name when it is whole.
+pub(crate) async fn to_file(download: Download, path: &Path, mode: u32) -> Result<(), CommandError> {
     let mut part = path.as_os_str().to_owned();
     part.push(PART);
     let failed = |source| CommandError::file(format!("cannot write {}", path.display()))(source);
@@ -99,8 +130,7 @@ pub(crate) async fn to_file(download: Download, path: &Path, mode: u32) -> Resul
 
 fn put_in_place(part: &Path, path: &Path) -> io::Result<()> {
     std::fs::rename(part, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+    File::open(folder_of(path))?.sync_all()
 }
 
 pub(crate) async fn write_out(mut download: Download, out: &mut impl Write) -> Result<(), CommandError> {
