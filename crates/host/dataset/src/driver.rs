@@ -111,7 +111,7 @@ pub(crate) trait Driver: Debug + Send + Sync {
     /// Makes what was staged a snapshot; of a dataset that is there, or of one that is not, whose head it is, too.
     fn admit(&self, staging: &Staging, at: &Place, is_new: bool, came: &Came<'_>) -> Result<(), DatasetError>;
 
-    /// Takes away what is left of it.
+    /// Takes away what is left of it. What cannot be, [`stage`](Self::stage) tries to each time, and goes on without.
     fn discard(&self, staging: Staging) -> Result<(), DatasetError>;
 
     /// Bytes on disk of the head.

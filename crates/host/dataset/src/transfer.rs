@@ -110,8 +110,9 @@ impl Store {
             }
             self.driver.admit(&staging, &self.hold(name)?.place, false, &came)
         });
-        // What was admitted left nothing there but the folder.
-        self.driver.discard(staging)?;
+        // What was admitted left nothing there but the folder. What cannot be taken away now, the next one does: it changes nothing
+        // of what was done here.
+        let _ = self.driver.discard(staging);
         admitted.map(|()| Received { snapshot, made })
     }
 
@@ -123,8 +124,10 @@ impl Store {
     ) -> Result<(), DatasetError> {
         let (tree, staging) = self.driver.view(at, snapshot)?;
         let done = open(&tree).and_then(|tree| work(tree.as_fd()));
-        let discarded = staging.map_or(Ok(()), |staging| self.driver.discard(staging));
-        done.and(discarded)
+        if let Some(staging) = staging {
+            let _ = self.driver.discard(staging);
+        }
+        done
     }
 }
 

@@ -53,6 +53,9 @@ const FUSE_WRITE: u64 = 128 << 10;
 const TRIES: u32 = 250;
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Once, or as often as it takes.
+type Trying<'t> = dyn Fn(&mut dyn FnMut() -> Result<(), DatasetError>) -> Result<(), DatasetError> + 't;
+
 #[derive(Debug)]
 pub(crate) struct Zfs {
     base: String,
@@ -177,6 +180,16 @@ impl Zfs {
     /// The dataset that is mounted there; no app's.
     fn staged(&self, staging: &Staging) -> String {
         format!("{}/_staging-{}", self.base, staging.token)
+    }
+
+    /// `trying` does the step that can find it busy.
+    fn take_away(&self, staging: Staging, trying: &Trying<'_>) -> Result<(), DatasetError> {
+        let dataset = self.staged(&staging);
+        hide(&staging.tree())?;
+        if !objects(&dataset)?.is_empty() {
+            trying(&mut || self.dissolve(&dataset))?;
+        }
+        fs::remove_dir_all(&staging.folder).map_err(DatasetError::io("remove", &staging.folder))
     }
 
     /// Clones below the base, with what they are of.
@@ -464,7 +477,8 @@ impl Driver for Zfs {
 
     fn stage(&self, base: Option<(&Place, &SnapshotName)>) -> Result<Staging, DatasetError> {
         for left in left_behind(&self.root)? {
-            self.discard(left)?;
+            // One that is in use still is in nobody's way: this one has a name of its own.
+            let _ = self.take_away(left, &|work| work());
         }
         let from = match base {
             None => None,
@@ -488,7 +502,7 @@ impl Driver for Zfs {
         match staged {
             Ok(()) => Ok(staging),
             Err(error) => {
-                self.discard(staging)?;
+                let _ = self.discard(staging);
                 Err(error)
             }
         }
@@ -523,12 +537,7 @@ impl Driver for Zfs {
     }
 
     fn discard(&self, staging: Staging) -> Result<(), DatasetError> {
-        let dataset = self.staged(&staging);
-        hide(&staging.tree())?;
-        if !objects(&dataset)?.is_empty() {
-            patiently(|| self.dissolve(&dataset))?;
-        }
-        fs::remove_dir_all(&staging.folder).map_err(DatasetError::io("remove", &staging.folder))
+        self.take_away(staging, &|work| patiently(work))
     }
 
     fn size(&self, at: &Place) -> Result<u64, DatasetError> {

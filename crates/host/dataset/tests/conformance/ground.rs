@@ -163,6 +163,12 @@ impl Drop for Ground {
         if let Some(mut daemon) = self.daemon.take() {
             let _ = daemon.kill();
             let _ = daemon.wait();
+            // A thread that looks into what it has left could wait for it.
+            let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+            let places = mounts.lines().rev().filter_map(|line| line.split(' ').nth(4)).map(Path::new);
+            for place in places.filter(|place| place.starts_with(&self.mount)) {
+                let _ = coppice_linux::detach(place);
+            }
         } else {
             run("umount", &["--lazy", self.mount.to_str().unwrap()]);
         }

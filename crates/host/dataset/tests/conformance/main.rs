@@ -5,6 +5,7 @@ mod ground;
 mod hostile;
 mod owners;
 mod properties;
+mod renames;
 mod transfer;
 mod trees;
 mod zfs;
