@@ -19,8 +19,8 @@ use coppice_api::ErrorKind;
 use coppice_base::{Clock, ContainerId, Name, Random, SystemRandom};
 use coppice_container::Network;
 use coppice_network::{
-    Address, Asserted, Backend, Bridge, BridgeConfig, Ipam, LinkName, PortKey, Published, RulesWatch, StaleDatagrams,
-    Subnet4, Subnet6, Wanted, hold_port, resolv_conf,
+    Address, Asserted, Backend, Bridge, BridgeConfig, Ipam, LinkName, PortKey, Published, RulesWatch, Subnet4, Subnet6,
+    Wanted, hold_port, resolv_conf,
 };
 use coppice_spec::{PortSpec, Protocol};
 use tokio::io::unix::AsyncFd;
@@ -88,7 +88,7 @@ pub(crate) struct NodeNetwork {
     /// Locked before the bridge.
     rules: Mutex<Rules>,
     /// Flows of datagrams that a thread is about to forget.
-    stale: Arc<Mutex<Option<StaleDatagrams>>>,
+    stale: Arc<Mutex<rules::Forgetting>>,
     /// Use BPF where the kernel has it.
     bpf: bool,
     /// And have it lead published ports.

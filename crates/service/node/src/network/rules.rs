@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use coppice_bpf::BridgeInfo;
 use coppice_network::{Beyond, Drops, LinkName, Policy, Published, StaleDatagrams, TrafficClasses, VirtualService};
@@ -14,6 +15,16 @@ use serde::{Deserialize, Serialize};
 use super::fast_path::Led;
 use super::{NetworkError, NodeNetwork, Routes, Work, rules_file};
 use crate::root::replace_file;
+
+/// Between two readings of all that the kernel tracks, which takes 40 ms of a processor.
+const FORGET_PAUSE: Duration = Duration::from_millis(500);
+
+/// Flows that a thread is about to have the kernel forget.
+#[derive(Default)]
+pub(super) struct Forgetting {
+    next: Option<StaleDatagrams>,
+    last: Option<Instant>,
+}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Rules {
@@ -78,21 +89,31 @@ impl NodeNetwork {
         Ok(())
     }
 
-    /// Has a thread forget these flows; of several that wait, the last stands for all.
+    /// Has a thread forget these flows; of several that wait, the last stands for all. The first is forgotten at once, and
+    /// while instances come and go, one after the other, the kernel's whole table is not read for each.
     fn forget_soon(&self, stale: StaleDatagrams) {
         let waiting = Arc::clone(&self.stale);
-        if waiting.lock().expect("no panic holds this lock").replace(stale).is_some() {
-            return;
-        }
+        let since = {
+            let mut waiting = waiting.lock().expect("no panic holds this lock");
+            if waiting.next.replace(stale).is_some() {
+                return;
+            }
+            waiting.last.map(|last| last.elapsed())
+        };
         let forget = move || {
+            std::thread::sleep(since.map_or(Duration::ZERO, |since| FORGET_PAUSE.saturating_sub(since)));
             // While one is forgotten another may come: it has a thread of its own then.
-            let Some(stale) = waiting.lock().expect("no panic holds this lock").take() else { return };
-            if let Err(error) = stale.forget() {
+            let stale = {
+                let mut waiting = waiting.lock().expect("no panic holds this lock");
+                waiting.last = Some(Instant::now());
+                waiting.next.take()
+            };
+            if let Some(Err(error)) = stale.map(|stale| stale.forget()) {
                 tracing::warn!(%error, "datagrams may go to an instance that has left, until their senders pause");
             }
         };
         if let Err(error) = std::thread::Builder::new().name("datagrams".to_owned()).spawn(forget) {
-            self.stale.lock().expect("no panic holds this lock").take();
+            self.stale.lock().expect("no panic holds this lock").next = None;
             tracing::warn!(%error, "datagrams may go to an instance that has left, until their senders pause");
         }
     }
