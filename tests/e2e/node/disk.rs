@@ -64,10 +64,15 @@ impl Node {
                 Err(errno) => panic!("the filler cannot grow: {errno}"),
             }
         }
+        let mut grew = false;
         for size in [4096, SMALL, 1] {
-            while file.write_all(&vec![0; size]).is_ok() {}
+            while file.write_all(&vec![0; size]).is_ok() {
+                grew = true;
+            }
         }
-        let _ = file.sync_all();
+        if grew {
+            let _ = file.sync_all();
+        }
         let room = |part: &PathBuf| std::fs::write(part, [0; SMALL]).is_ok();
         let mut parts = (0..).map(|number| self.filler(&format!("-{number}"))).filter(|part| !part.exists());
         while parts.next().is_some_and(|part| room(&part)) {}

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use crate::app::{App, RolloutEvents};
 
 /// Between two tries to write to a log that does not take it.
-const AGAIN: Duration = Duration::from_millis(500);
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// The rollouts that go on here.
 pub(crate) struct Rollouts {
