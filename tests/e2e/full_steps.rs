@@ -315,7 +315,7 @@ fn a_daemon_that_dies_while_the_disk_is_full_goes_on_when_there_is_room() {
     }
 }
 
-/// Two of what it writes fit on the disk, three do not.
+/// It writes more than there will be room for a second time.
 const LARGE: &str = r#"
 [service.web]
 image = "box"
@@ -358,4 +358,25 @@ fn data_that_does_not_fit_twice_leaves_the_old_release_awake_and_the_room_that_t
     std::fs::remove_file(node.see(&node.root().join("ballast"))).unwrap();
     shop.up();
     assert_eq!(shop.shell("web-1", "echo $RELEASE; cat /notes/more"), "two\nworks\n");
+}
+
+#[test]
+fn what_cannot_be_written_down_as_paused_is_not_paused() {
+    let node = Node::on_ext4(64 << 20);
+    node.busybox_image();
+    let shop = Project::new(&node, "shop", &LARGE.replace("NAME", "one"));
+    shop.up();
+    node.fill();
+    node.coppice(["pause", "shop.web-1"])
+        .ended_with(1)
+        .complained("cannot pause container shop.web-1")
+        .complained("free some space");
+    assert!(node.http("http://127.0.0.1:8080/large").is_some(), "it goes on");
+    node.free();
+    node.ok(["pause", "shop.web-1"]);
+    node.fill();
+    // To wake it, nothing has to be written.
+    node.ok(["unpause", "shop.web-1"]);
+    assert!(node.http("http://127.0.0.1:8080/large").is_some());
+    node.free();
 }
