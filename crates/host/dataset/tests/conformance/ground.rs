@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use coppice_base::Name;
 use coppice_dataset::{DatasetName, Kind, SnapshotName, Stamps, Store};
@@ -32,6 +33,15 @@ pub(crate) struct Ground {
     mount: PathBuf,
     pub(crate) folder: tempfile::TempDir,
     daemon: Option<Child>,
+    /// Goes last.
+    _turn: Option<MutexGuard<'static, ()>>,
+}
+
+/// Tests that are threads of one process have one zfs-fuse at a time: each has the whole machine's disks written now and then, and
+/// waits for the others', which wait for it.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ground {
@@ -48,6 +58,7 @@ impl Ground {
             run("mount", &["-o", "loop", image.to_str().unwrap(), at]);
         };
         let mut daemon = None;
+        let turn = (on == On::Zfs).then(turn);
         match on {
             On::Btrfs => make("mkfs.btrfs", 256 << 20, &["-q"]),
             On::Xfs => make("mkfs.xfs", 512 << 20, &["-q", "-m", "reflink=1"]),
@@ -66,7 +77,7 @@ impl Ground {
             On::Xfs | On::Tmpfs => Kind::Directory,
         };
         assert_eq!(store.kind(), kind);
-        Self { store, on, mount, folder, daemon }
+        Self { store, on, mount, folder, daemon, _turn: turn }
     }
 
     /// A dataset of app `shop` with one file in it.
