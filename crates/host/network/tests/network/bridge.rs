@@ -258,7 +258,7 @@ fn a_container_does_not_get_out_by_ipv6_it_gave_itself() {
     assert!(inside.tcp_fails(out, 81));
     machine.host.program("nft delete table inet coppice-t1");
     // It asks, and is asked, who has which address, which its port does not pass on.
-    machine.host.program("ip neigh add fd01::2 lladdr 02:c0:0a:58:00:02 dev copt1");
+    machine.host.program("ip neigh replace fd01::2 lladdr 02:c0:0a:58:00:02 dev copt1");
     assert_eq!(inside.tcp(out, 81), "", "the test would see it");
 }
 
