@@ -146,10 +146,17 @@ pub(crate) fn app_status(app: &App) -> AppStatus {
     let working = members(&tree.root).into_iter().any(|child| {
         matches!(child.state, ChildState::Running { .. }) && wanted.spec().workers.contains_key(child.key.as_str())
     });
-    // One that was started a moment ago has yet to show that it stays; all the more after a failure.
+    // One that was started a moment ago has yet to show that it stays, unless its health check did; all the more after a
+    // failure.
     let now = app.now();
+    let is_healthy =
+        |key: &str| app.view(key).container.is_some_and(|container| container.health() == HealthState::Healthy);
     let shaky = members(&tree.root).into_iter().any(|child| {
-        let until_believed = if child.attempt > 0 { STEADY } else { STANDING };
+        let until_believed = match child.attempt {
+            0 if is_healthy(&child.key) => Duration::ZERO,
+            0 => STANDING,
+            _ => STEADY,
+        };
         matches!(child.state, ChildState::Running { .. }) && now.since(child.since) < until_believed
     });
     let settled = match tree.overall {
