@@ -91,6 +91,28 @@ fn a_container_with_a_policy_that_failed_while_the_daemon_was_away_is_started_ag
 }
 
 #[test]
+fn the_daemon_comes_before_what_it_runs_and_what_it_runs_does_not() {
+    let node = Node::with_busybox();
+    node.ok(["run", "-d", "--name", "a", "--network=none", "box", "sleep", "1000"]);
+    // Name and niceness of each thread (`man 5 proc`: the second and the nineteenth field).
+    let threads = |pid: u32| -> Vec<(String, i32)> {
+        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+        let of = |stat: String| {
+            let (head, tail) = stat.rsplit_once(") ").unwrap();
+            (head.split_once('(').unwrap().1.to_owned(), tail.split(' ').nth(16).unwrap().parse().unwrap())
+        };
+        stats.map(of).collect()
+    };
+    let own = threads(node.daemon_pid());
+    for first in ["tokio-", "coppice-log-db"] {
+        assert!(own.iter().any(|(name, nice)| name.starts_with(first) && *nice == -10), "{own:?}");
+    }
+    assert_eq!(threads(pid(&node, "a"))[0].1, 0);
+    assert!(threads(node.launcher_pid()).iter().all(|(_, nice)| *nice == 0));
+}
+
+#[test]
 fn a_container_that_was_asked_down_stays_down_after_the_daemon_returns() {
     let node = Node::with_busybox();
     node.ok(["run", "-d", "--name", "a", "--restart=always", "--network=none", "box", "sleep", "1000"]);

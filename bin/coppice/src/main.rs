@@ -32,7 +32,9 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 /// The node daemon, until it is told to stop.
 fn node(options: NodeOptions) -> ExitCode {
     log_to_stderr();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(WORKERS).on_thread_start(coppice_linux::come_first);
+    let runtime = runtime.enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),

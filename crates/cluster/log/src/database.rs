@@ -425,6 +425,9 @@ pub(crate) struct DatabaseThread {
     path: PathBuf,
 }
 
+/// Niceness of the thread, which starts no other.
+const FIRST: i32 = -10;
+
 impl DatabaseThread {
     /// Starts the thread and opens the database on it.
     pub(crate) async fn open(dir: &Path, node: u64) -> Result<Self, StorageError> {
@@ -434,6 +437,8 @@ impl DatabaseThread {
         let dir = dir.to_owned();
         let spawned: io::Result<JoinHandle<()>> =
             std::thread::Builder::new().name("coppice-log-db".to_owned()).spawn(move || {
+                // Who waits for an entry is not to wait for what runs. Without CAP_SYS_NICE it does.
+                let _ = rustix::process::setpriority_process(None, FIRST);
                 let mut database = match Database::open(&dir, node) {
                     Ok(database) => database,
                     Err(error) => return drop(opened.send(Err(error))),

@@ -43,9 +43,9 @@ pub use namespace::{
 };
 pub use process::{
     CloneArgs, ExecArgs, Forked, Rlimit, SignalSet, SingleThread, Wait, block_all_signals, clone3, close_from_on_exec,
-    close_others, exec, exit_now, fork, ignore_signals, join_new_session_keyring, kill, make_user_namespace,
-    new_session, prlimit, reset_signals, send_signal, set_dumpable, set_no_new_privileges, set_parent_death_signal,
-    wait_any_child, wait_pidfd, wait_signal, write_id_maps,
+    close_others, come_first, exec, exit_now, fork, ignore_signals, join_new_session_keyring, kill,
+    make_user_namespace, new_session, prlimit, reset_signals, send_signal, set_dumpable, set_no_new_privileges,
+    set_parent_death_signal, wait_any_child, wait_pidfd, wait_signal, write_id_maps,
 };
 pub use seccomp::{Instruction, load_seccomp};
 pub use socket::{peer_uid, receive, send, seqpacket_pair, stream_pair};
