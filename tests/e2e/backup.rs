@@ -130,6 +130,19 @@ fn a_backup_of_a_node_that_goes_on_brings_another_machine_everything_the_secrets
 }
 
 #[test]
+fn what_was_paused_stays_so_through_a_backup_that_pauses_what_writes() {
+    let node = Node::new();
+    let ground = ground(&node);
+    node.ok(["pause", "shop.count-1"]);
+    backup(&ground, "paused");
+    assert_eq!(node.inspect("shop.count-1")["state"], "paused");
+    node.ok(["unpause", "shop.count-1"]);
+    backup(&ground, "awake");
+    assert_eq!(node.inspect("shop.count-1")["state"], "running");
+    stop(&node);
+}
+
+#[test]
 fn a_restore_over_what_is_there_brings_back_state_and_data_and_keeps_what_was() {
     let node = Node::new();
     let ground = ground(&node);

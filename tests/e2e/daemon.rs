@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::node::{Node, Output, PATIENCE, busybox_tar, is_alive, kill, kill_and_wait, wait_until};
+use crate::node::{Node, Output, PATIENCE, busybox_tar, is_alive, kill, kill_and_wait, threads, wait_until};
 use crate::remains::{containers_cgroups, links, mounts, tables};
 
 const SERVE: &str = "mkdir /www; echo hello > /www/index.html; exec httpd -f -p 80 -h /www";
@@ -94,16 +94,6 @@ fn a_container_with_a_policy_that_failed_while_the_daemon_was_away_is_started_ag
 fn the_daemon_comes_before_what_it_runs_and_what_it_runs_does_not() {
     let node = Node::with_busybox();
     node.ok(["run", "-d", "--name", "a", "--network=none", "box", "sleep", "1000"]);
-    // Name and niceness of each thread (`man 5 proc`: the second and the nineteenth field).
-    let threads = |pid: u32| -> Vec<(String, i32)> {
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
-        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
-        let of = |stat: String| {
-            let (head, tail) = stat.rsplit_once(") ").unwrap();
-            (head.split_once('(').unwrap().1.to_owned(), tail.split(' ').nth(16).unwrap().parse().unwrap())
-        };
-        stats.map(of).collect()
-    };
     let own = threads(node.daemon_pid());
     for first in ["tokio-", "coppice-log-db"] {
         assert!(own.iter().any(|(name, nice)| name.starts_with(first) && *nice == -10), "{own:?}");

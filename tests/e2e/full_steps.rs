@@ -315,6 +315,23 @@ fn a_daemon_that_dies_while_the_disk_is_full_goes_on_when_there_is_room() {
     }
 }
 
+#[test]
+fn what_was_promoted_while_the_disk_was_full_is_known_to_the_next_daemon_for_what_it_is() {
+    let mut node = Node::on_ext4(64 << 20);
+    let mut full = Full::new(&mut node);
+    full.steps.shop.write(&steps::two());
+    let was = full.steps.first_rows();
+    let ended = full.run_through(UP, "before promote");
+    full.is_forth(&ended, &was);
+    let before = full.steps.shop.pids();
+    kill_and_wait(full.node.daemon_pid(), "KILL");
+    assert_eq!(full.steps.shop.pids(), before);
+    full.steps.shop.wait_status("it has settled", |status| status.settled);
+    assert_eq!(full.steps.shop.pids(), before);
+    full.is_tidy();
+    full.steps.is_two(&as_two(&was));
+}
+
 /// It writes more than there will be room for a second time.
 const LARGE: &str = r#"
 [service.web]

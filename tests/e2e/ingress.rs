@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use node::{Node, Output};
+use node::{Node, Output, threads};
 use project::{Project, child, wait_until};
 
 /// A web service of two replicas behind the proxy, each of which says its name.
@@ -56,6 +56,8 @@ fn requests_reach_every_ready_instance_by_the_routes_of_their_host_and_path() {
     assert_eq!(site.node_status().proxy, Vec::<String>::new(), "an idle node has no port open");
     site.up();
     assert_eq!(site.node_status().proxy, ["[::]:80"]);
+    let proxy: Vec<_> = threads(node.daemon_pid()).into_iter().filter(|(name, _)| name.starts_with("proxy-")).collect();
+    assert!(!proxy.is_empty() && proxy.iter().all(|(_, nice)| *nice == -2), "before what they serve: {proxy:?}");
     let answers: BTreeSet<String> =
         (0..20).map(|_| curl(&node, "site.example.com", "/", &[]).succeeded().stdout).collect();
     assert_eq!(answers.into_iter().collect::<Vec<_>>(), ["web-1\n", "web-2\n"]);

@@ -13,6 +13,9 @@ use tracing_subscriber::EnvFilter;
 /// Threads that serve the API and supervise. A node mostly waits; what blocks has threads of its own.
 const WORKERS: usize = 2;
 
+/// By how much they come first: what is to start instances must not wait for those there are.
+const FIRST_BY: u8 = 10;
+
 fn main() -> ExitCode {
     coppice_cli::main(Hooks { node, launcher, restore })
 }
@@ -33,7 +36,7 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 fn node(options: NodeOptions) -> ExitCode {
     log_to_stderr();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(WORKERS).on_thread_start(coppice_linux::come_first);
+    runtime.worker_threads(WORKERS).on_thread_start(|| coppice_linux::come_first(FIRST_BY));
     let runtime = runtime.enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

@@ -386,3 +386,15 @@ pub fn kill_and_wait(pid: u32, signal: &str) {
     kill(pid, signal);
     wait_until(&format!("process {pid} is gone after {signal}"), PATIENCE, || !is_alive(pid));
 }
+
+/// Name and niceness of each thread of a process (`man 5 proc_pid_stat`: the second and the nineteenth field).
+#[track_caller]
+pub fn threads(pid: u32) -> Vec<(String, i32)> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let of = |stat: String| {
+        let (head, tail) = stat.rsplit_once(") ").unwrap();
+        (head.split_once('(').unwrap().1.to_owned(), tail.split(' ').nth(16).unwrap().parse().unwrap())
+    };
+    stats.map(of).collect()
+}

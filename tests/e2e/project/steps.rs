@@ -20,7 +20,7 @@ stop_signal = "KILL"
 health = { type = "http", port = 80, path = "/rows", interval = "50ms" }
 
 [service.db.rollout]
-health_check_timeout = "900ms"
+health_check_timeout = "PATIENCE"
 
 [service.web]
 image = "box"
@@ -30,7 +30,7 @@ health = { type = "http", port = 80, path = "/bin/busybox", interval = "50ms" }
 env = { RELEASE = "NAME" }
 
 [service.web.rollout]
-health_check_timeout = "900ms"
+health_check_timeout = "PATIENCE"
 
 [worker.check]
 image = "box"
@@ -48,7 +48,12 @@ before_rollback = ["check"]
 const ONE: &str = "[ -e /flags/broken ] && exit 3; [ -f /data/rows ] || seq 1 500 > /data/rows";
 
 fn release(name: &str, script: &str, port: &str) -> String {
-    STEPS.replace("SCRIPT", script).replace("NAME", name).replace("PORT", port)
+    STEPS.replace("SCRIPT", script).replace("NAME", name).replace("PORT", port).replace("PATIENCE", "10s")
+}
+
+/// One that nobody need wait for long.
+fn hopeless(name: &str, script: &str, port: &str) -> String {
+    release(name, script, port).replace("10s", "900ms")
 }
 
 pub fn one() -> String {
@@ -66,12 +71,12 @@ pub fn two() -> String {
 
 /// It destroys what there is, and is never ready.
 pub fn destroyer() -> String {
-    release("three", "rm /data/rows; echo broken > /data/other", "80")
+    hopeless("three", "rm /data/rows; echo broken > /data/other", "80")
 }
 
 /// Its front is never ready.
 pub fn frontless() -> String {
-    release("four", ONE, "81")
+    hopeless("four", ONE, "81")
 }
 
 /// What the second release makes of the first one's rows.

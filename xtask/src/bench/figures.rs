@@ -307,13 +307,12 @@ pub(crate) mod tests {
     #[test]
     fn the_committed_figures_of_traffic_and_releases_meet_their_goals_but_for_those_the_readme_calls_missed() {
         const TRAFFIC: &str = "HTTP/1.1, 64 connections, p99";
-        const RELEASES: &str = "roll of 10 replicas under load, time over the sum of their starts";
         let traffic = committed(include_str!("../../../bench/results/traffic.json"));
         assert_eq!(traffic, (11, vec![TRAFFIC.to_owned()]));
         let releases = committed(include_str!("../../../bench/results/releases.json"));
-        assert_eq!(releases, (7, vec![RELEASES.to_owned()]));
+        assert_eq!(releases, (7, Vec::new()));
         let readme = include_str!("../../../README.md");
-        assert_eq!(readme.matches("**missed**").count(), 2);
+        assert_eq!(readme.matches("**missed**").count(), 1);
     }
 
     #[test]

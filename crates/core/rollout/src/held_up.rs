@@ -1,4 +1,4 @@
-//! Time in which nothing could be done, because the log did not take what was decided: a full disk.
+//! Time in which nothing could be done, because the log did not take what was decided: a full disk, or a backup.
 
 use coppice_base::{DurationText, Timestamp};
 
@@ -6,8 +6,8 @@ use crate::machine::{Rollout, Turn};
 use crate::progress::Phase;
 
 impl Rollout {
-    /// Nothing of what the machine decided at `since` was done before `now`. What is to be ready, and the way back, have that
-    /// time again; the deadline of the way forth stays. A step in the history says why.
+    /// Nothing of what the machine decided at `since` was done before `now`. What is to be ready or watched, and the way back,
+    /// have that time again; the deadline of the way forth stays. A step in the history says why.
     pub fn held_up(&mut self, since: Timestamp, now: Timestamp, why: &str) {
         if self.record.has_ended() {
             return;
@@ -23,6 +23,11 @@ impl Rollout {
         }
         for stage in &mut progress.stages {
             stage.ready_until.iter_mut().for_each(later);
+            if let Some(watch) = &mut stage.watch {
+                // When it began is what its samples are known by.
+                later(&mut watch.until);
+                later(&mut watch.next_sample);
+            }
             let candidates = stage.targets.iter_mut().filter_map(|target| target.candidate.as_mut());
             candidates.filter_map(|candidate| candidate.until.as_mut()).for_each(later);
         }

@@ -19,7 +19,7 @@
 //!   data.
 //! - **One stage after the other,** batch by batch. Never are more candidates there than `max_surge` (blue-green needs room
 //!   for all). Candidates that wait to be discarded count, those on their way into a slot do not: without a delay the next
-//!   batch begins then.
+//!   batch begins then. (Of those, one that fails is discarded beside the next, which is there by then.)
 //! - **Tries are bounded:** [`ATTEMPTS_MAX`] candidates per target, a few seconds apart; [`FLAPS_MAX`] losses of health
 //!   per candidate; one that has had its whole time is not tried again. Data for which there is no room on the disk is put
 //!   back when there is, as long as going back may take.

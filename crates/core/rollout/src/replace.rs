@@ -42,6 +42,7 @@ impl Rollout {
         }
         let manner = Manner { goal: Side::New, surge: Some(pace.max_surge), hold: false, together: false };
         if !self.drive(turn, s, manner) {
+            self.close_early(s, pace);
             return self.open_early(turn, s, pace);
         }
         self.record.progress.stages[s].batch.clear();
@@ -82,10 +83,18 @@ impl Rollout {
         }
         let next = self.next_batch(s, pending, pace);
         self.open(turn, s, next, Batch::Replace);
-        let is_leaving = |t: &usize| self.record.progress.stages[s].targets[*t].candidate.is_some();
-        let before: Vec<usize> = batch.into_iter().filter(is_leaving).collect();
-        self.record.progress.stages[s].batch.splice(..0, before);
+        self.record.progress.stages[s].batch.splice(..0, batch);
+        self.close_early(s, pace);
         true
+    }
+
+    /// Of two batches at once, what is through belongs to neither.
+    fn close_early(&mut self, s: usize, pace: Pace) {
+        let stage = &mut self.record.progress.stages[s];
+        if stage.batch.len() > pace.parallelism.max(1) as usize {
+            let targets = &stage.targets;
+            stage.batch.retain(|t| targets[*t].side != Side::New || targets[*t].candidate.is_some());
+        }
     }
 
     pub(crate) fn blue_green(&mut self, turn: &mut Turn, s: usize) -> bool {

@@ -4,6 +4,7 @@ mod world;
 
 use coppice_base::Timestamp;
 use coppice_rollout::{Action, Event, How, Plan, Reason, Side, Verdict, VolumeSwitch};
+use coppice_spec::{AnalysisSpec, CanaryStep};
 use world::{Ask, Fate, World, name, pace, plan, secs, stage};
 
 /// A rollback with the data of one volume, whose database does not come up.
@@ -88,4 +89,22 @@ fn the_way_forth_ends_by_its_deadline_however_long_the_log_took_nothing_and_the_
     world.rollout.held_up(since, world.now, "no space left");
     world.send(Event::Tick);
     assert!(world.outcome.is_none(), "{}", world.steps());
+}
+
+#[test]
+fn a_canary_is_watched_as_long_as_it_was_to_be_however_long_the_log_took_nothing() {
+    let steps = vec![CanaryStep { instances: 1, weight: 10, duration: secs(60) }];
+    let how = How::Canary { steps, analysis: AnalysisSpec::default(), pace: pace(1, 1) };
+    let mut world = World::new(plan(vec![stage("web", how, 2)]), |_, _| Fate::Well);
+    world.run_until(|world| world.asked.iter().any(|action| matches!(action, Action::Weigh { .. })));
+    let watch = |world: &World| world.rollout.progress().stages[0].watch.expect("a canary that is watched");
+    let (since, before) = (world.now, watch(&world));
+    world.now.0 += 100_000;
+    world.rollout.held_up(since, world.now, "no space left");
+    world.send(Event::Tick);
+    let after = watch(&world);
+    assert_eq!((after.since, after.until.since(before.until).as_millis()), (before.since, 100_000));
+    assert!(!world.asked.iter().any(|action| matches!(action, Action::Sample { .. })), "not before its time");
+    world.run();
+    assert_eq!(world.outcome.expect("an end").verdict, Verdict::Completed);
 }

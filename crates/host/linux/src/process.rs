@@ -312,19 +312,15 @@ pub fn set_parent_death_signal(signal: i32) -> SyscallResult<()> {
     check("prctl(PR_SET_PDEATHSIG)", "", rc.into()).map(drop)
 }
 
-/// Niceness of threads that come first.
-const FIRST: i32 = -10;
-
-/// Has the scheduler prefer the calling thread to what runs at the usual niceness, by 10: what is to start instances must not
-/// wait for those there are. What the thread starts, threads and processes, begins at the usual one. Nothing changes without
-/// `CAP_SYS_NICE`.
-pub fn come_first() {
+/// Has the scheduler prefer the calling thread to what runs at the usual niceness, 0, by as much (1 to 20). What the thread
+/// starts, threads and processes, begins at the usual one. Nothing changes without `CAP_SYS_NICE`.
+pub fn come_first(by: u8) {
     const SCHED_FLAG_RESET_ON_FORK: u64 = 1; // linux/sched.h
     let attributes = libc::sched_attr {
         size: size_of::<libc::sched_attr>() as u32,
         sched_policy: libc::SCHED_OTHER as u32,
         sched_flags: SCHED_FLAG_RESET_ON_FORK,
-        sched_nice: FIRST,
+        sched_nice: -i32::from(by),
         sched_priority: 0,
         sched_runtime: 0,
         sched_deadline: 0,

@@ -189,16 +189,29 @@ impl Keyring {
         let before = self.in_place()?.map(|(key, _)| key.id());
         let mut is_in_place = id.is_none_or(|id| before.as_deref() == Some(id));
         let mut settled = Settled::Nothing;
+        let mut unreadable = Vec::new();
         for next in nexts {
-            if !is_in_place && unwrap(next, &self.sources)?.0.id() == id.unwrap_or_default() {
-                self.put(next, KEY)?;
-                (is_in_place, settled) = (true, Settled::Finished);
-            } else {
-                remove(next)?;
-                if settled == Settled::Nothing {
-                    settled = Settled::WentBack;
+            let found = if is_in_place { None } else { Some(unwrap(next, &self.sources)) };
+            match found {
+                Some(Ok((key, _))) if Some(key.id().as_str()) == id => {
+                    self.put(next, KEY)?;
+                    (is_in_place, settled) = (true, Settled::Finished);
+                }
+                Some(Err(error)) if id.is_some_and(|id| *next == self.path(&self::next(id))) => {
+                    return Err(error.into());
+                }
+                Some(Err(_)) => unreadable.push(next),
+                Some(Ok(_)) | None => {
+                    remove(next)?;
+                    if settled == Settled::Nothing {
+                        settled = Settled::WentBack;
+                    }
                 }
             }
+        }
+        // Without the right one nobody knows whose they are.
+        for stray in unreadable.into_iter().filter(|_| is_in_place) {
+            remove(stray)?;
         }
         match (kept, before) {
             // Beside itself it is of no use, and would outlive the next new key.
@@ -326,6 +339,8 @@ mod tests {
             ground.plain().open(None).unwrap();
             let nexts: Vec<String> = (0..3).map(|_| ground.plain().prepare().unwrap().id()).collect();
             ground.plain().discard(&nexts[(named + 1) % 3]).unwrap();
+            // One that nobody can read stops none of them.
+            fs::write(ground.at("keys/secrets.key.next.0000000000000000"), "bad").unwrap();
             assert_eq!(ground.plain().open(Some(&nexts[named])).unwrap().id(), nexts[named]);
             assert_eq!(ground.plain().settle(Some(&nexts[named])).unwrap(), Settled::Finished);
             assert_eq!(ground.names(), ["secrets.key"]);

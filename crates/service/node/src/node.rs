@@ -577,7 +577,8 @@ impl Node {
     }
 
     /// Starts, stops or restarts workloads or single instances. Whole workloads go through the log, so a daemon that
-    /// returns knows; single instances are the node's own. What is stopped is down when this returns.
+    /// returns knows; single instances are the node's own. What is stopped is down when this returns,
+    /// unless it does not end when it is killed, or was started again.
     pub async fn workloads(&self, uid: u32, name: &str, action: &str, targets: &[String]) -> Result<(), NodeError> {
         let app = self.app(name)?;
         let wanted = app.wanted();
@@ -619,10 +620,10 @@ impl Node {
         }
         app.supervisor().caught_up().await;
         if action == "stop" {
-            // It finishes what it has, then it stops, each within its timeout. Who starts it again meanwhile has the last word.
-            let patience = |workload: &Name| spec.workload(workload.as_str()).map(|of| of.stop_timeout.0);
-            let longest = spec.workloads().filter_map(|(workload, _)| patience(workload)).max().unwrap_or_default();
-            let _ = tokio::time::timeout(2 * longest + STOP_SLACK, app.down(&named)).await;
+            // Each finishes what it has, then it stops, within its timeout, one after the other. Who starts it again meanwhile
+            // has the last word.
+            let patience: Duration = spec.workloads().map(|(_, workload)| 2 * workload.stop_timeout.0).sum();
+            let _ = tokio::time::timeout(patience + STOP_SLACK, app.down(&named)).await;
         }
         Ok(())
     }

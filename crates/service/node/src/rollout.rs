@@ -34,6 +34,9 @@ use crate::app::{App, RolloutEvents};
 /// Between two tries to write to a log that does not take it.
 const AGAIN: Duration = Duration::from_millis(250);
 
+/// A log that takes longer than this for an entry was held by somebody.
+const NOTICED: Duration = Duration::from_secs(1);
+
 /// The rollouts that go on here.
 pub(crate) struct Rollouts {
     log: Log,
@@ -209,11 +212,9 @@ impl Driver {
         let mut kept = record;
         loop {
             if *rollout.record() != kept {
-                if !self.keep(&mut rollout).await {
-                    // The app is gone, or somebody ended the rollout: there is nothing to be done for it any more.
-                    break;
-                }
-                kept = rollout.record().clone();
+                // The app is gone, or somebody ended the rollout: there is nothing to be done for it any more.
+                let Some(taken) = self.keep(&mut rollout).await else { break };
+                kept = taken;
                 self.app.tell_progress(&kept);
             }
             for action in actions {
@@ -249,11 +250,12 @@ impl Driver {
         self.rollouts.ended(&self.app.name, self.release);
     }
 
-    /// Has the log keep how far it is, and this node's app know; false when there is no such rollout any more. As long as
-    /// the log does not take it, nothing is done.
-    async fn keep(&self, rollout: &mut Rollout) -> bool {
+    /// Has the log keep how far it is, and this node's app know; what the log has by then, or nothing when there is no such
+    /// rollout any more. As long as the log does not take it, nothing is done.
+    async fn keep(&self, rollout: &mut Rollout) -> Option<Record> {
         let (since, decided) = (self.app.now(), rollout.clone());
         loop {
+            let asked = self.app.now();
             let body = Body::RecordProgress {
                 app: self.app.name.clone(),
                 release: self.release,
@@ -266,11 +268,17 @@ impl Driver {
                         self.app.update(state.clone());
                         self.app.supervisor().caught_up().await;
                     }
-                    return true;
+                    let taken = rollout.record().clone();
+                    // A backup holds the log: what waited for it has that time again, which the next turn writes down.
+                    let now = self.app.now();
+                    if now.since(asked) >= NOTICED {
+                        rollout.held_up(asked, now, "the log was held");
+                    }
+                    return Some(taken);
                 }
                 Err(ProposeError::Rejected(rejection)) => {
                     tracing::info!(app = %self.app.name, %rejection, "its rollout has ended");
-                    return false;
+                    return None;
                 }
                 Err(error) => {
                     tracing::warn!(app = %self.app.name, %error, "its rollout waits: the log does not take how far it is");

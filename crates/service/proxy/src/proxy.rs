@@ -21,6 +21,10 @@ use crate::routes::{Compiler, Member, Routes, UpdateError};
 use crate::spans::SpanSink;
 use crate::worker::{Handed, Kind, Shared, Worker};
 
+/// By how much its threads come before the instances they serve. Measured: without, requests wait for those; with 5 a thread
+/// breaks in upon them for each single one, and its 99th percentile is worse than without.
+const FIRST_BY: u8 = 2;
+
 /// A running proxy. Dropping it ends every connection; [`Proxy::drain`] first is kinder.
 pub struct Proxy {
     shared: Arc<Shared>,
@@ -103,6 +107,7 @@ impl Proxy {
             let (shared, seed) = (Arc::clone(&proxy.shared), random.next_u64());
             let log = log.clone().map(Log::new);
             let run = move || {
+                coppice_linux::come_first(FIRST_BY);
                 let local = tokio::task::LocalSet::new();
                 local.block_on(&runtime, async move {
                     let mut listeners = Vec::with_capacity(own.len());

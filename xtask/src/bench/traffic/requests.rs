@@ -17,7 +17,8 @@ pub(super) fn measure(ground: &Ground, plan: &Plan, report: &mut Report) -> Resu
     contenders.insert(0, ("backend alone", servers::direct(ground)));
     let contenders = ready(FIGURE, contenders, report);
     let seconds = plan.rounds(4, 1);
-    let [rates, slowest, costs] = take_turns(&contenders, plan.rounds(9, 2), |contender| {
+    // A 99th percentile is half as large or as large again from one round to the next.
+    let [rates, slowest, costs] = take_turns(&contenders, plan.rounds(21, 2), |contender| {
         let (cost_s, load) = costed(contender, || wrk(&contender.url("/"), seconds))?;
         Ok([load.per_second, load.p99_ms, cost_s * 1e6 / load.requests])
     })?;

@@ -1,5 +1,7 @@
 //! A copy of a log that goes on meanwhile.
 
+use std::time::Duration;
+
 use coppice_log::{CopyError, Log, OpenError, StorageError};
 use coppice_state::NodeId;
 
@@ -36,10 +38,10 @@ async fn while_it_is_held_a_log_does_not_change_and_what_waited_goes_on() {
     log.propose(release(1, 0)).await.unwrap();
     let held = log.hold().await;
     let (there, other) = (tempfile::tempdir().unwrap(), log.clone());
-    let waiting = tokio::spawn(async move { other.propose(release(2, 0)).await });
-    tokio::task::yield_now().await;
+    let mut waiting = tokio::spawn(async move { other.propose(release(2, 0)).await });
     log.copy_to(there.path()).await.unwrap();
-    assert_eq!((releases_in(&log.read()), waiting.is_finished()), (1, false));
+    tokio::time::timeout(Duration::from_millis(200), &mut waiting).await.expect_err("it waits as long as it is held");
+    assert_eq!(releases_in(&log.read()), 1);
     drop(held);
     waiting.await.unwrap().unwrap();
     assert_eq!(releases_in(&log.read()), 2);

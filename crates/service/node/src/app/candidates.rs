@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use coppice_base::{Name, Timestamp};
 use coppice_rollout::{CandidateId, Event as Told, Reason, Side};
@@ -22,6 +23,17 @@ use crate::rollout::Seen;
 
 /// What a rollout hears.
 pub(crate) type RolloutEvents = mpsc::UnboundedSender<Told>;
+
+/// Between two tries to write down what a container is.
+const AGAIN: Duration = Duration::from_millis(250);
+
+/// What promoted candidates have taken the place of.
+#[derive(Default)]
+pub(crate) struct Replaced {
+    old: Vec<Arc<Container>>,
+    /// Whose records do not say yet what they are, in the order in which they are to: the disk is full.
+    unwritten: Vec<Arc<Container>>,
+}
 
 #[derive(Default)]
 pub(super) struct Candidates {
@@ -210,10 +222,10 @@ impl App {
         workload: &Name,
         ids: &[CandidateId],
         side: Side,
-    ) -> Result<Vec<Arc<Container>>, (CandidateId, String)> {
+    ) -> Result<Replaced, (CandidateId, String)> {
         let wanted = self.wanted();
         let fingerprint = revision(wanted.release_at(side), workload);
-        let mut replaced = Vec::new();
+        let mut replaced = Replaced::default();
         {
             let mut slots = self.slots();
             let mut inner = self.candidates.inner();
@@ -241,16 +253,22 @@ impl App {
                 if let Some(container) = container {
                     inner.here.remove(&(id.instance.clone(), id.number));
                     let fresh = Slot { container: Some(container.clone()), ready: true, ..Slot::default() };
+                    // The old one first: it has the name.
                     if let Some(old) = std::mem::replace(slot, fresh).container {
-                        self.put(&old, Place::Leaving);
+                        self.turn_into(&old, Place::Leaving);
                         inner.leaving.push(old.clone());
-                        replaced.push(old);
+                        replaced.unwritten.push(old.clone());
+                        replaced.old.push(old);
                     }
-                    self.put(&container, Place::Own);
+                    self.turn_into(&container, Place::Own);
                 }
+                replaced.unwritten.extend(slot.container.clone());
                 self.supervisor().tell(Event::Replaced(id.instance.clone(), fingerprint.clone()));
             }
         }
+        // In this order: of two records that claim a slot, nobody could say whose it is.
+        let written = replaced.unwritten.iter().take_while(|container| self.write(container).is_ok()).count();
+        replaced.unwritten.drain(..written);
         Ok(replaced)
     }
 
@@ -263,21 +281,40 @@ impl App {
             if !is_free || record.promoting(workload.as_str(), &id.instance).is_none() {
                 continue;
             }
-            let mut inner = self.candidates.inner();
             let key = (id.instance.clone(), id.number);
-            let there = inner.here.get(&key).and_then(|one| one.container.clone());
+            let there = self.candidates.inner().here.get(&key).and_then(|one| one.container.clone());
             if let Some(container) = there.filter(|container| container.phase().is_running()) {
-                inner.here.remove(&key);
-                self.put(&container, Place::Own);
+                self.candidates.inner().here.remove(&key);
+                self.turn_into(&container, Place::Own);
+                if let Err(error) = self.write(&container) {
+                    tracing::warn!(%error, "the promotion tries on");
+                }
                 self.slots().entry(id.instance).or_default().container = Some(container);
             }
         }
     }
 
-    /// Points everything at the instances there are now, and lets what these replaced go.
-    pub(crate) async fn lead_away(self: &Arc<Self>, from: Vec<Arc<Container>>) {
+    /// Points everything at the instances there are now, and lets what these replaced go. `wait` is told why that does not
+    /// happen yet, and when it does.
+    pub(crate) async fn lead_away(self: &Arc<Self>, from: Replaced, wait: impl Fn(Option<&NodeError>)) {
         self.refresh_network().await;
-        for old in from {
+        // Until the records say who is who, a daemon that returned would not know.
+        for container in &from.unwritten {
+            let mut waits = false;
+            while container.phase().is_running()
+                && let Err(error) = self.write(container)
+            {
+                if !std::mem::replace(&mut waits, true) {
+                    tracing::warn!(app = %self.name, %error, "what was replaced stays until that is written");
+                }
+                wait(Some(&error));
+                tokio::time::sleep(AGAIN).await;
+            }
+            if waits {
+                wait(None);
+            }
+        }
+        for old in from.old {
             self.see_off(old);
         }
     }
@@ -288,17 +325,20 @@ impl App {
         own.map_or(0, |container| container.read(|record| record.run)).max(self.candidates.latest_number(instance))
     }
 
-    /// Gives a container another part, and the name that goes with it.
-    fn put(&self, container: &Arc<Container>, place: Place) {
+    /// Gives a container another part, and the name that goes with it, without a word to its record.
+    fn turn_into(&self, container: &Arc<Container>, place: Place) {
         let Owner::App { instance, .. } = &container.owner else { return };
         let run = container.read(|record| record.run);
         container.change(|record| record.place = place);
         if let Err(error) = self.containers.table.rename(container, &self.container_name(instance, place, run)) {
             tracing::warn!(app = %self.name, %instance, %error, "it keeps its name");
         }
-        if let Err(error) = self.containers.write_record(&container.record()) {
-            tracing::warn!(app = %self.name, %instance, %error, "a returning daemon will put it into its place again");
-        }
+    }
+
+    /// Has its record say what a container is.
+    fn write(&self, container: &Container) -> Result<(), NodeError> {
+        let written = self.containers.write_record(&container.record());
+        written.map_err(|source| NodeError::disk(format!("cannot write down what {} is now", container.name()), source))
     }
 
     /// Lets a container that was replaced finish what it has, and takes it away.

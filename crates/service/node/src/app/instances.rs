@@ -8,6 +8,7 @@ use coppice_state::Release;
 use coppice_supervise::{Action, Event};
 use tokio::sync::watch;
 
+use super::tree::revision;
 use super::{App, secrets, workload_of};
 use crate::container::{Container, Owner, Phase, Place, SecretVersions};
 use crate::containers::OfApp;
@@ -123,8 +124,8 @@ impl App {
         let spec = wanted.spec();
         let workload =
             workload_of(spec, key).ok_or_else(|| NodeError::Invalid(format!("{key} is no longer in the app")))?;
-        let release = wanted.release_of_instance(workload.as_str(), key);
-        let revision = self.slot_revision(&wanted, &workload, key);
+        let release = self.slot_release(&wanted, &workload, key);
+        let revision = revision(release, &workload);
         let range = wanted.uid_range.0;
         let there = found.clone().filter(|c| !matches!(c.phase(), Phase::Removed { .. }));
         let container = match there {
@@ -147,18 +148,22 @@ impl App {
                 self.create_instance(release, key, &workload, OfApp { revision, range, ..OfApp::default() }).await?
             }
         };
-        let overtaken = {
+        let (overtaken, promoted) = {
             let mut slots = self.slots();
             let slot = slots.entry(key.to_owned()).or_default();
             let same = slot.container.as_ref().map(|now| &now.id) == found.as_ref().map(|found| &found.id);
             if same {
                 slot.container = Some(container.clone());
             }
-            !same
+            let promoted = |now: &Arc<Container>| now.read(|record| record.run > 0);
+            (!same, !same && slot.container.as_ref().is_some_and(promoted))
         };
         if overtaken {
             self.containers.discard_unstarted(&container).await;
-            return Ok(None);
+            return match promoted {
+                true => Ok(None),
+                false => Err(NodeError::Invalid("its slot was taken away".to_owned())),
+            };
         }
         if *stopped.borrow() {
             return Err(NodeError::Invalid("stopped before it started".to_owned()));
@@ -186,11 +191,15 @@ impl App {
         let names = self.names();
         self.containers.start(container, None, None, &names).await?;
         // Those it started with may be old by now.
-        let now = self.names();
-        if !Arc::ptr_eq(&names, &now) {
+        let mut written = names;
+        loop {
+            let now = self.names();
+            if Arc::ptr_eq(&written, &now) {
+                return Ok(());
+            }
             self.containers.refresh_hosts(container, &now);
+            written = now;
         }
-        Ok(())
     }
 
     /// `of_app.home`: that of the container which this one takes the place of.

@@ -58,16 +58,19 @@ impl App {
         children.collect()
     }
 
-    /// What an instance's slot holds, or is to hold next. While a candidate is being put into it, it is known only by what
-    /// is there.
-    pub(super) fn slot_revision(&self, wanted: &Wanted, workload: &Name, key: &str) -> String {
+    /// What an instance's slot holds, or is to hold next, is made from this. While a candidate is being put into it, it is
+    /// known only by what is there.
+    pub(super) fn slot_release<'w>(&self, wanted: &'w Wanted, workload: &Name, key: &str) -> &'w Release {
         let promoting = wanted.rollout().and_then(|(record, _)| record.promoting(workload.as_str(), key));
-        if promoting.is_some()
-            && let Some(container) = self.view(key).container
-        {
-            return container.read(|record| record.revision.clone());
+        let there = self.view(key).container.map(|container| container.read(|record| record.revision.clone()));
+        match promoting.map(|(_, side)| wanted.release_at(side)) {
+            Some(release) if there == Some(revision(release, workload)) => release,
+            _ => wanted.release_of_instance(workload.as_str(), key),
         }
-        revision(wanted.release_of_instance(workload.as_str(), key), workload)
+    }
+
+    pub(super) fn slot_revision(&self, wanted: &Wanted, workload: &Name, key: &str) -> String {
+        revision(self.slot_release(wanted, workload, key), workload)
     }
 
     fn has_health(&self, service: &ServiceSpec) -> bool {

@@ -67,13 +67,17 @@ impl Containers {
     pub(crate) async fn freeze(&self, all: Vec<Arc<Container>>) -> Result<Vec<Arc<Container>>, NodeError> {
         let mut frozen = Vec::new();
         for container in all {
+            // One that is paused already is somebody else's to wake.
+            if matches!(container.phase(), Phase::Running { paused: true, .. }) {
+                continue;
+            }
             match self.set_paused(&container, true).await {
                 Ok(()) => frozen.push(container),
                 Err(error) if error.kind() == ErrorKind::NoSpace => {
                     self.thaw(frozen).await;
                     return Err(error);
                 }
-                // One that is paused already is somebody else's to wake; one that has ended writes nothing.
+                // One that has ended writes nothing.
                 Err(_) => {}
             }
         }

@@ -92,7 +92,7 @@ impl Node {
         });
         let key = key.transpose()?;
         let turn = self.backing_up.clone().try_lock_owned().map_err(|_| BackupError::Busy)?;
-        let mut prepared = Prepared {
+        let prepared = Prepared {
             containers: self.containers.clone(),
             folder: self.root.run().join(FOLDER),
             files: BTreeMap::new(),
@@ -105,14 +105,11 @@ impl Node {
             _turn: turn,
         };
         // What a daemon that died in a backup has left.
-        let cleared = tokio::task::spawn_blocking(move || {
-            prepared.clear();
-            prepared
-        });
-        let mut prepared = cleared.await.map_err(|error| NodeError::Invalid(error.to_string()))?;
+        let mut prepared = prepared.cleared().await?;
         // The keys are those that the log is sealed with.
         let _changing = self.containers.secrets.changing.lock().await;
-        for turn in 0.. {
+        let mut turn = 0;
+        loop {
             let held = if turn == TRIES { Some(self.log.hold().await) } else { None };
             let before = self.log.read().revision();
             let made = DirBuilder::new().recursive(true).mode(0o700).create(&prepared.folder);
@@ -121,11 +118,11 @@ impl Node {
             prepared.read_files(self).map_err(BackupError::Write)?;
             prepared.manifest.volumes = self.known_volumes(volumes, prepared.manifest.created_ms).await?;
             if held.is_some() || self.log.read().revision() == before {
-                break;
+                return Ok(prepared);
             }
-            prepared.clear();
+            prepared = prepared.cleared().await?;
+            turn += 1;
         }
-        Ok(prepared)
     }
 
     /// All volumes; with `take`, each with a snapshot of what it is now.
@@ -170,20 +167,24 @@ impl Node {
             Kind::Directory => self.writers_of(name),
             _ => Vec::new(),
         };
-        let frozen = self.containers.freeze(writers).await?;
-        let (name, snapshot) = (name.clone(), snapshot.clone());
-        let taken = self.on_volumes(move |containers| {
-            let mut stamps = Stamps::default();
-            let stamped = stamps.set(STAMP, snapshot.as_str());
-            stamped.map_err(|error| NodeError::Invalid(error.to_string()))?;
-            match containers.volumes.snapshot(&name, &snapshot, &stamps) {
-                Err(DatasetError::NoDataset(_)) => Ok(()),
-                other => Ok(other?),
-            }
+        let (containers, name, snapshot) = (self.containers.clone(), name.clone(), snapshot.clone());
+        // A task of its own: whoever goes away meanwhile leaves nobody frozen.
+        let taken = tokio::spawn(async move {
+            let frozen = containers.freeze(writers).await?;
+            let taken = work_on(&containers, move |containers| {
+                let mut stamps = Stamps::default();
+                let stamped = stamps.set(STAMP, snapshot.as_str());
+                stamped.map_err(|error| NodeError::Invalid(error.to_string()))?;
+                match containers.volumes.snapshot(&name, &snapshot, &stamps) {
+                    Err(DatasetError::NoDataset(_)) => Ok(()),
+                    other => Ok(other?),
+                }
+            });
+            let taken = taken.await;
+            containers.thaw(frozen).await;
+            taken
         });
-        let taken = taken.await;
-        self.containers.thaw(frozen).await;
-        taken
+        taken.await.unwrap_or_else(|error| Err(ended_early(&error)))
     }
 
     fn writers_of(&self, name: &DatasetName) -> Vec<Arc<Container>> {
@@ -202,10 +203,21 @@ impl Node {
         &self,
         work: impl FnOnce(&Containers) -> Result<T, NodeError> + Send + 'static,
     ) -> Result<T, NodeError> {
-        let containers = self.containers.clone();
-        let done = tokio::task::spawn_blocking(move || work(&containers)).await;
-        done.unwrap_or_else(|error| Err(NodeError::Invalid(format!("work on volumes ended early: {error}"))))
+        work_on(&self.containers, work).await
     }
+}
+
+async fn work_on<T: Send + 'static>(
+    containers: &Arc<Containers>,
+    work: impl FnOnce(&Containers) -> Result<T, NodeError> + Send + 'static,
+) -> Result<T, NodeError> {
+    let containers = containers.clone();
+    let done = tokio::task::spawn_blocking(move || work(&containers)).await;
+    done.unwrap_or_else(|error| Err(ended_early(&error)))
+}
+
+fn ended_early(error: &tokio::task::JoinError) -> NodeError {
+    NodeError::Invalid(format!("work on volumes ended early: {error}"))
 }
 
 impl Prepared {
@@ -255,7 +267,15 @@ impl Prepared {
         Ok(())
     }
 
-    /// Removes the copy of the log, and snapshots of backups.
+    async fn cleared(mut self) -> Result<Self, NodeError> {
+        let cleared = tokio::task::spawn_blocking(move || {
+            self.clear();
+            self
+        });
+        cleared.await.map_err(|error| ended_early(&error))
+    }
+
+    /// Removes the copy of the log, and snapshots of backups. Blocks.
     fn clear(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.folder)
             && error.kind() != io::ErrorKind::NotFound

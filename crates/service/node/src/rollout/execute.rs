@@ -48,8 +48,12 @@ impl Driver {
             }
             Action::Promote { workload, candidates, side } => match app.promote(&workload, &candidates, side) {
                 Ok(replaced) => {
+                    let (rollouts, release, since) = (self.rollouts.clone(), self.release, app.now());
                     tokio::spawn(async move {
-                        app.lead_away(replaced).await;
+                        let wait = |why: Option<&NodeError>| {
+                            rollouts.hold_up(&app.name, &release, why.map(|why| (since, why.to_string())));
+                        };
+                        app.lead_away(replaced, wait).await;
                         let _ = tell.send(Event::Promoted { candidates });
                     });
                 }

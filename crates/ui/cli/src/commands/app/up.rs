@@ -124,6 +124,7 @@ pub(crate) async fn settle(
     let mut release = follow::Release::new(release);
     let mut patience = Duration::ZERO;
     loop {
+        let looked = Instant::now();
         // In this order: what is settled after the end is settled for good.
         let (doing, steps) = release.look(client, app, patience).await?;
         let status = client.app(app).await?;
@@ -141,7 +142,11 @@ pub(crate) async fn settle(
             return Ok(arrival);
         }
         patience = match arrival.doing {
-            Doing::OnTheWay => INTERVAL,
+            Doing::OnTheWay => {
+                // A daemon of an earlier version answers at once.
+                tokio::time::sleep(patience.saturating_sub(looked.elapsed())).await;
+                INTERVAL
+            }
             Doing::AtOnce | Doing::Completed | Doing::Failed => {
                 tokio::time::sleep(INTERVAL).await;
                 Duration::ZERO

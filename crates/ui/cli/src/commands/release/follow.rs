@@ -68,12 +68,17 @@ pub(crate) struct Release {
     /// As it was seen last.
     pub(crate) entry: Option<ReleaseEntry>,
     told: Option<ReleaseStep>,
+    /// What was told to hold it up. It is no step of its any more once it goes on.
+    waits: Option<ReleaseStep>,
     superseded: bool,
 }
 
+/// How the step begins that comes last while the log takes none.
+const WAITS: &str = "waits: ";
+
 impl Release {
     pub(crate) fn new(number: u64) -> Self {
-        Self { number, entry: None, told: None, superseded: false }
+        Self { number, entry: None, told: None, waits: None, superseded: false }
     }
 
     /// Looks at it, when it has ended or after `patience`. The steps that are new are the second.
@@ -101,7 +106,7 @@ impl Release {
         } else if entry.rollout.phase.is_none() {
             Doing::AtOnce
         } else {
-            said = self.steps(&entry);
+            said = self.told_of(&entry.steps);
             match entry.fields.status.as_str() {
                 "completed" => Doing::Completed,
                 "failed" | "rolled_back" | "partially_failed" => Doing::Failed,
@@ -112,15 +117,23 @@ impl Release {
         Ok((doing, said))
     }
 
-    fn steps(&mut self, entry: &ReleaseEntry) -> String {
+    /// What of its steps is new.
+    fn told_of(&mut self, steps: &[ReleaseStep]) -> String {
+        let (steps, waits) = match steps.split_last() {
+            Some((last, before)) if last.what.starts_with(WAITS) => (before, Some(last)),
+            _ => (steps, None),
+        };
         let from = self.told.as_ref().and_then(|told| {
-            let same = entry.steps.iter().rposition(|step| step == told);
-            // What held it up is no step of its any more once it goes on.
-            same.or_else(|| entry.steps.iter().rposition(|step| step.at <= told.at))
+            let same = steps.iter().rposition(|step| step == told);
+            // The oldest of many are not kept.
+            same.or_else(|| steps.iter().rposition(|step| step.at <= told.at))
         });
-        let fresh = &entry.steps[from.map_or(0, |at| at + 1)..];
+        let fresh = &steps[from.map_or(0, |at| at + 1)..];
         self.told = fresh.last().cloned().or(self.told.take());
-        fresh.iter().map(|step| text::step(self.number, step)).collect()
+        let news = waits.filter(|waits| self.waits.as_ref() != Some(*waits));
+        let said = fresh.iter().chain(news).map(|step| text::step(self.number, step)).collect();
+        self.waits = waits.cloned();
+        said
     }
 }
 
@@ -161,4 +174,28 @@ impl Arrival {
 /// Whether time is up.
 pub(crate) fn is_over(deadline: Instant) -> bool {
     Instant::now() >= deadline
+}
+
+#[cfg(test)]
+mod tests {
+    use coppice_base::Timestamp;
+
+    use super::*;
+
+    #[test]
+    fn what_was_decided_while_it_waited_is_told_after_it_goes_on() {
+        let mut release = Release::new(2);
+        let mut said = |steps: &[(u64, &str)]| {
+            let step = |&(at, what): &(u64, &str)| ReleaseStep { at: Timestamp(at), what: what.to_owned() };
+            let steps: Vec<ReleaseStep> = steps.iter().map(step).collect();
+            release.told_of(&steps)
+        };
+        assert_eq!(said(&[(1, "begun")]), "release 2: begun\n");
+        assert_eq!(said(&[(1, "begun"), (5, "waits: full")]), "release 2: waits: full\n");
+        assert_eq!(said(&[(1, "begun"), (5, "waits: full")]), "");
+        let gone_on = [(1, "begun"), (5, "web: next"), (5, "web: ready"), (9, "waited 4s: full")];
+        assert_eq!(said(&gone_on), "release 2: web: next\nrelease 2: web: ready\nrelease 2: waited 4s: full\n");
+        assert_eq!(said(&gone_on), "");
+        assert_eq!(said(&[(9, "waited 4s: full"), (10, "done")]), "release 2: done\n");
+    }
 }
