@@ -70,6 +70,12 @@ pub(crate) enum Fate {
     Silent,
     /// A candidate: ready and unhealthy by turns, without end.
     Flaps,
+    /// A sample: what the proxy has seen, where it is neither a hundred requests that all went well nor half of them.
+    Seen {
+        requests: u64,
+        errors: u64,
+        p99: Option<DurationText>,
+    },
 }
 
 /// What is asked, and for what: an instance, volume, hook or workload.
@@ -394,12 +400,13 @@ impl World {
                 }
             }
             Action::Sample { workload, since } => {
-                let bad = match (self.fate)(Ask::Sample, workload.as_str()) {
+                let (requests, errors, p99) = match (self.fate)(Ask::Sample, workload.as_str()) {
                     Fate::Silent => return,
-                    Fate::Fails(_) => 50,
-                    _ => 0,
+                    Fate::Fails(_) => (100, 50, None),
+                    Fate::Seen { requests, errors, p99 } => (requests, errors, p99),
+                    _ => (100, 0, None),
                 };
-                self.pending.push(Event::Sample { workload, since, requests: 100, errors: bad, p99: None });
+                self.pending.push(Event::Sample { workload, since, requests, errors, p99 });
             }
             Action::Enter { workload } => self.enter(workload),
             Action::Leave { workload } => self.leave(workload),
@@ -467,7 +474,7 @@ impl World {
             assert!(beside <= pace.max_surge as usize, "more than max_surge:\n{}", self.told());
         }
         match fate {
-            Fate::Silent | Fate::NoRoom => {}
+            Fate::Silent | Fate::NoRoom | Fate::Seen { .. } => {}
             Fate::Fails(reason) => {
                 self.pending.push(Event::CandidateFailed { candidate, reason, detail: "as told".to_owned() });
             }
