@@ -1,5 +1,5 @@
-//! Canaries that are not fit to go on (one that hangs, one whose health flaps, one that is slow): the old
-//! instances answer as before, and the history says why.
+//! Canaries that are not fit to go on (one that hangs, one whose health flaps, one that is slow), and daemons that die and disks
+//! that are full while one is watched: the old instances answer as before, or the new release is there, whole.
 
 mod node;
 mod project;
@@ -47,6 +47,11 @@ exec httpd -f -p 80 -h /www'''"#;
 /// One whose canary is watched for long: what is bad ends it before.
 fn watched_for_long(version: &str) -> String {
     WEB.replace("VERSION", version).replace("WATCHED", "60s")
+}
+
+/// One whose canary has soon been watched for long enough.
+fn watched_shortly(version: &str) -> String {
+    WEB.replace("VERSION", version).replace("WATCHED", "500ms")
 }
 
 struct Site<'n> {
@@ -127,6 +132,17 @@ impl<'n> Site<'n> {
         wait_until("no canary is left", || self.project.containers().len() == 2);
         assert_eq!(self.answers(), BTreeSet::from([self.version.clone()]));
     }
+
+    /// All of it is this version's, and nothing else is there.
+    #[track_caller]
+    fn is_replaced_by(&mut self, version: &str) {
+        let pids = self.project.pids();
+        let is_old = |pid: &u32| self.before.iter().any(|(_, old)| old == pid);
+        assert!(pids.len() == 2 && !pids.iter().any(|(_, pid)| is_old(pid)), "{:?} {pids:?}", self.before);
+        wait_until("nothing else is left", || self.project.containers().len() == 2);
+        assert_eq!(self.answers(), BTreeSet::from([version.to_owned()]));
+        (self.before, self.version) = (pids, version.to_owned());
+    }
 }
 
 /// Every step of a release, one a line.
@@ -192,4 +208,59 @@ fn a_canary_that_is_too_slow_goes_for_its_latency() {
     load.kill().unwrap();
     load.wait().unwrap();
     site.has_failed(number, "analysis_failed", &["web", "99th percentile", "it may be 100ms"]);
+}
+
+/// The moments that only a canary comes to: it gets its share of the requests, and is judged by what became of them.
+const MOMENTS: [&str; 3] = ["before weigh", "before sample", "after sample"];
+
+#[test]
+fn daemons_killed_while_a_canary_is_watched_leave_one_release_whole_and_the_next_one_goes_on() {
+    let mut node = Node::new();
+    let death = node.mortal();
+    let mut site = Site::new(&node, &watched_shortly("0"), "0");
+    for (version, moment) in ["1", "2", "3"].into_iter().zip(MOMENTS) {
+        std::fs::write(&death, moment).unwrap();
+        let number = site.begin(&watched_shortly(version));
+        wait_until(&format!("a daemon has died {moment}"), || !death.exists());
+        let ended = site.ended(number);
+        assert_eq!(ended.fields.status, "completed", "{moment}: {ended:#?}");
+        let said = steps(&ended);
+        for word in ["the node is back: the rollout goes on", "canary step 1 passed"] {
+            assert!(said.contains(word), "{moment}: {word}:\n{said}");
+        }
+        site.is_replaced_by(version);
+    }
+
+    // The next one finds nothing in its way, and as many requests as are its own.
+    site.project.write(&watched_shortly("5"));
+    site.project.up();
+    site.is_replaced_by("5");
+}
+
+#[test]
+fn a_disk_that_is_full_while_a_canary_is_watched_holds_it_up_and_every_request_is_answered() {
+    let mut node = Node::on_ext4(64 << 20);
+    let hold = node.mortal();
+    let passed = || std::fs::read_to_string(hold.with_extension("passed")).unwrap_or_default();
+    let mut site = Site::new(&node, &watched_shortly("0"), "0");
+    for (version, moment) in ["1", "2", "3"].into_iter().zip(MOMENTS) {
+        let _ = std::fs::remove_file(hold.with_extension("passed"));
+        std::fs::write(&hold, format!("hold {moment}")).unwrap();
+        let number = site.begin(&watched_shortly(version));
+        wait_until(&format!("it has come to {moment}"), || passed().lines().any(|one| one == moment));
+        node.fill();
+        std::fs::remove_file(&hold).unwrap();
+        // It waits for room, and what runs answers.
+        wait_until("it says for what it waits", || {
+            node.fill();
+            site.ask();
+            steps(&site.newest()).contains("waits: no space left")
+        });
+        node.free();
+        let ended = site.ended(number);
+        let said = steps(&ended);
+        assert!(said.contains("o space left"), "{moment}:\n{said}");
+        assert_eq!(ended.fields.status, "completed", "{moment}:\n{said}");
+        site.is_replaced_by(version);
+    }
 }

@@ -225,7 +225,8 @@ fn fill_at_each_step(mut node: Node, is_wanted: impl Fn(&str) -> bool) -> BTreeS
     full.at
 }
 
-/// Steps that are none of these operations': a pause while a hook runs, and canaries.
+/// Steps that are none of these operations': of canaries, which are in canaries.rs, and of a hook whose time is over, which only
+/// the rollout's deadline brings about (see the machine's own tests).
 const OTHERS: [&str; 3] = ["stop_hook", "weigh", "sample"];
 
 #[test]
