@@ -279,6 +279,82 @@ fn the_proxy_protocol_is_taken_where_configured_and_sent_where_configured() {
     assert!(read_to_end(&mut client).ends_with("PROXY TCP4 192.0.2.1 192.0.2.2 4096 80"));
 }
 
+/// The status and body of a request without a body, by HTTP/1.1 and by HTTP/2, which must agree.
+fn by_both(stage: &Stage, method: &str, host: &str, headers: &[&str]) -> (u16, String) {
+    let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let request = format!("{method} / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{lines}\r\n");
+    let one = Answer::of(&stage.exchange(request.as_bytes()));
+    let mut curl = std::process::Command::new("curl");
+    curl.args(["-sS", "-m", "10", "--http2-prior-knowledge", "-X", method, "-w", "\n%{http_version} %{http_code}"]);
+    curl.args(["-H", &format!("host: {host}")]).args(headers.iter().flat_map(|line| ["-H", line]));
+    let output = curl.arg(format!("http://{}/", stage.address)).output().expect("curl is installed");
+    let two = String::from_utf8(output.stdout).unwrap();
+    let (body, status) = two.rsplit_once('\n').expect("curl says the status");
+    assert_eq!(status, format!("2 {}", one.status), "{method} {host} {headers:?}");
+    assert_eq!(body, one.body, "{method} {host} {headers:?}");
+    (one.status, one.body)
+}
+
+#[test]
+fn methods_headers_and_hosts_choose_the_route_in_both_versions() {
+    let stage = Stage::start();
+    let wanted = |host: &str, methods: &[&str], headers: &[(&str, &str)]| {
+        let mut spec = spec();
+        spec.hosts = vec![host.to_owned()];
+        spec.methods = methods.iter().map(|method| (*method).to_owned()).collect();
+        spec.headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        spec
+    };
+    let all = [
+        ("reads", wanted("example.com", &["GET"], &[])),
+        ("writes", wanted("example.com", &["POST", "PUT"], &[])),
+        ("beta", wanted("example.com", &[], &[("x-beta", "yes")])),
+        ("both", wanted("example.com", &["GET"], &[("x-beta", "yes"), ("x-team", "a")])),
+        ("wild", wanted("*.example.com", &[], &[])),
+        ("exact", wanted("api.example.com", &[], &[])),
+        ("exact-reads", wanted("api.example.com", &["GET"], &[])),
+    ];
+    let servers: Vec<Server> = all.iter().map(|(of, _)| Server::saying(of)).collect();
+    let backends = all.iter().zip(&servers).map(|((of, _), server)| backend(of, &[server.address])).collect();
+    let routes = all.into_iter().map(|(of, spec)| coppice_proxy::Route { service: name(of), ..route(spec) }).collect();
+    stage.proxy.update(&Routes { routes, backends }).unwrap();
+    let (beta, team) = ("x-beta: yes", "x-team: a");
+    for (method, host, headers, service) in [
+        ("GET", "example.com", &[][..], "reads"),
+        ("POST", "example.com", &[], "writes"),
+        ("PUT", "example.com", &[], "writes"),
+        ("GET", "example.com", &[beta], "beta"),
+        ("POST", "example.com", &["X-Beta: yes"], "beta"),
+        ("DELETE", "example.com", &[beta], "beta"),
+        ("GET", "example.com", &[beta, team], "both"),
+        ("POST", "example.com", &[beta, team], "beta"),
+        ("GET", "example.com", &[team], "reads"),
+        ("GET", "example.com", &["x-beta: YES"], "reads"),
+        ("GET", "example.com", &["x-beta: yes, no"], "reads"),
+        ("GET", "a.example.com", &[], "wild"),
+        ("DELETE", "A.Example.COM:8080", &[beta], "wild"),
+        ("POST", "api.example.com", &[], "exact"),
+        ("GET", "api.example.com", &[], "exact-reads"),
+    ] {
+        assert_eq!(by_both(&stage, method, host, headers), (200, service.to_owned()), "{method} {host} {headers:?}");
+    }
+    let asked: usize = servers.iter().map(|server| server.seen().len()).sum();
+    for (method, host, headers) in [
+        ("DELETE", "example.com", &[][..]),
+        ("PATCH", "example.com", &["x-beta: no"]),
+        // Methods are as they are written.
+        ("get", "example.com", &[]),
+        ("GET", "a.b.example.com", &[]),
+        ("GET", "notexample.com", &[]),
+        ("GET", "*.example.com", &[]),
+        ("GET", "example.com.evil.net", &[]),
+    ] {
+        let (status, _) = by_both(&stage, method, host, headers);
+        assert!(matches!(status, 404 | 400), "{method} {host} {headers:?}: {status}");
+    }
+    assert_eq!(servers.iter().map(|server| server.seen().len()).sum::<usize>(), asked, "one reached an instance");
+}
+
 /// What was written to it.
 #[derive(Clone, Default)]
 pub(crate) struct Written(pub(crate) Arc<Mutex<Vec<u8>>>);
