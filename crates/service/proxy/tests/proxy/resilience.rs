@@ -1,7 +1,7 @@
 //! Instances that fail, leave, and come back.
 
 use std::io::{Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -111,6 +111,183 @@ fn an_answer_that_takes_too_long_is_504_and_the_connection_goes_on() {
     assert!(begun.elapsed() >= Duration::from_millis(300) && begun.elapsed() < Duration::from_secs(5));
     client.write_all(b"GET /../ HTTP/1.1\r\nhost: example.com\r\n\r\n").unwrap();
     read_until(&mut client, "HTTP/1.1 400 ");
+}
+
+/// A server whose queue of connections is full and never emptied: the kernel drops what would begin another.
+struct Deaf {
+    address: SocketAddr,
+    _listener: TcpListener,
+    _queued: Vec<TcpStream>,
+}
+
+fn deaf() -> Deaf {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    let listener = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        socket.listen(0).unwrap().into_std().unwrap()
+    });
+    let address = listener.local_addr().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(500)) {
+        queued.push(stream);
+        assert!(queued.len() < 10, "its queue takes any number");
+    }
+    Deaf { address, _listener: listener, _queued: queued }
+}
+
+#[test]
+fn an_instance_that_does_not_accept_in_time_is_504_and_is_gone_around_for_any_method() {
+    let (deaf, good) = (deaf(), Server::saying("ok"));
+    let stage = Stage::start();
+    let mut patient = spec();
+    // More than the default, so that it cannot be the default that ends it.
+    patient.timeouts.connect = DurationText(Duration::from_millis(1500));
+    stage.route(patient, &[deaf.address]);
+    let begun = Instant::now();
+    assert_eq!(stage.get("/", "").status, 504);
+    assert!(begun.elapsed() >= Duration::from_millis(1500), "{:?}", begun.elapsed());
+    let mut hasty = spec();
+    hasty.timeouts.connect = DurationText(Duration::from_millis(100));
+    stage.route(hasty, &[deaf.address, good.address]);
+    let before = stage.proxy.metrics().backends[0].failures;
+    let post = b"POST / HTTP/1.1\r\nhost: example.com\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+    wait_until("it was never tried", || {
+        assert_eq!(Answer::of(&stage.exchange(post)).status, 200);
+        stage.proxy.metrics().backends[0].failures > before
+    });
+}
+
+/// A route whose streams end when nothing moves for a second.
+fn idle_second(server: &Server) -> Stage {
+    let stage = Stage::start();
+    let mut spec = spec();
+    spec.timeouts.idle = DurationText(Duration::from_secs(1));
+    stage.route(spec, &[server.address]);
+    stage
+}
+
+#[test]
+fn an_answer_that_stands_still_is_cut_short_and_one_that_trickles_comes_whole() {
+    let server = Server::scripted(|stream, request| {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n");
+        let (turns, pause) = if request.contains("/still") { (1, 20_000) } else { (15, 100) };
+        for _ in 0..turns {
+            std::thread::park_timeout(Duration::from_millis(pause));
+            let _ = stream.write_all(b"1\r\n.\r\n");
+        }
+        stream.write_all(b"0\r\n\r\n").is_ok()
+    });
+    let stage = idle_second(&server);
+    let trickled = stage.get("/trickle", "");
+    assert_eq!((trickled.status, trickled.body.ends_with("\r\n0\r\n\r\n")), (200, true), "{trickled:?}");
+    assert_eq!(stage.proxy.metrics().backends[0].failures, 0);
+    let begun = Instant::now();
+    let still = stage.get("/still", "");
+    assert!(still.status == 200 && still.body.contains("hello"), "{still:?}");
+    assert!(!still.body.contains("0\r\n\r\n"), "the client must see that it is not whole: {still:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_eq!(stage.proxy.metrics().backends[0].failures, 1);
+    assert_eq!(stage.proxy.in_flight("shop", "web", "web-0"), 0);
+}
+
+#[test]
+fn a_request_whose_body_stands_still_is_408_and_its_instance_did_not_fail() {
+    let server = Server::saying("ok");
+    let stage = idle_second(&server);
+    for begins in ["transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n", "content-length: 10\r\n\r\nhello"] {
+        let begun = Instant::now();
+        let answer = stage.exchange(format!("POST / HTTP/1.1\r\nhost: example.com\r\n{begins}").as_bytes());
+        assert_eq!(Answer::of(&answer).status, 408, "{begins:?}: {answer}");
+        assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    assert!(server.seen().is_empty(), "half a request was taken for one");
+    assert_eq!(stage.proxy.metrics().backends[0].failures, 0);
+    assert_eq!(stage.proxy.in_flight("shop", "web", "web-0"), 0);
+}
+
+/// The status of one request to a lone `server`, and how often it was asked, where one retry is allowed.
+fn asked(server: Server, on_5xx: bool, request: &str) -> (u16, usize) {
+    let stage = Stage::start();
+    let mut spec = spec();
+    (spec.retry.count, spec.retry.on_5xx, spec.breaker.threshold) = (1, on_5xx, u32::MAX);
+    stage.route(spec, &[server.address]);
+    let request = format!("{request}host: example.com\r\nconnection: close\r\n\r\n");
+    (Answer::of(&stage.exchange(request.as_bytes())).status, server.seen().len())
+}
+
+#[test]
+fn get_head_and_options_are_retried_and_what_may_change_something_is_not() {
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        assert_eq!(asked(failing(), true, &format!("{method} / HTTP/1.1\r\n")), (503, 2), "{method}");
+    }
+    for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE", "PROPFIND"] {
+        assert_eq!(asked(failing(), true, &format!("{method} / HTTP/1.1\r\n")), (503, 1), "{method}");
+    }
+    let stage = Stage::start();
+    let (server, mut spec) = (failing(), spec());
+    (spec.retry.count, spec.breaker.threshold) = (1, u32::MAX);
+    stage.route(spec, &[server.address]);
+    let with_body = b"GET / HTTP/1.1\r\nhost: example.com\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+    assert_eq!(Answer::of(&stage.exchange(with_body)).status, 503);
+    assert_eq!(server.seen().len(), 1, "a body may not be there any more to be sent again");
+}
+
+#[test]
+fn without_retry_on_5xx_a_5xx_is_the_answer_and_no_answer_is_retried_still() {
+    let closing = || Server::scripted(|_, _| false);
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        let line = format!("{method} / HTTP/1.1\r\n");
+        assert_eq!(asked(failing(), false, &line), (503, 1), "{method}");
+        assert_eq!(asked(closing(), false, &line), (502, 2), "{method}");
+    }
+    for method in ["PUT", "DELETE", "POST"] {
+        assert_eq!(asked(closing(), false, &format!("{method} / HTTP/1.1\r\n")), (502, 1), "{method}");
+    }
+}
+
+/// Waits until requests reach `server` again, as long as a first ejection may take and more.
+fn until_asked_again(stage: &Stage, server: &Server, before: usize) {
+    let by = Instant::now() + coppice_route::outlier::EJECTED + Duration::from_secs(20);
+    while server.seen().len() == before {
+        assert!(Instant::now() < by, "it never got a request again");
+        assert_eq!(stage.get("/", "").status, 200);
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn an_instance_that_mostly_fails_is_ejected_gets_no_request_and_comes_back() {
+    let healthy = std::sync::Arc::new(AtomicBool::new(false));
+    let now = std::sync::Arc::clone(&healthy);
+    let bad = Server::start(move |_| match now.load(Ordering::SeqCst) {
+        true => b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(),
+        false => b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n".to_vec(),
+    });
+    let good = Server::saying("ok");
+    let stage = Stage::start();
+    let mut spec = spec();
+    // The breaker is not what takes it out.
+    spec.breaker.threshold = u32::MAX;
+    stage.route(spec, &[bad.address, good.address]);
+    let ejected = |at: usize| stage.proxy.metrics().backends[at].ejected;
+    let begun = Instant::now();
+    wait_until("it was never ejected", || {
+        assert!(matches!(stage.get("/", "").status, 200 | 500));
+        ejected(0)
+    });
+    let before = bad.seen().len();
+    assert!(before >= coppice_route::outlier::LEAST as usize, "{before} are too few to conclude from");
+    assert_eq!((ejected(1), stage.proxy.metrics().backends[0].breaker), (false, BreakerState::Closed));
+    for _ in 0..30 {
+        assert_eq!(stage.get("/", "").body, "ok");
+    }
+    assert_eq!(bad.seen().len(), before, "it was asked while it was ejected");
+    healthy.store(true, Ordering::SeqCst);
+    until_asked_again(&stage, &bad, before);
+    assert!(!ejected(0));
+    // Time is told to a tenth of a second.
+    assert!(begun.elapsed() + Duration::from_secs(1) >= coppice_route::outlier::EJECTED, "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -98,6 +98,31 @@ async fn a_websocket_of_a_leaving_instance_or_route_is_drained_to_the_deadline_a
 }
 
 #[tokio::test]
+async fn a_websocket_ends_when_nothing_moves_for_the_idle_time_and_one_that_talks_goes_on() {
+    let server = echo().await;
+    let stage = Stage::start();
+    let mut spec = spec();
+    spec.timeouts.idle = coppice_base::DurationText(Duration::from_secs(2));
+    stage.route(spec, &[server]);
+    let (mut silent, mut talking) = (open(&stage).await, open(&stage).await);
+    let begun = std::time::Instant::now();
+    assert_eq!(says(&mut silent, "and no more").await.as_deref(), Some("and no more"));
+    let mut turns = 0;
+    let end = loop {
+        match tokio::time::timeout(Duration::from_millis(100), silent.next()).await {
+            Ok(end) => break end,
+            Err(_) => assert_eq!(says(&mut talking, "still here").await.as_deref(), Some("still here")),
+        }
+        turns += 1;
+        assert!(turns < 200, "it was never ended");
+    };
+    assert!(!matches!(end, Some(Ok(_))), "{end:?}");
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert_eq!(says(&mut talking, "and on").await.as_deref(), Some("and on"));
+    assert_eq!(stage.proxy.in_flight("shop", "web", "web-0"), 1);
+}
+
+#[tokio::test]
 async fn a_websocket_ends_with_the_policy_that_comes_to_deny_it_and_others_go_on() {
     let server = echo().await;
     let stage = Stage::serving(&[server]);
