@@ -275,6 +275,21 @@ mod frames {
     /// `:method: GET`, `:path: /`, `:scheme: http` by index, `:authority: example.com` as a literal.
     pub(crate) const GET: &[u8] = b"\x82\x84\x86\x41\x0bexample.com";
 
+    /// The same as a POST.
+    pub(crate) const POST: &[u8] = b"\x83\x84\x86\x41\x0bexample.com";
+    pub(crate) const DATA: u8 = 0;
+    pub(crate) const HEADERS: u8 = 1;
+    pub(crate) const CONTINUATION: u8 = 9;
+    pub(crate) const END_STREAM: u8 = 1;
+    pub(crate) const END_HEADERS: u8 = 4;
+
+    /// A literal field that enters no table; at most 126 bytes each.
+    pub(crate) fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
+        let length = |of: &[u8]| u8::try_from(of.len()).unwrap();
+        assert!(length(name) < 127 && length(value) < 127);
+        [&[0, length(name)], name, &[length(value)], value].concat()
+    }
+
     pub(crate) fn frame(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {
         let length = u32::try_from(body.len()).unwrap().to_be_bytes();
         [&length[1..], &[kind, flags], &stream.to_be_bytes(), body].concat()
@@ -348,5 +363,250 @@ fn frames_that_break_the_protocol_end_the_connection_only() {
         client.write_all(&[frames::PREFACE, frames::SETTINGS, &bad].concat()).unwrap();
         assert!(ended(&mut client), "{bad:?}");
     }
+    assert_eq!(stage.get("/", "").status, 200);
+}
+
+/// How the request on stream 1 ended.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    /// With 200.
+    Answered,
+    /// With another status, a reset of the stream or the connection, or its end.
+    Refused,
+}
+
+/// Reads frames until the request on stream 1 is answered or refused.
+fn outcome(client: &mut std::net::TcpStream) -> Outcome {
+    loop {
+        let mut head = [0; 9];
+        if let Err(error) = client.read_exact(&mut head) {
+            assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "neither answered nor refused");
+            return Outcome::Refused;
+        }
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let mut body = vec![0; length];
+        if client.read_exact(&mut body).is_err() {
+            return Outcome::Refused;
+        }
+        match head[3] {
+            // 0x88 is `:status: 200` by index.
+            frames::HEADERS if body.first() == Some(&0x88) => return Outcome::Answered,
+            frames::HEADERS | 3 | 7 => return Outcome::Refused,
+            _ => {}
+        }
+    }
+}
+
+/// The outcome of frames that follow a decent beginning, on a connection of their own.
+fn over_http2(stage: &Stage, frames: &[u8]) -> Outcome {
+    let mut client = stage.connect();
+    client.write_all(&[frames::PREFACE, frames::SETTINGS, frames].concat()).unwrap();
+    outcome(&mut client)
+}
+
+#[test]
+fn a_body_of_http2_that_contradicts_its_length_is_refused_and_hides_no_request() {
+    use frames::{DATA, END_HEADERS, END_STREAM, HEADERS, field, frame};
+    let server = Server::saying("ok");
+    let stage = Stage::serving(&[server.address]);
+    let head = |fields: &[u8], flags| frame(HEADERS, END_HEADERS | flags, 1, &[frames::POST, fields].concat());
+    let length = |told: &str| field(b"content-length", told.as_bytes());
+    let data = |bytes: &[u8]| frame(DATA, END_STREAM, 1, bytes);
+    let hidden = b"12345GET /hidden HTTP/1.1\r\nhost: example.com\r\n\r\n";
+    for (name, all) in [
+        ("more than told", [head(&length("5"), 0), data(hidden)].concat()),
+        ("some where none was told", [head(&length("0"), 0), data(hidden)].concat()),
+        ("less than told", [head(&length("100"), 0), data(hidden)].concat()),
+        ("none where some was told", head(&length("5"), END_STREAM)),
+        ("two lengths", [head(&[length("5"), length("50")].concat(), 0), data(b"12345")].concat()),
+        ("a sign", [head(&length("+5"), 0), data(b"12345")].concat()),
+        ("two in one", [head(&length("5, 50"), 0), data(b"12345")].concat()),
+        ("not decimal", [head(&length("0x5"), 0), data(b"12345")].concat()),
+        ("beyond all numbers", [head(&length("99999999999999999999"), 0), data(b"12345")].concat()),
+    ] {
+        assert_eq!(over_http2(&stage, &all), Outcome::Refused, "{name}");
+        assert_eq!(server.seen(), [""; 0], "{name}");
+    }
+    // Told and kept, and then something more on a stream that is over.
+    let more = frame(DATA, END_STREAM, 1, &hidden[5..]);
+    over_http2(&stage, &[head(&length("5"), 0), data(b"12345"), more].concat());
+    assert_eq!(over_http2(&stage, &[head(&length("5"), 0), data(b"12345")].concat()), Outcome::Answered);
+    assert_eq!(over_http2(&stage, &[head(&[], 0), data(hidden)].concat()), Outcome::Answered);
+    let seen = server.seen();
+    assert!(seen.iter().all(|seen| seen.starts_with("POST / HTTP/1.1\r\n")), "{seen:?}");
+}
+
+#[test]
+fn fields_of_http2_that_http1_would_read_otherwise_never_reach_an_instance() {
+    use frames::{END_HEADERS, END_STREAM, HEADERS, field, frame};
+    let server = Server::saying("ok");
+    let stage = Stage::serving(&[server.address]);
+    let ask = |block: &[u8]| over_http2(&stage, &frame(HEADERS, END_HEADERS | END_STREAM, 1, block));
+    let fields: &[(&[u8], &[u8])] = &[
+        (b"transfer-encoding", b"chunked"),
+        (b"transfer-encoding", b"identity"),
+        (b"connection", b"close"),
+        (b"connection", b"x-forwarded-for"),
+        (b"keep-alive", b"timeout=5"),
+        (b"proxy-connection", b"keep-alive"),
+        (b"upgrade", b"websocket"),
+        (b"Transfer-Encoding", b"chunked"),
+        (b"X-Upper", b"1"),
+        (b"x y", b"1"),
+        (b"x:y", b"1"),
+        (b"x\r\ny", b"1"),
+        (b"x\ny", b"1"),
+        (b"x\0y", b"1"),
+        (b"x: y\r\ntransfer-encoding", b"chunked"),
+        (b"", b"1"),
+        (b"x", b"y\r\ntransfer-encoding: chunked"),
+        (b"x", b"y\r\n\r\nGET /hidden HTTP/1.1\r\nhost: example.com\r\n\r\n"),
+        (b"x", b"y\nz"),
+        (b"x", b"y\rz"),
+        (b"x", b"y\0z"),
+        (b"cookie", b"a=b\r\nx: y"),
+        (b"host", b"example.com\r\nx: y"),
+        (b"host", b"other.com"),
+        (b":path", b"/again"),
+        (b":status", b"200"),
+        (b":unknown", b"1"),
+    ];
+    for (name, value) in fields {
+        let told = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+        assert_eq!(ask(&[frames::GET, &field(name, value)].concat()), Outcome::Refused, "{told:?}");
+    }
+    let pseudo = |name: &[u8], value: &[u8]| {
+        let all: [(&[u8], &[u8]); 4] =
+            [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"example.com")];
+        all.into_iter().flat_map(|(of, said)| field(of, if of == name { value } else { said })).collect::<Vec<_>>()
+    };
+    let lines: &[(&[u8], &[u8])] = &[
+        (b":method", b"GET /hidden HTTP/1.1\r\nx: y"),
+        (b":method", b"G T"),
+        (b":method", b""),
+        (b":method", b"CONNECT"),
+        (b":path", b"/ HTTP/1.1\r\nhost: example.com\r\n\r\nGET /hidden"),
+        (b":path", b"/a b"),
+        (b":path", b"/a\0b"),
+        (b":path", b"/a\nb"),
+        (b":path", b""),
+        (b":path", b"hidden"),
+        (b":path", b"http://example.com/hidden"),
+        (b":path", b"/../hidden"),
+        (b":authority", b"example.com\r\nx: y"),
+        (b":authority", b"example.com /hidden"),
+        (b":authority", b"a@example.com"),
+        (b":authority", b""),
+    ];
+    for (name, value) in lines {
+        let told = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+        assert_eq!(ask(&pseudo(name, value)), Outcome::Refused, "{told:?}");
+    }
+    assert_eq!((server.connections(), server.seen().len()), (0, 0), "{:?}", server.seen());
+    // The same, said decently.
+    assert_eq!(ask(&pseudo(b":path", b"/seen")), Outcome::Answered);
+    assert_eq!(ask(&[frames::GET, &field(b"te", b"trailers"), &field(b"x", b"y")].concat()), Outcome::Answered);
+    assert!(server.seen()[0].starts_with("GET /seen HTTP/1.1\r\n"), "{:?}", server.seen());
+    assert!(server.seen()[1].contains("\r\nx: y\r\n") && !server.seen()[1].contains("te: "), "{:?}", server.seen());
+}
+
+#[test]
+fn who_is_slow_over_http2_is_cut_off_wherever_it_stops() {
+    use frames::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame};
+    let server = Server::saying(&"x".repeat(100_000));
+    let stage = Stage::with(|config| {
+        config.limits.header_timeout = Duration::from_millis(500);
+        config.limits.keep_alive = Duration::from_millis(500);
+    });
+    let mut spec = spec();
+    spec.timeouts.idle = coppice_base::DurationText(Duration::from_secs(1));
+    stage.route(spec, &[server.address]);
+    let closed_window = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    let asks = frame(HEADERS, END_HEADERS | END_STREAM, 1, frames::GET);
+    let elsewhere = frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\x82\x84\x86\x41\x09other.com");
+    let uploads = frame(HEADERS, END_HEADERS, 1, frames::POST);
+    let begun = frame(HEADERS, END_STREAM, 1, frames::GET);
+    let ways: [(&str, Vec<u8>); 9] = [
+        ("half a preface", PREFACE[..12].to_vec()),
+        ("a preface but for its last byte", PREFACE[..23].to_vec()),
+        ("silent after the preface", PREFACE.to_vec()),
+        ("half a frame", [PREFACE, SETTINGS, &asks[..20]].concat()),
+        ("headers that never end", [PREFACE, SETTINGS, &begun].concat()),
+        ("a body that never comes", [PREFACE, SETTINGS, &uploads].concat()),
+        ("a window that never opens", [PREFACE, &closed_window, &asks].concat()),
+        ("a window that never opens for our own answer", [PREFACE, &closed_window, &elsewhere].concat()),
+        ("silent after an answer", [PREFACE, SETTINGS, &asks].concat()),
+    ];
+    let mut clients: Vec<_> = ways
+        .iter()
+        .map(|(name, bytes)| {
+            let mut client = stage.connect();
+            client.write_all(bytes).unwrap();
+            (*name, client)
+        })
+        .collect();
+    // One that goes on with its headers, and one that only says that it is there.
+    let mut dripping = stage.connect();
+    dripping.write_all(&[PREFACE, SETTINGS, &begun].concat()).unwrap();
+    let mut knocking = stage.connect();
+    knocking.write_all(&[PREFACE, SETTINGS].concat()).unwrap();
+    let drop_of_header = frame(CONTINUATION, 0, 1, b"\0\x01a\x01b");
+    let ping = frame(6, 0, 0, &[0; 8]);
+    let (mut drips, mut knocks) = (0, 0);
+    while drips + knocks < 400 {
+        let dripped = dripping.write_all(&drop_of_header).is_ok();
+        let knocked = knocking.write_all(&ping).is_ok();
+        (drips, knocks) = (drips + u32::from(dripped), knocks + u32::from(knocked));
+        if !dripped && !knocked {
+            break;
+        }
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    assert!(drips + knocks < 400, "headers dripped {drips} times, and {knocks} pings were taken");
+    for (name, client) in &mut clients {
+        assert!(ended(client), "{name}");
+    }
+    wait_until("connections are left", || stage.proxy.metrics().connections == 0);
+    assert_eq!(stage.proxy.in_flight("shop", "web", "web-0"), 0);
+    assert!(server.seen().iter().all(|seen| seen.starts_with("GET / ")), "{:?}", server.seen());
+}
+
+/// The most memory this process has had, in bytes.
+fn most_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn a_small_block_of_http2_fields_that_unpacks_to_a_large_one_is_refused_and_takes_no_memory() {
+    use frames::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, frame};
+    let server = Server::saying("ok");
+    let stage = Stage::serving(&[server.address]);
+    // A field of 4000 bytes that enters the table (its length as 127 + 3873), and then a byte each time it is repeated.
+    let entry = [&b"\x40\x01a\x7f\xa1\x1e"[..], &[b'v'; 4000]].concat();
+    let block = |times| [frames::GET, &entry, &vec![0xbe; times]].concat();
+    let bomb = |times| {
+        let block = block(times);
+        let mut pieces = block.chunks(16_384).peekable();
+        let mut all = Vec::new();
+        let mut kind = (HEADERS, END_STREAM);
+        while let Some(piece) = pieces.next() {
+            let end = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+            all.extend(frame(kind.0, kind.1 | end, 1, piece));
+            kind = (CONTINUATION, 0);
+        }
+        all
+    };
+    assert_eq!(over_http2(&stage, &bomb(3)), Outcome::Answered, "16 kB are no bomb");
+    assert!(server.seen()[0].len() > 4 * 4000);
+    let before = most_memory();
+    // 80 kB, 48 MB and 240 MB of fields.
+    for times in [20, 12_000, 60_000] {
+        assert_eq!(over_http2(&stage, &bomb(times)), Outcome::Refused, "{times}");
+    }
+    let grown = most_memory() - before;
+    assert!(grown < 32 << 20, "{grown} bytes");
+    assert_eq!(server.seen().len(), 1);
     assert_eq!(stage.get("/", "").status, 200);
 }
