@@ -380,7 +380,7 @@ fn verdict_of(progress: &Progress, is_first: bool) -> Option<Verdict> {
 
 /// Drops the oldest releases beyond [`RELEASES_KEPT`], sparing the current one, the one it came from and the newest that
 /// succeeded.
-fn drop_old_releases(app: &mut App) {
+pub(crate) fn drop_old_releases(app: &mut App) {
     while app.releases.len() > RELEASES_KEPT {
         let current = app.current();
         let spared = [app.last_succeeded().map(|release| release.id), Some(current.id), current.from];

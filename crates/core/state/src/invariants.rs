@@ -69,7 +69,8 @@ impl State {
     }
 }
 
-fn check_app(name: &Name, app: &App, broken: &mut Vec<String>) {
+/// What does not hold of one app, seen by itself.
+pub(crate) fn check_app(name: &Name, app: &App, broken: &mut Vec<String>) {
     if app.releases.len() > RELEASES_KEPT {
         broken.push(format!("app {name} keeps {} releases, more than {RELEASES_KEPT}", app.releases.len()));
     }

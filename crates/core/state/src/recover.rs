@@ -5,7 +5,12 @@ use std::sync::Arc;
 
 use coppice_base::Name;
 
-use crate::{App, Effect, Rejection, Release, State};
+use crate::apply::drop_old_releases;
+use crate::invariants::check_app;
+use crate::{App, Effect, Rejection, Release, State, Verdict};
+
+/// What became of the newest release that is known when a later one had come.
+const SUCCESSOR_LOST: &str = "a later release had come, of which nothing is known";
 
 impl State {
     /// Takes in an app with these releases, oldest first, as if it had always been there.
@@ -28,7 +33,8 @@ impl State {
             if release.verdict.is_none() {
                 return Err(refused(&format!("release {} was not over", release.number)));
             }
-            if self.apps.values().any(|app| app.release(release.id).is_some()) {
+            let is_twice = releases.iter().any(|other| other.id == release.id && other.number != release.number);
+            if is_twice || self.apps.values().any(|app| app.release(release.id).is_some()) {
                 return Err(Rejection::ReleaseIdTaken(release.id));
             }
             self.check_pins(&release.spec, &release.secrets)?;
@@ -40,11 +46,22 @@ impl State {
         let addresses = self.addresses_for(&current.spec)?;
 
         let (release, number) = (current.id, current.number);
-        let app = App {
+        let mut app = App {
             releases: releases.iter().cloned().map(Arc::new).collect(),
             addresses: addresses.into_iter().collect(),
             ..App::empty(uid_range)
         };
+        // Volumes that were not in use together remember more than one app keeps.
+        drop_old_releases(&mut app);
+        if let Some(newest) = app.releases.last_mut().filter(|newest| newest.verdict == Some(Verdict::Superseded)) {
+            // By one that had not ended, which no volume knows.
+            Arc::make_mut(newest).verdict = Some(Verdict::Failed { reason: SUCCESSOR_LOST.to_owned() });
+        }
+        let mut broken = Vec::new();
+        check_app(name, &app, &mut broken);
+        if !broken.is_empty() {
+            return Err(refused(&broken.join("; ")));
+        }
         self.uid_ranges.insert(name.clone(), uid_range);
         self.apps.insert(name.clone(), Arc::new(app));
         Ok(Effect::Released { release, number })

@@ -3,6 +3,7 @@
 mod commands;
 mod policy;
 mod properties;
+mod recovering;
 mod secrets;
 mod service_addresses;
 mod words;
