@@ -48,12 +48,12 @@ impl State {
                 self.apply_spec(command, *release, spec, Pins { images, secrets }, *expected_release, stopped, terms)
             }
             Body::PinImages { app, release, images } => self.pin_images(app, *release, images),
-            Body::Remove { app, remove_volumes } => self.remove(app, *remove_volumes),
+            Body::Remove { app, remove_volumes } => self.remove(command, app, *remove_volumes),
             Body::SetScale { app, service, replicas } => self.set_scale(app, service, *replicas),
             Body::SetStopped { app, workloads, stopped } => self.set_stopped(app, workloads, *stopped),
             Body::Restart { app, workloads } => self.restart(app, workloads),
             Body::RecordVerdict { app, release, verdict } => self.record_verdict(command, app, *release, verdict),
-            Body::RecoverApp { app, releases } => self.recover_app(app, releases),
+            Body::RecoverApp { app, releases } => self.recover_app(command, app, releases),
             Body::RecordProgress { app, release, progress } => self.record_progress(command, app, *release, progress),
             Body::SetPolicyRule { from, to, verdict } => self.set_rule(command, from, to, *verdict),
             Body::RemovePolicyRule { from, to } => self.remove_rule(from, to),
@@ -126,7 +126,7 @@ impl State {
             Some(range) => *range,
             None => self.free_uid_range().ok_or(Rejection::NoUidRange)?,
         };
-        let addresses = self.addresses_for(spec)?;
+        let addresses = self.addresses_for(spec, command.at)?;
 
         let number = existing.map_or(1, |app| app.newest().number + 1);
         let from = current.filter(|release| !release.is_void()).map(|release| release.id);
@@ -165,7 +165,7 @@ impl State {
         app.restarts.retain(|workload, _| spec.workload(workload.as_str()).is_some());
         drop_old_releases(app);
         let specs: Vec<AppSpec> = self.known_app(name)?.specs().cloned().collect();
-        self.give_up_addresses(name, &specs);
+        self.give_up_addresses(name, &specs, command.at);
         self.drop_old_secrets();
         Ok(Effect::Released { release: id, number })
     }
@@ -185,13 +185,13 @@ impl State {
         Ok(Effect::Recorded)
     }
 
-    fn remove(&mut self, name: &Name, remove_volumes: bool) -> Result<Effect, Rejection> {
+    fn remove(&mut self, command: &Command, name: &Name, remove_volumes: bool) -> Result<Effect, Rejection> {
         let volumes_left = remove_volumes && self.uid_ranges.contains_key(name);
         if !self.apps.contains_key(name) && !volumes_left {
             return Err(Rejection::UnknownApp(name.clone()));
         }
 
-        self.give_up_addresses(name, []);
+        self.give_up_addresses(name, [], command.at);
         self.apps.remove(name);
         if remove_volumes {
             self.uid_ranges.remove(name);
@@ -299,7 +299,7 @@ impl State {
         app.stopped.retain(is_there);
         app.restarts.retain(|workload, _| is_there(workload));
         app.scale.retain(|service, _| spec.services.contains_key(service));
-        self.give_up_addresses(name, [&spec]);
+        self.give_up_addresses(name, [&spec], command.at);
         Ok(Effect::Recorded)
     }
 

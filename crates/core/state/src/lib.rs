@@ -37,6 +37,6 @@ pub use policy::{Decider, PolicyRule, RULES_MAX, Speaker};
 pub use preview::Preview;
 pub use rejection::Rejection;
 pub use secret::{Resealed, SEALED_MAX, SECRET_VERSIONS_KEPT, SECRETS_MAX, Secret, SecretVersion, secrets_used};
-pub use service_address::{SERVICE_ADDRESSES, ServiceAddress};
+pub use service_address::{SERVICE_ADDRESS_REST_MS, SERVICE_ADDRESSES, ServiceAddress};
 pub use snapshot::{FORMAT, SnapshotError};
 pub use state::{Node, RELEASES_KEPT, SEEN_KEPT, State, UID_RANGES};

@@ -7,14 +7,19 @@ use coppice_base::Name;
 
 use crate::apply::drop_old_releases;
 use crate::invariants::check_app;
-use crate::{App, Effect, Rejection, Release, State, Verdict};
+use crate::{App, Command, Effect, Rejection, Release, State, Verdict};
 
 /// What became of the newest release that is known when a later one had come.
 const SUCCESSOR_LOST: &str = "a later release had come, of which nothing is known";
 
 impl State {
     /// Takes in an app with these releases, oldest first, as if it had always been there.
-    pub(crate) fn recover_app(&mut self, name: &Name, releases: &[Release]) -> Result<Effect, Rejection> {
+    pub(crate) fn recover_app(
+        &mut self,
+        command: &Command,
+        name: &Name,
+        releases: &[Release],
+    ) -> Result<Effect, Rejection> {
         let refused = |why: &str| Rejection::Unrecoverable { app: name.clone(), why: why.to_owned() };
         if self.apps.contains_key(name) {
             return Err(refused("there is an app of that name"));
@@ -43,7 +48,7 @@ impl State {
             Some(range) => *range,
             None => self.free_uid_range().ok_or(Rejection::NoUidRange)?,
         };
-        let addresses = self.addresses_for(&current.spec)?;
+        let addresses = self.addresses_for(&current.spec, command.at)?;
 
         let (release, number) = (current.id, current.number);
         let mut app = App {

@@ -85,6 +85,11 @@ pub enum Rejection {
          services headless"
     )]
     NoServiceAddress,
+    #[error(
+        "the virtual addresses of services that are free were given up moments ago and may still be known as their last \
+         owners'; apply again in {wait_s} s, or make services headless"
+    )]
+    ServiceAddressesRest { wait_s: u64 },
     #[error("there is no node {0}; `coppice node list` lists those there are")]
     UnknownNode(NodeId),
     #[error("node {0} is in the cluster already")]

@@ -7,7 +7,8 @@ use coppice_base::{Name, Timestamp};
 use coppice_spec::Party;
 use serde::{Deserialize, Serialize};
 
-use crate::{App, Applied, CommandId, NodeId, PolicyRule, Secret, ServiceAddress, UidRange};
+use crate::service_address::Resting;
+use crate::{App, Applied, CommandId, NodeId, PolicyRule, Secret, UidRange};
 
 /// Releases kept of each app. The oldest go first; the newest that succeeded stays whatever its age, because
 /// it is what a roll-back needs.
@@ -32,9 +33,9 @@ pub struct State {
     /// Rules of `coppice policy`, from → to. They outlive the apps they name.
     #[serde(default)]
     pub(crate) policy: BTreeMap<Party, BTreeMap<Party, PolicyRule>>,
-    /// Given up by their services; oldest first.
+    /// Virtual addresses given up by their services; oldest first.
     #[serde(default)]
-    pub(crate) resting: VecDeque<ServiceAddress>,
+    pub(crate) resting: VecDeque<Resting>,
     /// Also what is left of removed ones that a release pins.
     #[serde(default)]
     pub(crate) secrets: BTreeMap<Name, Arc<Secret>>,

@@ -67,6 +67,9 @@ impl NetworkError {
 /// live, and programs hold on to theirs for a while longer.
 const REST_MS: u64 = (coppice_dns::TTL_MAX_S as u64 + 60) * 1000;
 
+// Services' virtual addresses rest as long; the agreed state knows of no name server.
+const _: () = assert!(REST_MS == coppice_state::SERVICE_ADDRESS_REST_MS);
+
 pub(crate) struct NodeNetwork {
     key: String,
     clock: Arc<dyn Clock>,

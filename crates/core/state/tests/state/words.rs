@@ -68,7 +68,9 @@ pub(crate) fn command(id: u128, body: Body) -> Command {
 #[derive(Default)]
 pub(crate) struct World {
     pub(crate) state: State,
-    next: u128,
+    pub(crate) next: u128,
+    /// Milliseconds that the clock is ahead of counting commands.
+    pub(crate) ahead_ms: u64,
 }
 
 impl World {
@@ -82,7 +84,9 @@ impl World {
     pub(crate) fn asks(&mut self, body: Body) -> Result<Applied, Rejection> {
         self.next += 1;
         let before = self.state.to_snapshot();
-        let answer = self.state.apply(&command(self.next, body));
+        let mut command = command(self.next, body);
+        command.at.0 += self.ahead_ms;
+        let answer = self.state.apply(&command);
         if answer.is_err() {
             assert_eq!(self.state.to_snapshot(), before, "a rejection leaves the state unchanged");
         }
