@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use coppice_base::{DurationText, Name, Timestamp};
 use coppice_rollout::{Event, How, Outcome, Reason, Record, Side, Verdict};
-use coppice_spec::{Condition, RolloutSpec};
+use coppice_spec::{AnalysisSpec, Condition, RolloutSpec};
 use coppice_state::{Release, Trigger};
 use coppice_supervise::{ChildState, ChildStatus, Overall, TreeStatus};
 
@@ -62,6 +62,14 @@ struct Sample {
     p99: Option<DurationText>,
 }
 
+impl Sample {
+    /// The same where the proxy sends them nothing any more: enough to be judged, and all of it failed.
+    fn taken_out(self, analysis: &AnalysisSpec) -> Self {
+        let requests = self.requests.max(analysis.min_requests).max(1);
+        Self { requests, errors: requests, ..self }
+    }
+}
+
 /// What the proxy has counted of some instances so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
@@ -111,8 +119,7 @@ impl App {
             let wanted = self.wanted();
             let plan = wanted.rollout().and_then(|(record, _)| record.plan.stage_of(workload.as_str()));
             if let Some(How::Canary { analysis, .. }) = plan.map(|stage| &stage.how) {
-                sample.requests = sample.requests.max(analysis.min_requests).max(1);
-                sample.errors = sample.requests;
+                sample = sample.taken_out(analysis);
             }
         }
         sample
@@ -237,5 +244,82 @@ fn doing(status: &ChildStatus<String>, before: u64, ungated: bool, awaited: bool
             Doing::Failed(format!("{}: restarted {RESTARTS_MAX} times: {}", status.key, cause()))
         }
         _ => Doing::OnTheWay,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Requests within 10 ms, 100 ms and 1 s, and beyond that.
+    fn seen(requests: u64, failures: u64, counts: [u64; 4]) -> Seen {
+        let bounds = [Some(10), Some(100), Some(1000), None].map(|bound| bound.map(Duration::from_millis));
+        Seen { requests, failures, taken_out: false, latency: bounds.into_iter().zip(counts).collect() }
+    }
+
+    fn p99(counts: [u64; 4]) -> Option<u128> {
+        let requests = counts.iter().sum();
+        seen(requests, 0, counts).since(&Seen::default()).p99.map(|p99| p99.0.as_millis())
+    }
+
+    #[test]
+    fn the_99th_percentile_is_the_bound_within_which_99_of_100_requests_are() {
+        let cases = [
+            ([0, 0, 0, 0], None),
+            ([1, 0, 0, 0], Some(10)),
+            ([0, 1, 0, 0], Some(100)),
+            ([99, 1, 0, 0], Some(10)),
+            ([98, 2, 0, 0], Some(100)),
+            ([98, 1, 1, 0], Some(100)),
+            ([98, 0, 2, 0], Some(1000)),
+            // Of fewer than a hundred each counts.
+            ([98, 1, 0, 0], Some(100)),
+            ([98, 0, 1, 0], Some(1000)),
+            ([198, 1, 0, 0], Some(10)),
+            ([197, 2, 0, 0], Some(100)),
+            ([198, 0, 2, 0], Some(10)),
+            ([197, 0, 3, 0], Some(1000)),
+            // Beyond the last bound there is none to name but that.
+            ([0, 0, 0, 1], Some(1000)),
+            ([99, 0, 0, 1], Some(10)),
+            ([98, 0, 0, 2], Some(1000)),
+        ];
+        for (counts, expected) in cases {
+            assert_eq!(p99(counts), expected, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn between_two_looks_only_what_came_between_them_counts() {
+        let before = seen(1000, 100, [0, 0, 1000, 0]);
+        let after = seen(1100, 103, [99, 1, 1000, 0]);
+        let p99 = |ms| Some(DurationText(Duration::from_millis(ms)));
+        assert_eq!(after.since(&before), Sample { requests: 100, errors: 3, p99: p99(10) });
+        assert_eq!(after.since(&Seen::default()), Sample { requests: 1100, errors: 103, p99: p99(1000) });
+        assert_eq!(before.since(&before), Sample::default(), "nothing came: no percentile of nothing");
+    }
+
+    #[test]
+    fn counters_that_begin_anew_count_nothing_rather_than_without_end() {
+        // The instances that are counted are others than those at the first look, which had seen more.
+        let before = seen(1000, 100, [1000, 0, 0, 0]);
+        assert_eq!(seen(10, 1, [10, 0, 0, 0]).since(&before), Sample::default());
+        let mixed = seen(10, 1, [0, 0, 10, 0]).since(&before);
+        assert_eq!((mixed.requests, mixed.p99), (0, Some(DurationText(Duration::from_secs(1)))));
+    }
+
+    #[test]
+    fn an_instance_that_the_proxy_has_taken_out_has_all_its_requests_fail() {
+        let analysis = |min_requests| AnalysisSpec { min_requests, ..AnalysisSpec::default() };
+        let of = |requests, errors| Sample { requests, errors, p99: None };
+        // From as many requests on as are judged, and one at least: what it does not get cannot fail.
+        for (seen, min_requests, judged) in [
+            (of(0, 0), 20, of(20, 20)),
+            (of(3, 3), 20, of(20, 20)),
+            (of(100, 3), 20, of(100, 100)),
+            (of(0, 0), 0, of(1, 1)),
+        ] {
+            assert_eq!(seen.taken_out(&analysis(min_requests)), judged, "{seen:?} from {min_requests} on");
+        }
     }
 }
