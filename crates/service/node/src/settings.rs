@@ -60,8 +60,9 @@ pub struct LogSettings {
 pub struct NetworkSettings {
     /// The bridge's IPv4 subnet, e.g. `10.88.0.0/16`; else the first free one.
     pub subnet: Option<String>,
-    /// Use BPF where the kernel has it: connections between services are balanced before its stack, and counted by pair.
-    /// Without, nftables does the same. Requests to disks are counted with it too, else by control groups.
+    /// Use BPF where the kernel has it: connections between services are balanced before its stack, and traffic is counted
+    /// by pair and by service's address. Without, nftables balances, and nothing counts that. Requests to disks are counted
+    /// with it too, else by control groups.
     pub bpf: bool,
     /// Lead published ports of services into their instances by XDP, on the machine's Ethernet links, before its stack. Rules
     /// of other programs (a firewall's) do not see these connections, and in its generic form XDP makes a link's large packets
