@@ -105,29 +105,61 @@ pub(crate) fn nothing_that_a_packet_says_of_itself_leads_around_a_denial(
     assert!(!arrives(&socket, SILENCE), "a source route");
 }
 
+/// Counts the frames of `space` that pass `hook` of its `eth0` and are `what`.
+fn count_frames(space: &Netspace, hook: &str, what: &str) {
+    space.program("nft add table netdev count");
+    space.program(&format!("nft add chain netdev count frames {{ type filter hook {hook} device eth0 priority 0; }}"));
+    space.program(&format!("nft add rule netdev count frames {what} counter"));
+}
+
+fn counted(space: &Netspace) -> u64 {
+    let listed = space.program("nft list chain netdev count frames");
+    let (_, counted) = listed.split_once("counter packets ").expect("a counter");
+    counted.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
+}
+
 pub(crate) fn nothing_for_all_reaches_another_container(machine: &mut Machine, _: &mut impl Dataplane) {
     let (one, other) = (Container::new(machine, "one"), Container::new(machine, "other"));
-    let socket = listen(&other.space);
-    let group6: Ipv6Addr = "ff02::1".parse().unwrap();
+    // A socket of IPv6 gets no multicast of IPv4.
+    let (port4, port6) = (PORT, PORT + 1);
+    let (socket4, socket6) = other
+        .space
+        .run(move || (UdpSocket::bind(("0.0.0.0", port4)).unwrap(), UdpSocket::bind(("::", port6)).unwrap()));
+    let near6: Ipv6Addr = "ff02::1".parse().unwrap();
     let wide6: Ipv6Addr = "ff05::1:3".parse().unwrap();
-    other.space.run({
-        let joining = socket.try_clone().unwrap();
-        move || [group6, wide6].iter().for_each(|group| joining.join_multicast_v6(group, 0).unwrap_or_default())
-    });
-    one.space.program("ip route add 224.0.0.0/4 dev eth0");
-    one.space.program("ip -6 route add ff00::/8 dev eth0 table local");
-    one.space.program("ip route add 10.88.255.255/32 dev eth0");
-    let groups = [Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(10, 88, 255, 255), Ipv4Addr::BROADCAST];
-    for to in groups.map(IpAddr::from).into_iter().chain([group6.into(), wide6.into()]) {
-        one.space.run(move || {
+    let described = other.space.program("ip -o link show eth0");
+    let index: u32 = described.split(':').next().unwrap().parse().unwrap();
+    [near6, wide6].iter().for_each(|group| socket6.join_multicast_v6(group, index).unwrap());
+    for space in [&one.space, &other.space] {
+        space.program("ip route add 224.0.0.0/4 dev eth0");
+        space.program("ip route add broadcast 10.88.255.255 dev eth0 table local");
+        space.program("ip -6 route add ff00::/8 dev eth0 table local");
+    }
+    count_frames(&one.space, "egress", &format!("udp dport {{ {port4}, {port6} }}"));
+    let send = |space: &Netspace, to: IpAddr| {
+        let port = if to.is_ipv4() { port4 } else { port6 };
+        space.run(move || {
             let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
             if to.is_ipv4() {
                 socket.set_broadcast(true).unwrap();
             }
-            // The sender's own kernel may refuse it, which is as good.
-            let _ = socket.send_to(b"?", SocketAddr::new(to, PORT));
+            socket.send_to(b"?", SocketAddr::new(to, port)).unwrap();
         });
-        assert!(!arrives(&socket, SILENCE), "{to}");
+    };
+    let groups = [Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(10, 88, 255, 255), Ipv4Addr::BROADCAST];
+    for to in groups.map(IpAddr::from).into_iter().chain([near6.into(), wide6.into()]) {
+        let (socket, alone) =
+            if to.is_ipv4() { (&socket4, ip4(&other).into()) } else { (&socket6, ip6(&other).into()) };
+        // It would be taken: what is sent to all at the place itself is.
+        send(&other.space, to);
+        assert!(arrives(socket, ANSWER), "{to} is nothing that the socket gets");
+        let before = counted(&one.space);
+        send(&one.space, to);
+        wait_until("it leaves its sender", || counted(&one.space) == before + 1);
+        assert!(!arrives(socket, SILENCE), "{to}");
+        send(&one.space, alone);
+        assert!(arrives(socket, ANSWER), "what is sent to it alone must arrive");
+        assert!(!arrives(socket, SILENCE), "{to}, late");
     }
 }
 
@@ -287,17 +319,8 @@ pub(crate) fn no_frame_goes_from_port_to_port(machine: &mut Machine, _: &mut imp
     let mac = |of: &Container| of.address.mac().map(|byte| format!("{byte:02x}")).join(":");
     // What the one sends, and what of it the other gets.
     for (space, hook) in [(&one.space, "egress"), (&other.space, "ingress")] {
-        space.program("nft add table netdev count");
-        space.program(&format!(
-            "nft add chain netdev count frames {{ type filter hook {hook} device eth0 priority 0; }}"
-        ));
-        space.program(&format!("nft add rule netdev count frames ether saddr {} counter", mac(&one)));
+        count_frames(space, hook, &format!("ether saddr {}", mac(&one)));
     }
-    let count = |space: &Netspace| {
-        let listed = space.program("nft list chain netdev count frames");
-        let (_, counted) = listed.split_once("counter packets ").expect("a counter");
-        counted.split(' ').next().and_then(|number| number.parse::<u64>().ok()).expect("a number")
-    };
     // To its neighbour's hardware address: what it says of addresses, asked by nobody, and packets of no container's.
     let to = ip4(&other);
     one.space.program(&format!("ip route add {to}/32 dev eth0"));
@@ -315,9 +338,9 @@ pub(crate) fn no_frame_goes_from_port_to_port(machine: &mut Machine, _: &mut imp
             socket.send_to(b"?", "10.99.0.2:7000").unwrap();
         });
     }
-    wait_until("frames are sent", || count(&one.space) >= if tagged { 4 } else { 3 });
+    wait_until("frames are sent", || counted(&one.space) >= if tagged { 4 } else { 3 });
     // What it sends to the host after that arrives after that.
     machine.host.serve_both(81, "host");
     assert!(one.space.ask(machine.bridge.gateway(), 81).is_some());
-    assert_eq!(count(&other.space), 0, "frames of its neighbour arrived");
+    assert_eq!(counted(&other.space), 0, "frames of its neighbour arrived");
 }

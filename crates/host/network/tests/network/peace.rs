@@ -106,9 +106,13 @@ fn beside_docker_what_the_word_says_opens_its_chain_and_nothing_else_changes() {
 
 #[test]
 fn beside_ufw_the_word_names_its_own_command() {
-    let machine = Machine::new();
+    let mut machine = Machine::new();
     run(&machine.host, &UFW);
-    let words = words(&machine, web([10, 88, 0, 2].into()));
+    let before = others(&machine.host);
+    let (_server, address) = machine.container();
+    machine.bridge.publish(&[web(address.ip)]).unwrap();
+    let words = words(&machine, web(address.ip));
+    assert!(before.contains("chain ufw-user-forward") && others(&machine.host) == before, "theirs is as it was");
     let opens = command(&words, "Chain FORWARD of table filter");
     assert_eq!(opens, "ufw route allow in on copt1 && ufw route allow out on copt1");
 }
@@ -117,12 +121,14 @@ fn beside_ufw_the_word_names_its_own_command() {
 fn beside_firewalld_the_word_says_to_trust_the_bridge() {
     let mut machine = Machine::new();
     run(&machine.host, &FIREWALLD);
+    let before = others(&machine.host);
     let ((client, _), (server, address)) = (machine.container(), machine.container());
     server.serve_both(80, "web");
     machine.outside.serve_both(81, "outside");
     machine.bridge.publish(&[web(address.ip)]).unwrap();
     assert_eq!(works(&machine, &client, address.ip), [false, false, true], "it lets redirected connections through");
     let words = words(&machine, web(address.ip));
+    assert!(before.contains("table inet firewalld") && others(&machine.host) == before, "theirs is as it was");
     let opens = command(&words, "Chain filter_FORWARD of table firewalld");
     assert_eq!(opens, "firewall-cmd --permanent --zone=trusted --add-interface=copt1 && firewall-cmd --reload");
     // What a trusted zone amounts to.
@@ -137,10 +143,13 @@ fn any_other_closed_chain_is_opened_by_what_the_word_says() {
     let mut machine = Machine::new();
     machine.host.program("nft add table ip mine");
     machine.host.program("nft add chain ip mine through { type filter hook forward priority 5; policy drop; }");
+    let before = others(&machine.host);
     let ((client, _), (server, address)) = (machine.container(), machine.container());
     server.serve_both(80, "web");
+    machine.bridge.publish(&[web(address.ip)]).unwrap();
     assert_eq!(client.ask(address.ip, 80), None);
     let words = words(&machine, web(address.ip));
+    assert!(before.contains("chain through") && others(&machine.host) == before, "theirs is as it was");
     let opens = command(&words, "Chain through of table mine");
     run(&machine.host, &opens.split(" && ").collect::<Vec<_>>());
     assert!(client.ask(address.ip, 80).is_some());
