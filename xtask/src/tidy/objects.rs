@@ -5,9 +5,13 @@ use std::fs;
 use super::{Finding, Tree};
 use crate::objects::{self, OBJECTS, PROGRAMS};
 
-/// Objects that differ from their source, that have none, and sources without an object. Nothing where the compiler
-/// that made them is not there, but for a word on standard error.
+/// Objects that differ from their source, that have none, and sources without an object. Where the compiler that made them
+/// is not there, that is a finding in CI, which nobody else compares them after; elsewhere a word on standard error.
 pub(super) fn stale(tree: &Tree) -> Vec<Finding> {
+    compared(tree, objects::cannot_compile(), std::env::var_os("CI").is_some())
+}
+
+fn compared(tree: &Tree, cannot_compile: Option<String>, is_ci: bool) -> Vec<Finding> {
     let names = objects::programs(&tree.root).unwrap_or_default();
     let committed = |name: &String| format!("{OBJECTS}/{name}.o");
     let mut findings: Vec<Finding> = tree
@@ -18,8 +22,13 @@ pub(super) fn stale(tree: &Tree) -> Vec<Finding> {
     if names.is_empty() {
         return findings;
     }
-    if let Some(why) = objects::cannot_compile() {
-        eprintln!("BPF objects are not compared with their sources: {why}");
+    if let Some(why) = cannot_compile {
+        let said = format!("BPF objects are not compared with their sources: {why}");
+        if is_ci {
+            findings.push(Finding::new(OBJECTS, 0, said));
+        } else {
+            eprintln!("{said}");
+        }
         return findings;
     }
     let scratch = std::env::temp_dir().join(format!("coppice-object-{}.o", std::process::id()));
@@ -47,7 +56,7 @@ mod tests {
         let program = ("crates/host/bpf/programs/a.c", "int a;\n");
         let objects = [("crates/host/bpf/objects/a.o", "stale"), ("crates/host/bpf/objects/b.o", "")];
         let fixture = Fixture::of(&[program, objects[0], objects[1]]);
-        let found = lines(&stale(&fixture.tree()));
+        let found = lines(&compared(&fixture.tree(), objects::cannot_compile(), false));
         let sourceless =
             "crates/host/bpf/objects/b.o: no program in crates/host/bpf/programs compiles to this object".to_owned();
         let differs = "crates/host/bpf/objects/a.o: is not what its source compiles to: `./x objects`".to_owned();
@@ -55,5 +64,17 @@ mod tests {
             Some(_) => assert_eq!(found, [sourceless]),
             None => assert_eq!(found, [sourceless, differs]),
         }
+    }
+
+    #[test]
+    fn objects_that_cannot_be_compared_are_caught_in_ci_and_nowhere_else() {
+        let fixture = Fixture::of(&[("crates/host/bpf/programs/a.c", ""), ("crates/host/bpf/objects/a.o", "")]);
+        let absent = || Some("the compiler is not here".to_owned());
+        let caught =
+            "crates/host/bpf/objects: BPF objects are not compared with their sources: the compiler is not here";
+        assert_eq!(lines(&compared(&fixture.tree(), absent(), true)), [caught]);
+        assert!(compared(&fixture.tree(), absent(), false).is_empty());
+        // Where there is nothing to compare, nothing is missing.
+        assert!(compared(&Fixture::of(&[]).tree(), absent(), true).is_empty());
     }
 }
