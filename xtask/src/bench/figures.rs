@@ -316,6 +316,44 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_committed_figures_of_releases_have_each_part_with_its_keys_and_as_the_goals_have_them() {
+        let committed: serde_json::Value =
+            serde_json::from_str(include_str!("../../../bench/results/releases.json")).unwrap();
+        let keys = |of: &serde_json::Value| of.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        let ratios = &committed["ratios"];
+        let mut parts: Vec<&str> = super::super::releases::PARTS.iter().map(|(part, _)| *part).collect();
+        parts.sort_unstable();
+        assert_eq!(keys(ratios), parts);
+        let goal = |figure: &str, goal: &str| {
+            let mut goals = committed["goals"].as_array().unwrap().iter();
+            let is_it = |one: &&serde_json::Value| {
+                one["figure"].as_str().unwrap().starts_with(figure) && one["goal"].as_str().unwrap().starts_with(goal)
+            };
+            goals.find(is_it).unwrap()["got"].as_f64().unwrap()
+        };
+        let expected = [
+            ("noop-up", vec![("ms_per_noop_up", goal("up again of 20", "≤ 50"))]),
+            ("plan", vec![("ms_per_plan", goal("plan of 1,000", "≤ 100"))]),
+            ("roll", vec![("failed_requests", goal("requests", "0")), ("overhead", goal("roll", "≤ 1.2") - 1.0)]),
+            (
+                "rollback",
+                vec![
+                    ("large_over_small", goal("rollback", "flat: ≤ 1.3")),
+                    ("seconds_to_healthy", goal("rollback", "≤ 1000 ms") / 1e3),
+                ],
+            ),
+            ("switch", vec![("ratio", goal("snapshot and switch", "≤ 2.00"))]),
+        ];
+        for (part, figures) in expected {
+            assert_eq!(keys(&ratios[part]), figures.iter().map(|(key, _)| *key).collect::<Vec<_>>(), "{part}");
+            for (key, got) in figures {
+                let told = ratios[part][key].as_f64().unwrap();
+                assert!((told - got).abs() < 1e-9, "{part} {key}: {told}, its goal has {got}");
+            }
+        }
+    }
+
+    #[test]
     fn a_machine_makes_a_file_name() {
         assert_eq!(report(&[]).machine_word(), "a-r-cpu-2c");
     }
