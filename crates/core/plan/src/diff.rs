@@ -85,8 +85,9 @@ pub fn diff(current: Option<&AppSpec>, desired: &AppSpec, observed: &Observed) -
     Plan { app: desired.name.clone(), steps }
 }
 
-/// Volumes with data of the app's own that something mounts which stops or is replaced; all of them, where a worker or
-/// hook runs (a migration writes through the service that has the data), or where snapshots cost nothing.
+/// Volumes with data of the app's own that something mounts, or is to mount, which stops, starts or is replaced; all of
+/// them, where a worker or hook runs (a migration writes through the service that has the data), or where snapshots cost
+/// nothing.
 fn snapshots(current: &AppSpec, desired: &AppSpec, cheap: bool, touched: &[Step], steps: &mut Vec<Step>) {
     if desired.keep == 0 {
         return;
@@ -95,7 +96,6 @@ fn snapshots(current: &AppSpec, desired: &AppSpec, cheap: bool, touched: &[Step]
     let mut changing: Vec<&Name> = Vec::new();
     for step in touched {
         match step {
-            Step::StopInstance { reason: StopReason::Scaled { .. }, .. } => {}
             Step::StopInstance { workload, .. }
             | Step::ReplaceInstance { workload, .. }
             | Step::StartInstance { workload, .. }
@@ -112,7 +112,8 @@ fn snapshots(current: &AppSpec, desired: &AppSpec, cheap: bool, touched: &[Step]
         .collect();
     let mut volumes: BTreeMap<&Name, Vec<Name>> = BTreeMap::new();
     for &workload in &changing {
-        for mount in current.workload(workload.as_str()).into_iter().flat_map(|definition| &definition.volumes) {
+        let definitions = [current, desired].into_iter().filter_map(|spec| spec.workload(workload.as_str()));
+        for mount in definitions.flat_map(|definition| &definition.volumes) {
             if let MountSource::Volume(volume) = &mount.source
                 && is_own(volume)
                 && !mount.read_only

@@ -433,6 +433,46 @@ fn a_plan_says_what_is_interrupted_and_what_becomes_of_data() {
 }
 
 #[test]
+fn what_mounts_a_volume_from_now_on_touches_its_data_too() {
+    let mounts = |source| vec![VolumeMount { source, target: "/data".into(), read_only: false }];
+    let to_data = mounts(MountSource::Volume(name("data")));
+    let snapshotted = |new: &AppSpec| {
+        let plan = diff(Some(&shop()), new, &here(&["redis:6", "shop:1"]));
+        let told = plan.steps.iter().filter_map(|step| match step {
+            Step::SnapshotVolume { volume, workloads } => {
+                let workloads: Vec<&str> = workloads.iter().map(Name::as_str).collect();
+                Some(format!("{volume} for {}", workloads.join(" ")))
+            }
+            _ => None,
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(snapshotted(&shop()), Vec::<String>::new());
+
+    let mut newly = shop();
+    newly.services.get_mut("web").unwrap().workload.volumes = to_data.clone();
+    assert_eq!(snapshotted(&newly), ["data for web"]);
+    newly.services.get_mut("web").unwrap().workload.volumes[0].read_only = true;
+    assert_eq!(snapshotted(&newly), Vec::<String>::new(), "who only reads touches nothing");
+
+    let mut another = shop();
+    let mut admin = service(WorkloadSpec::of("shop:1"), 1);
+    admin.workload.volumes = to_data;
+    another.services.insert(name("admin"), admin.clone());
+    assert_eq!(snapshotted(&another), ["data for admin"]);
+
+    // Nothing was in it before.
+    another.volumes.insert(name("more"), VolumeSpec::default());
+    admin.workload.volumes = mounts(MountSource::Volume(name("more")));
+    another.services.insert(name("admin"), admin);
+    assert_eq!(snapshotted(&another), Vec::<String>::new());
+
+    let mut fewer = shop();
+    fewer.services.get_mut("db").unwrap().replicas = 0;
+    assert_eq!(snapshotted(&fewer), ["data for db"]);
+}
+
+#[test]
 fn a_hook_has_no_instance_and_a_worker_that_becomes_one_is_stopped() {
     let first = diff(None, &with_releases(), &here(&["redis:6", "shop:1"])).to_string();
     assert!(first.contains("+ hook convert") && !first.contains("instance convert"), "{first}");
