@@ -325,3 +325,6 @@ fn left_by(app: &AppState, target: &Release) -> BTreeMap<Name, String> {
     }
     left
 }
+
+#[cfg(test)]
+mod tests;
