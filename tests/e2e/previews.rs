@@ -3,6 +3,7 @@
 mod node;
 mod project;
 
+use coppice_api::ContainerSummary;
 use node::{Node, Output, kill_and_wait};
 use project::{Project, names, wait_until};
 
@@ -55,6 +56,30 @@ fn apps(shop: &Project<'_>) -> Vec<String> {
     all.as_array().unwrap().iter().map(|app| app["name"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Bytes of memory and thousandths of a processor that the kernel lets the only container of an app have at most.
+fn limits(shop: &Project<'_>, app: &str) -> (Option<u64>, Option<u64>) {
+    let all: Vec<ContainerSummary> = serde_json::from_str(&shop.ok(&["ps", "--json", "--app", app])).unwrap();
+    let [container] = &all[..] else { panic!("one container of {app}: {all:#?}") };
+    let dirs = shop.node.cgroup_dirs();
+    let own = || dirs.iter().filter(|dir| dir.ends_with(&container.id));
+    let read = |file: &str| own().find_map(|dir| std::fs::read_to_string(dir.join(file)).ok());
+    let number = |file: &str| read(file).map(|text| text.trim().parse::<i64>().unwrap());
+    let memory = match number("memory.limit_in_bytes") {
+        // Without a limit the kernel says the largest number of whole pages.
+        Some(bytes) => u64::try_from(bytes).ok().filter(|bytes| *bytes < 1 << 60),
+        None => read("memory.max").expect("a cgroup for memory").trim().parse().ok(),
+    };
+    let cpu = match (number("cpu.cfs_quota_us"), number("cpu.cfs_period_us")) {
+        (Some(quota), Some(period)) => u64::try_from(quota).ok().map(|quota| quota * 1000 / period.unsigned_abs()),
+        _ => {
+            let both = read("cpu.max").expect("a cgroup for processors");
+            let (quota, period) = both.trim().split_once(' ').unwrap();
+            quota.parse::<u64>().ok().map(|quota| quota * 1000 / period.parse::<u64>().unwrap())
+        }
+    };
+    (memory, cpu)
+}
+
 /// Nothing of preview `fix` is left: no app, no volume, no snapshot and no container.
 #[track_caller]
 fn assert_gone(shop: &Project<'_>) {
@@ -88,8 +113,10 @@ fn a_preview_answers_under_its_own_name_on_a_clone_of_the_data_and_the_app_goes_
     let shop = up(&node);
     let before = shop.pids();
     shop.write(&self::shop("two"));
-    let said = preview(&shop, &["--memory", "64m"]);
+    let said = preview(&shop, &["--memory", "64m", "--cpus", "0.5"]);
     assert!(said.contains("shop-fix: preview fix of shop until") && said.contains(FIX), "{said}");
+    assert_eq!(limits(&shop, "shop-fix"), (Some(64 << 20), Some(500)));
+    assert_eq!(limits(&shop, "shop"), (None, None), "its app has what the manifest says");
     assert_eq!((ask(&node, BASE), ask(&node, FIX)), ("one".to_owned(), "two".to_owned()));
     assert_eq!(data_of(&shop, "shop-fix"), "base\n");
     shop.ok(&["exec", "shop-fix/web-1", "sh", "-c", "echo preview >> /data/rows"]);
@@ -111,6 +138,7 @@ fn a_preview_answers_under_its_own_name_on_a_clone_of_the_data_and_the_app_goes_
     preview(&shop, &[]);
     assert_eq!((ask(&node, BASE), ask(&node, FIX)), ("one".to_owned(), "three".to_owned()));
     assert_eq!(data_of(&shop, "shop-fix"), "base\npreview\n");
+    assert_eq!(limits(&shop, "shop-fix"), (None, None), "limits are of the one that was brought up with them");
     let second = until(&shop);
     assert!(second > first);
     // Also when there is nothing new.
