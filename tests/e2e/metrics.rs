@@ -164,6 +164,54 @@ fn a_taken_port_keeps_the_node_from_nothing_and_is_had_once_it_is_free() {
     wait_until("metrics are served", || node.http("http://127.0.0.1:9180/metrics").is_some());
 }
 
+const CLIENT: &str = r#"
+[service.client]
+image = "box"
+command = ["sleep", "1000"]
+stop_signal = "KILL"
+"#;
+
+/// Connections to the virtual address of `site/web`, bytes to it and from it; 0 where nobody asked, or nothing counts yet.
+fn to_the_address(node: &Node) -> [u64; 3] {
+    let json = node.json(["metrics"]);
+    let of = json["services"].as_array().unwrap().iter().find(|one| one["app"] == "site" && one["service"] == "web");
+    of.map_or([0; 3], |one| ["connections", "received_bytes", "sent_bytes"].map(|name| one[name].as_u64().unwrap()))
+}
+
+#[test]
+fn what_goes_to_a_services_address_is_counted_for_it_and_through_its_daemons_death() {
+    let node = Node::with_fast_path();
+    let site = Project::new(&node, "site", &format!("{SITE}{CLIENT}"));
+    site.up();
+    let get = "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc -w 2 web 80 | grep -c page; true";
+    let ask = || assert_eq!(site.shell("client-1", get), "1\n");
+    // The kernel takes a while to look at the programs.
+    wait_until("the programs count", || {
+        ask();
+        to_the_address(&node)[0] > 0
+    });
+    let before = to_the_address(&node);
+    (0..3).for_each(|_| ask());
+    // Each request has 18 bytes, and each answer some more, besides the heads of its packets.
+    let after = to_the_address(&node);
+    assert_eq!(after[0] - before[0], 3, "{before:?} {after:?}");
+    assert!(after[1] - before[1] > 3 * 18 && after[2] - before[2] > 3 * 18, "{before:?} {after:?}");
+
+    let text = node.ok(["metrics", "--prometheus"]);
+    let of = "coppice_service_connections_total{app=\"site\",service=\"web\"}";
+    assert_eq!(sample(&text, of), Some(after[0].to_string().as_str()), "{text}");
+    let table = node.ok(["metrics", "site/web"]);
+    let row = table.lines().skip_while(|line| !line.starts_with("SERVICE")).nth(1).unwrap_or_default();
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    assert!(cells.first() == Some(&"site/web") && cells.get(2) == Some(&after[0].to_string().as_str()), "{table}");
+
+    // The programs count on while there is no daemon, and the next one reads what they counted.
+    node::kill_and_wait(node.daemon_pid(), "KILL");
+    wait_until("the next daemon counts", || to_the_address(&node)[0] >= after[0]);
+    ask();
+    assert_eq!(to_the_address(&node)[0], after[0] + 1);
+}
+
 /// Writes and reads 32 × 64 KiB at the disk itself in one of two containers; 0 where everything is in memory.
 const DISK: &str = r#"
 [service.busy]

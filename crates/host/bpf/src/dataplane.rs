@@ -167,6 +167,9 @@ impl Dataplane {
     /// Rules of nftables do not see these connections. A service whose connections they send elsewhere (see
     /// [`coppice_network::Intercept`]) must not be named.
     pub fn set_services(&mut self, services: &[VirtualService]) -> Result<(), BpfError> {
+        for service in services.iter().filter(|service| !self.services.has(service.address)) {
+            self.counters.forget(service.address)?;
+        }
         self.services.set(services)
     }
 

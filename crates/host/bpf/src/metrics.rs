@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use aya::Ebpf;
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap};
+use aya::maps::{MapData, MapError, PerCpuArray, PerCpuHashMap};
 use coppice_network::Identity;
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ pub struct PairTraffic {
     pub denied: u64,
 }
 
-/// To and from a service's virtual address.
+/// To and from a service's virtual address, since it is this service's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceTraffic {
     pub address: Ipv4Addr,
@@ -70,6 +70,15 @@ impl Counters {
             services: take(bpf, "service_traffic")?,
             answers: take(bpf, "answers_given")?,
         })
+    }
+
+    /// Another service has this address now: what went to the one before is none of its.
+    pub(crate) fn forget(&mut self, service: Ipv4Addr) -> Result<(), BpfError> {
+        match self.services.remove(&service.octets()) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(BpfError::Map { map: "service_traffic", error }),
+        }
     }
 
     pub(crate) fn read(&self) -> Result<Metrics, BpfError> {

@@ -73,6 +73,10 @@ impl Services {
         Ok(this)
     }
 
+    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
+        self.held.contains_key(&address)
+    }
+
     pub(crate) fn set(&mut self, wanted: &[VirtualService]) -> Result<(), BpfError> {
         let wanted: BTreeMap<Ipv4Addr, Vec<Ipv4Addr>> = wanted
             .iter()

@@ -47,7 +47,8 @@ pub use image::{
 };
 pub use metrics::{
     BackendMetrics, BreakerState, Bucket, CertificateMetrics, ContainerMetrics, DeniedMetrics, DnsMetrics, Histogram,
-    Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics, StorageMetrics,
+    Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics, ServiceMetrics,
+    StorageMetrics,
 };
 pub use network::{
     BackendNetwork, BridgeStatus, CertificateNetwork, DoctorReport, DoctorState, DoctorStep, InstanceNetwork,

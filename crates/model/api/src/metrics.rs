@@ -1,4 +1,6 @@
-//! What a node has counted and measured. Numbers of counters only grow while the daemon runs, and begin again with it.
+//! What a node has counted and measured. Numbers of counters only grow while the daemon runs, and begin again with it; those
+//! of the kernel's programs (traffic of pairs and services, names answered in the server's place) and rules (dropped
+//! packets) go on without it, and those of a container are as old as the container.
 
 use coppice_base::{Name, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -12,7 +14,7 @@ pub struct Metrics {
     #[schema(value_type = u64)]
     pub at: Timestamp,
     pub version: String,
-    /// Of the daemon; counters begin here.
+    /// Of the daemon; counters of what it does itself begin here.
     #[schema(value_type = u64)]
     pub started_at: Timestamp,
     pub apps: u32,
@@ -31,6 +33,9 @@ pub struct Metrics {
     /// Who spoke to whom, where the network has its fast path (BPF); else empty.
     #[serde(default)]
     pub pairs: Vec<PairMetrics>,
+    /// What went to services' virtual addresses, where the network has its fast path (BPF); else empty.
+    #[serde(default)]
+    pub services: Vec<ServiceMetrics>,
     /// Certificates shown to clients.
     #[serde(default)]
     pub certificates: Vec<CertificateMetrics>,
@@ -48,6 +53,27 @@ pub struct PairMetrics {
     pub bytes: u64,
     /// Begun by `from`.
     pub connections: u64,
+}
+
+/// To and from a service's virtual address, from whomever, since the service has it or the fast path was first attached.
+/// What goes to an instance's own address, or through the proxy, is not of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceMetrics {
+    #[schema(value_type = String)]
+    pub app: Name,
+    #[schema(value_type = String)]
+    pub service: Name,
+    /// The virtual address.
+    pub address: String,
+    /// Begun: TCP's, and flows of datagrams.
+    pub connections: u64,
+    /// To the service, as on a wire.
+    pub received_packets: u64,
+    /// Of IP packets.
+    pub received_bytes: u64,
+    /// From the service.
+    pub sent_packets: u64,
+    pub sent_bytes: u64,
 }
 
 /// Of one pair of services that is denied, now or since the proxy runs.

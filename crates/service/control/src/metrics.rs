@@ -10,7 +10,8 @@ mod prometheus;
 
 use coppice_api::{
     BackendMetrics, BreakerState, ContainerMetrics, ContainerState, DeniedMetrics, DnsMetrics, HealthState, Histogram,
-    Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics, StorageMetrics,
+    Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics, ServiceMetrics,
+    StorageMetrics,
 };
 use coppice_base::Timestamp;
 
@@ -54,6 +55,7 @@ pub(crate) fn families(metrics: &Metrics) -> Vec<Family> {
     }
     denied(&mut found, &metrics.denied);
     pairs(&mut found, &metrics.pairs);
+    services(&mut found, &metrics.services);
     let ends =
         metrics.certificates.iter().map(|one| (label("domain", &one.domain), Value::Seconds(one.not_after.0 * 1000)));
     found.gauge(
@@ -319,6 +321,22 @@ fn pairs(found: &mut Families, all: &[PairMetrics]) {
     ];
     for (name, help, look) in counts {
         found.counter(name, help, all.iter().map(|one| (and(label("from", &one.from), "to", &one.to), look(one))));
+    }
+}
+
+/// What went to services' virtual addresses, and came from them.
+fn services(found: &mut Families, all: &[ServiceMetrics]) {
+    type Look = fn(&ServiceMetrics) -> u64;
+    let labels = |one: &ServiceMetrics| and(label("app", one.app.as_str()), "service", one.service.as_str());
+    let counts: [(&str, &str, Look); 5] = [
+        ("coppice_service_connections_total", "Connections begun to a service's address.", |one| one.connections),
+        ("coppice_service_received_packets_total", "Packets to a service's address.", |one| one.received_packets),
+        ("coppice_service_received_bytes_total", "Bytes of these, as IP packets.", |one| one.received_bytes),
+        ("coppice_service_sent_packets_total", "Packets from a service's address.", |one| one.sent_packets),
+        ("coppice_service_sent_bytes_total", "Bytes of these, as IP packets.", |one| one.sent_bytes),
+    ];
+    for (name, help, look) in counts {
+        found.counter(name, help, all.iter().map(|one| (labels(one), look(one))));
     }
 }
 

@@ -1,13 +1,15 @@
 //! What the node counts and measures, in the API's words: read when asked, never sampled in the background.
 //!
 //! Whoever writes it as text, or works out rates and percentiles, does so from this. It refuses to keep anything: counts
-//! are those of the proxy and the name server as long as these run, and begin again with a new daemon.
+//! are those of the proxy and the name server as long as these run, and begin again with a new daemon; those of the
+//! kernel's programs and rules do not.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use coppice_api::{
     BackendMetrics, BreakerState, Bucket, CertificateMetrics, ContainerMetrics, DeniedMetrics, DnsMetrics, HealthState,
-    Histogram, Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics,
+    Histogram, Metrics, PairMetrics, PeerServiceMetrics, PeerTlsMetrics, ProxyMetrics, RouteMetrics, ServiceMetrics,
 };
 use coppice_base::Timestamp;
 use coppice_network::Identity;
@@ -48,6 +50,7 @@ pub(crate) fn read(containers: &Containers, agent: &Agent, adhoc: &AdHoc, starte
         peer_tls: containers.traffic.peers().metrics().map(peer_tls),
         denied: denied(containers, requests),
         pairs: pairs(containers, counted.pairs),
+        services: services(containers, &counted.services),
         certificates: certificates(containers),
     }
 }
@@ -87,6 +90,28 @@ fn pairs(containers: &Containers, counted: Vec<coppice_bpf::PairTraffic>) -> Vec
         .collect();
     pairs.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
     pairs
+}
+
+/// Nothing without the fast path, nor of addresses that are no service's any more.
+fn services(containers: &Containers, counted: &[coppice_bpf::ServiceTraffic]) -> Vec<ServiceMetrics> {
+    let mut services = containers.traffic.each(|app, present| {
+        let of = present.addresses.iter().filter_map(|(service, addresses)| {
+            let one = counted.iter().find(|one| addresses.contains(&IpAddr::V4(one.address)))?;
+            Some(ServiceMetrics {
+                app: app.clone(),
+                service: service.clone(),
+                address: one.address.to_string(),
+                connections: one.connections,
+                received_packets: one.packets_in,
+                received_bytes: one.bytes_in,
+                sent_packets: one.packets_out,
+                sent_bytes: one.bytes_out,
+            })
+        });
+        of.collect()
+    });
+    services.sort_by(|a: &ServiceMetrics, b| (&a.app, &a.service).cmp(&(&b.app, &b.service)));
+    services
 }
 
 /// What bridge and proxy have refused. Of the bridge nothing while its rules cannot be read.

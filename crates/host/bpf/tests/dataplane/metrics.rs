@@ -43,6 +43,26 @@ fn packets_and_bytes_are_counted_by_service_and_by_pair_both_ways_and_none_twice
 }
 
 #[test]
+fn the_next_service_of_an_address_begins_with_counts_of_its_own() {
+    let mut machine = Machine::new();
+    let (client, backend) = (machine.container(), machine.container());
+    backend.space.serve(80, "web");
+    machine.endpoints(&[&client, &backend]);
+    machine.services(&[(WEB, &[&backend])]);
+    client.space.udp(WEB, 80, 1).unwrap();
+    let counted = || machine.plane(|plane| plane.metrics().unwrap()).services;
+    let first = counted();
+    assert_eq!((first.len(), first[0].connections), (1, 1));
+    machine.services(&[(WEB, &[])]);
+    assert_eq!(counted(), first, "backends come and go");
+    machine.services(&[]);
+    machine.services(&[(WEB, &[&backend])]);
+    assert_eq!(counted(), []);
+    client.space.udp(WEB, 80, 1).unwrap();
+    assert_eq!(counted()[0].connections, 1);
+}
+
+#[test]
 fn what_a_container_has_to_do_with_the_host_is_counted_as_beyond() {
     let mut machine = Machine::new();
     let container = machine.container();

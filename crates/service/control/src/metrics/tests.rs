@@ -197,6 +197,16 @@ pub(crate) fn full() -> Metrics {
             bytes: 4_000,
             connections: 3,
         }],
+        services: vec![ServiceMetrics {
+            app: name("shop"),
+            service: name("db"),
+            address: "10.88.128.2".to_owned(),
+            connections: 5,
+            received_packets: 50,
+            received_bytes: 6_000,
+            sent_packets: 40,
+            sent_bytes: 70_000,
+        }],
         certificates: vec![CertificateMetrics { domain: "shop.example.com".to_owned(), not_after: Timestamp(9_000) }],
     }
 }
@@ -244,6 +254,9 @@ fn the_text_is_what_a_strict_reader_takes_and_says_what_was_counted() {
     assert_eq!(at("coppice_dns_queries_total", &[("transport", "kernel")]), Some(3.0));
     let db = [("app", "shop"), ("service", "db")];
     assert_eq!(at("coppice_peer_refused_total", &db), Some(3.0));
+    assert_eq!(at("coppice_service_connections_total", &db), Some(5.0));
+    assert_eq!(at("coppice_service_received_bytes_total", &db), Some(6_000.0));
+    assert_eq!(at("coppice_service_sent_packets_total", &db), Some(40.0));
     assert_eq!(at("coppice_peer_certificate_age_seconds", &db), Some(3.0));
     assert_eq!(at("coppice_peer_certificate_left_seconds", &db), Some(60.0));
     assert_eq!(at("coppice_peer_strays_total", &[]), Some(9.0));
@@ -282,6 +295,7 @@ fn what_does_not_run_is_left_out() {
         peer_tls: None,
         denied: Vec::new(),
         pairs: Vec::new(),
+        services: Vec::new(),
         certificates: Vec::new(),
         ..full()
     };

@@ -1,4 +1,4 @@
-//! `metrics`: what services answered and how fast, by route and by instance.
+//! `metrics`: what services answered and how fast, by route and by instance, and what went to their addresses.
 //!
 //! Percentiles are estimated as Prometheus' `histogram_quantile` does it: a bucket's answers are taken to lie evenly
 //! between its bounds. Those over the last bound are said to be over it, no more.
@@ -93,6 +93,7 @@ fn only(metrics: &mut Metrics, service: &str) -> Result<(), CommandError> {
         peers.services.retain(|one| is_wanted(one.app.as_str(), one.service.as_str()));
     }
     let of_pair = |text: &str| text.split_once('/').is_some_and(|(app, name)| is_wanted(app, name));
+    metrics.services.retain(|one| is_wanted(one.app.as_str(), one.service.as_str()));
     metrics.pairs.retain(|pair| of_pair(&pair.from) || of_pair(&pair.to));
     metrics.denied.retain(|pair| of_pair(&pair.to) || pair.from.as_deref().is_some_and(of_pair));
     metrics.containers.retain(|one| match (&one.app, &one.workload) {
@@ -113,6 +114,7 @@ fn text(before: &Metrics, now: &Metrics) -> String {
     let has_storage = now.containers.iter().any(|one| one.storage.is_some());
     let parts = [
         now.proxy.as_ref().map(|proxy| traffic(before, now, proxy)),
+        (!now.services.is_empty()).then(|| addresses(before, now)),
         peers.map(encrypted),
         has_storage.then(|| storage(before, now)),
     ];
@@ -121,6 +123,24 @@ fn text(before: &Metrics, now: &Metrics) -> String {
         return "no app has routes yet: there is nothing to show\n".to_owned();
     }
     parts.join("\n")
+}
+
+/// What went to services' virtual addresses.
+fn addresses(before: &Metrics, now: &Metrics) -> String {
+    let seconds = now.at.since(before.at).as_secs_f64();
+    let mut table = Table::new(&["SERVICE", "ADDRESS", "CONNECTIONS", "CONN/S", "PACKETS IN / OUT", "BYTES IN / OUT"]);
+    for one in &now.services {
+        let first = before.services.iter().find(|first| (&first.app, &first.service) == (&one.app, &one.service));
+        table.row(vec![
+            format!("{}/{}", one.app, one.service),
+            one.address.clone(),
+            one.connections.to_string(),
+            rate(first.map(|first| first.connections), one.connections, seconds),
+            format!("{} / {}", one.received_packets, one.sent_packets),
+            format!("{} / {}", Bytes(one.received_bytes), Bytes(one.sent_bytes)),
+        ]);
+    }
+    table.render()
 }
 
 /// Services with `tls.peer`.
@@ -333,6 +353,7 @@ mod tests {
             peer_tls: None,
             denied: Vec::new(),
             pairs: Vec::new(),
+            services: Vec::new(),
             certificates: Vec::new(),
         }
     }
@@ -362,6 +383,33 @@ mod tests {
         assert_eq!(trimmed(4)[..4], ["shop/web-1", "120", "20.0", "25.0%"], "{text}");
         assert_eq!(trimmed(4)[7..], ["2", "ejected, breaker open"], "{text}");
         assert!(text.ends_with("0 connections; 3 requests without a route, 0 malformed\n"), "{text}");
+    }
+
+    #[test]
+    fn what_went_to_a_services_address_has_a_row_of_its_own_and_its_rate() {
+        let with = |at, connections| {
+            let name = |text| Name::new(text).unwrap();
+            let mut metrics = metrics(at, 0, 0);
+            metrics.services = ["db", "web"]
+                .map(|service| coppice_api::ServiceMetrics {
+                    app: name("shop"),
+                    service: name(service),
+                    address: "10.88.128.2".to_owned(),
+                    connections,
+                    received_packets: 50,
+                    received_bytes: 2048,
+                    sent_packets: 40,
+                    sent_bytes: 4096,
+                })
+                .into();
+            only(&mut metrics, "web").unwrap();
+            metrics
+        };
+        let text = text(&with(1000, 5), &with(3000, 9));
+        let row = text.lines().find(|line| line.contains("10.88.128.2")).unwrap();
+        let cells: Vec<&str> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(cells, ["shop/web", "10.88.128.2", "9", "2.0", "50 / 40", "2KiB / 4KiB"], "{text}");
+        assert_eq!(text.matches("10.88.128.2").count(), 1, "only the service asked for: {text}");
     }
 
     #[test]
