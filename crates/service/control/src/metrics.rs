@@ -66,6 +66,19 @@ pub(crate) fn families(metrics: &Metrics) -> Vec<Family> {
     found.0
 }
 
+/// Whether this counter begins at 0 with the daemon. Of the others it is not known when they began: what the kernel counts
+/// goes on without a daemon, and a container's counts are as old as the container.
+pub(crate) fn begins_with_the_daemon(family: &str, labels: &Labels) -> bool {
+    match family {
+        "coppice_dns_queries_total" => !labels.iter().any(|(key, value)| *key == "transport" && value == "kernel"),
+        // The kernel's are among them.
+        "coppice_dns_answered_total" => false,
+        // By rules of nftables.
+        "coppice_policy_dropped_packets_total" => false,
+        name => !["coppice_pair_", "coppice_service_", "coppice_container_"].iter().any(|of| name.starts_with(of)),
+    }
+}
+
 fn node(found: &mut Families, metrics: &Metrics) {
     found.gauge("coppice_build_info", "The version that runs; always 1.", [(label("version", &metrics.version), 1u32)]);
     let started = [(Labels::new(), Value::Seconds(metrics.started_at.0 * 1000))];

@@ -1,7 +1,7 @@
 //! From what the node knows to messages of OTLP. Pure.
 //!
 //! Metrics have the names and labels that a Prometheus reads at `/metrics`; counters are cumulative sums since the daemon
-//! began. Spans have the attributes of OpenTelemetry's conventions for HTTP servers, and `coppice.*` for what those have
+//! began; those that are older than it say no start, which means that it is not known. Spans have the attributes of OpenTelemetry's conventions for HTTP servers, and `coppice.*` for what those have
 //! no word for.
 
 use coppice_api::Metrics;
@@ -13,10 +13,13 @@ use super::message::{
     NumberPoint, Resource, ResourceMetrics, ResourceSpans, SERVER, Scope, ScopeMetrics, ScopeSpans, SpanMessage,
     Status, Sum,
 };
-use crate::metrics::{Family, Labels, Samples, Value, families};
+use crate::metrics::{Family, Labels, Samples, Value, begins_with_the_daemon, families};
 
 /// The flag of a trace that is kept, which all are that get here.
 const SAMPLED: u32 = 1;
+
+/// OTLP's word for a start that is not known, and that of a gauge.
+const UNKNOWN: u64 = 0;
 
 /// Who it is that tells.
 #[derive(Clone, Debug)]
@@ -72,10 +75,10 @@ fn metric(family: Family, start_time: u64, time: u64) -> Metric {
         name if name.ends_with("_bytes") => "By",
         _ => "1",
     };
-    let points = |samples: Vec<(Labels, Value)>, start_time| -> Vec<NumberPoint> {
+    let points = |samples: Vec<(Labels, Value)>, is_counter: bool| -> Vec<NumberPoint> {
         let point = |(labels, value)| NumberPoint {
+            start_time: if is_counter && begins_with_the_daemon(family.name, &labels) { start_time } else { UNKNOWN },
             attributes: attributes(labels),
-            start_time,
             time,
             value: Some(match value {
                 Value::Whole(whole) => Number::Whole(i64::try_from(whole).unwrap_or(i64::MAX)),
@@ -85,9 +88,9 @@ fn metric(family: Family, start_time: u64, time: u64) -> Metric {
         samples.into_iter().map(point).collect()
     };
     let data = match family.samples {
-        Samples::Gauge(samples) => Data::Gauge(Gauge { data_points: points(samples, 0) }),
+        Samples::Gauge(samples) => Data::Gauge(Gauge { data_points: points(samples, false) }),
         Samples::Counter(samples) => Data::Sum(Sum {
-            data_points: points(samples, start_time),
+            data_points: points(samples, true),
             aggregation_temporality: CUMULATIVE,
             is_monotonic: true,
         }),

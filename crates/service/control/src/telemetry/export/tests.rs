@@ -64,11 +64,7 @@ fn every_metric_has_the_name_kind_and_values_that_a_prometheus_reads() {
                 assert!(sum.is_monotonic, "{}", family.name);
                 assert_eq!(sum.aggregation_temporality(), AggregationTemporality::Cumulative);
                 assert_eq!(numbers(&sum.data_points), values(samples), "{}", family.name);
-                let point = &sum.data_points[0];
-                assert_eq!(
-                    (point.start_time_unix_nano, point.time_unix_nano),
-                    (full.started_at.0 * 1_000_000, full.at.0 * 1_000_000)
-                );
+                assert!(sum.data_points.iter().all(|point| point.time_unix_nano == full.at.0 * 1_000_000));
             }
             (metric::Data::Histogram(all), Samples::Histogram(samples)) => {
                 assert_eq!(all.aggregation_temporality(), AggregationTemporality::Cumulative);
@@ -86,6 +82,38 @@ fn every_metric_has_the_name_kind_and_values_that_a_prometheus_reads() {
     assert_eq!(sent["coppice_container_memory_bytes"].unit, "By");
     assert_eq!(sent["coppice_container_cpu_seconds_total"].unit, "s");
     assert_eq!(sent["coppice_apps"].unit, "1");
+}
+
+#[test]
+fn a_counter_that_is_older_than_the_daemon_does_not_say_that_it_began_with_it() {
+    let start = |metric: &Metric, labels: &[(&str, &str)]| {
+        let Some(metric::Data::Sum(sum)) = &metric.data else { panic!("{}", metric.name) };
+        let is_it = |attributes: &[KeyValue]| {
+            let texts = texts(attributes);
+            labels.iter().all(|(key, value)| texts.get(*key).is_some_and(|text| text == value))
+        };
+        let found = sum.data_points.iter().find(|point| is_it(&point.attributes));
+        found.unwrap_or_else(|| panic!("{} {labels:?}", metric.name)).start_time_unix_nano
+    };
+    let sent: BTreeMap<String, Metric> = metrics().into_iter().map(|metric| (metric.name.clone(), metric)).collect();
+    let daemon = full().started_at.0 * 1_000_000;
+    for (name, labels, expected) in [
+        ("coppice_dns_queries_total", [("transport", "udp")].as_slice(), daemon),
+        ("coppice_dns_queries_total", &[("transport", "tcp")], daemon),
+        ("coppice_dns_queries_total", &[("transport", "kernel")], 0),
+        ("coppice_dns_answered_total", &[], 0),
+        ("coppice_dns_refused_total", &[], daemon),
+        ("coppice_pair_packets_total", &[], 0),
+        ("coppice_pair_connections_total", &[], 0),
+        ("coppice_service_received_bytes_total", &[], 0),
+        ("coppice_policy_dropped_packets_total", &[], 0),
+        ("coppice_policy_refused_requests_total", &[], daemon),
+        ("coppice_container_cpu_seconds_total", &[], 0),
+        ("coppice_route_requests_total", &[], daemon),
+        ("coppice_peer_strays_total", &[], daemon),
+    ] {
+        assert_eq!(start(&sent[name], labels), expected, "{name} {labels:?}");
+    }
 }
 
 #[test]
