@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use coppice_api::HealthState;
 use node::{Node, Output, threads};
 use project::{Project, child, wait_until};
 
@@ -79,6 +80,44 @@ fn requests_reach_every_ready_instance_by_the_routes_of_their_host_and_path() {
     assert_eq!(status_of(&node, "old.example.com", "/"), "404");
     site.ok(&["down"]);
     assert_eq!(status_of(&node, "site.example.com", "/"), "404");
+}
+
+#[test]
+fn an_instance_whose_probes_fail_gets_no_request_by_a_route_until_it_is_well() {
+    let node = Node::with_busybox();
+    // It answers all requests but the probe's; and TERM does nothing to a first process without a handler, so that it
+    // runs on, unhealthy, for as long as its stop may take.
+    let site = Project::new(
+        &node,
+        "site",
+        r#"
+[service.web]
+image = "box"
+replicas = 2
+stop_timeout = "6s"
+command = ["sh", "-c", "mkdir -p /www; hostname > /www/index.html; touch /www/well; exec httpd -f -p 80 -h /www"]
+health = { type = "http", port = 80, path = "/well", interval = "200ms", retries = 2 }
+
+[service.web.http_routes.site]
+host = "site.example.com"
+"#,
+    );
+    site.up();
+    let first = site.pid("web-1");
+    let twenty = || -> BTreeSet<String> {
+        let said = curl(&node, "site.example.com", "/?n=[1-20]", &["--fail"]).succeeded().stdout;
+        assert_eq!(said.lines().count(), 20, "{said}");
+        said.lines().map(str::to_owned).collect()
+    };
+    wait_until("both answer", || twenty().len() == 2);
+    site.shell("web-1", "rm /www/well");
+    site.wait_child("web-1", "is unhealthy", |web| web.health == HealthState::Unhealthy);
+    let only_second = BTreeSet::from(["web-2".to_owned()]);
+    wait_until("the proxy knows", || twenty() == only_second);
+    assert_eq!((twenty(), twenty()), (only_second.clone(), only_second));
+    assert_eq!(site.child("web-1").pid, Some(first), "the stop took less than its time, so nothing was shown");
+    site.wait_child("web-1", "is well again", |web| web.ready && web.pid != Some(first));
+    wait_until("both answer again", || twenty().len() == 2);
 }
 
 #[test]
