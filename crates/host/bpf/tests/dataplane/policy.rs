@@ -238,13 +238,36 @@ fn nothing_that_a_packet_says_of_itself_leads_around_a_denial() {
 fn nothing_for_all_reaches_another_container() {
     let (_machine, one, other) = machine_of_two();
     let socket = other.space.run(|| UdpSocket::bind("0.0.0.0:7000").unwrap());
-    for to in [Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(10, 77, 255, 255), Ipv4Addr::BROADCAST] {
-        one.space.run(move || {
+    for space in [&one.space, &other.space] {
+        space.program("ip route add 224.0.0.0/4 dev eth0");
+        space.program("ip route add broadcast 10.77.255.255 dev eth0 table local");
+    }
+    one.space.program("nft add table netdev count");
+    one.space.program("nft add chain netdev count frames { type filter hook egress device eth0 priority 0; }");
+    one.space.program("nft add rule netdev count frames udp dport 7000 counter");
+    let left = |count: u64| {
+        let listed = one.space.program("nft list chain netdev count frames");
+        listed.contains(&format!("counter packets {count} "))
+    };
+    let send = |from: &Container, to: Ipv4Addr| {
+        from.space.run(move || {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
             socket.set_broadcast(true).unwrap();
-            let _ = socket.send_to(b"?", (to, 7000)); // refused by the sender's own kernel, or lost
+            socket.send_to(b"?", (to, 7000)).unwrap();
         });
+    };
+    for (to, sent) in
+        [Ipv4Addr::new(224, 0, 0, 1), Ipv4Addr::new(10, 77, 255, 255), Ipv4Addr::BROADCAST].into_iter().zip(0..)
+    {
+        // It would be taken: what is sent to all at the place itself is.
+        send(&other, to);
+        assert!(arrives(&socket, ANSWER), "{to} is nothing that the socket gets");
+        send(&one, to);
+        wait_until("it leaves its sender", || left(2 * sent + 1));
         assert!(!arrives(&socket, Duration::from_millis(60)), "{to}");
+        send(&one, other.ip);
+        assert!(arrives(&socket, ANSWER), "what is sent to it alone must arrive");
+        assert!(!arrives(&socket, Duration::from_millis(60)), "{to}, late");
     }
 }
 
