@@ -231,6 +231,17 @@ fn daemons_killed_while_a_canary_is_watched_leave_one_release_whole_and_the_next
         site.is_replaced_by(version);
     }
 
+    // On its way back, where its requests are to be taken from it: the log says by then that it is over.
+    let number = site.begin(&watched_for_long("4"));
+    site.wait_watched();
+    site.project.ok(&["rollout", "pause"]);
+    wait_until("it rests", || site.newest().rollout.blocked_since.is_some());
+    std::fs::write(&death, MOMENTS[0]).unwrap();
+    // Whether it is answered depends on when its daemon's end was.
+    let _ = site.project.coppice(&["rollout", "cancel"]);
+    wait_until("a daemon has died on the way back", || !death.exists());
+    site.has_failed(number, "canceled_by_operator", &[]);
+
     // The next one finds nothing in its way, and as many requests as are its own.
     site.project.write(&watched_shortly("5"));
     site.project.up();

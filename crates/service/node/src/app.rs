@@ -178,6 +178,10 @@ impl App {
         app.apply_stops(&wanted, true);
         app.take_up_crons();
         app.take_up_runs();
+        if wanted.rollout().is_none() {
+            // A daemon that died when the rollout was over had yet to take away what stood beside.
+            app.clear_candidates(&[]);
+        }
         // Whatever it has: who waits for the first word of all apps waits for this one's, too.
         let telling = app.clone();
         tokio::spawn(async move {
