@@ -115,6 +115,14 @@ impl CommandError {
         self.report_as(style, self.code())
     }
 
+    /// The same of one app, where others are worked on too.
+    pub(crate) fn report_of(&self, app: &str, style: &Style) -> ExitCode {
+        if !style.json {
+            eprint_all(&format!("{app}: "));
+        }
+        self.report(style)
+    }
+
     pub(crate) fn report_as(&self, style: &Style, code: u8) -> ExitCode {
         // `coppice ps | head` closing its end is no error worth words.
         if matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe) {

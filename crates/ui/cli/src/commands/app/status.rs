@@ -37,7 +37,7 @@ pub(crate) async fn run(settings: &Settings, args: StatusArgs) -> CommandResult 
             tokio::time::sleep(INTERVAL).await;
             continue;
         }
-        let apps = look(&client, &named).await?;
+        let (apps, missing) = look(&client, &named).await?;
         if settings.json && args.watch {
             settings.print_json_line(&apps)?;
         } else if settings.json {
@@ -49,7 +49,8 @@ pub(crate) async fn run(settings: &Settings, args: StatusArgs) -> CommandResult 
             settings.print(&format!("{clear}{}", text(settings, &apps)))?;
         }
         if !args.watch {
-            return Ok(ExitCode::SUCCESS);
+            let code = |_, error: CommandError| error.report(&settings.stderr);
+            return Ok(missing.into_iter().fold(ExitCode::SUCCESS, code));
         }
         tokio::time::sleep(INTERVAL).await;
     }
@@ -77,13 +78,18 @@ async fn show_network(
     }
 }
 
-async fn look(client: &Client, named: &[String]) -> Result<Vec<AppStatus>, CommandError> {
-    let mut apps = Vec::new();
+/// The apps, and why some of several are not among them.
+async fn look(client: &Client, named: &[String]) -> Result<(Vec<AppStatus>, Vec<CommandError>), CommandError> {
+    let (mut apps, mut missing) = (Vec::new(), Vec::new());
     for app in named {
-        apps.push(client.app(app).await?);
+        match client.app(app).await {
+            Ok(app) => apps.push(app),
+            Err(error) if error.not_found() && named.len() > 1 => missing.push(error.into()),
+            Err(error) => return Err(error.into()),
+        }
     }
     if !named.is_empty() {
-        return Ok(apps);
+        return Ok((apps, missing));
     }
     for summary in client.apps().await? {
         match client.app(summary.name.as_str()).await {
@@ -93,7 +99,7 @@ async fn look(client: &Client, named: &[String]) -> Result<Vec<AppStatus>, Comma
             Err(error) => return Err(error.into()),
         }
     }
-    Ok(apps)
+    Ok((apps, missing))
 }
 
 fn text(settings: &Settings, apps: &[AppStatus]) -> String {

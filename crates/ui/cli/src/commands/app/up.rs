@@ -44,8 +44,13 @@ pub(crate) async fn run(settings: &Settings, args: UpArgs) -> CommandResult {
     let mut code = ExitCode::SUCCESS;
     for request in &requests {
         let ended = match &args.preview.preview {
-            Some(name) => preview::up::run(settings, &client, request, name, &args).await?,
-            None => bring_up(settings, &client, request, &args).await?,
+            Some(name) => preview::up::run(settings, &client, request, name, &args).await,
+            None => bring_up(settings, &client, request, &args).await,
+        };
+        // One that is refused keeps none of the others from coming up.
+        let ended = match ended {
+            Err(error) if requests.len() > 1 => error.report_of(request.spec.name.as_str(), &settings.stderr),
+            ended => ended?,
         };
         if ended != ExitCode::SUCCESS {
             code = ended;
