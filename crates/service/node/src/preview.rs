@@ -10,6 +10,13 @@ use coppice_base::{Bytes, MilliCpu, Name};
 use coppice_spec::{
     AppSpec, HooksSpec, MountSource, PeerTls, RolloutSpec, RolloutStrategy, RouteSpec, ServiceSpec, WorkloadSpec,
 };
+use coppice_state::Preview;
+
+/// On the head of a clone, until the preview has come up with it: the [`mark`] of that. What a preview that did not
+/// come to be has left is known by it.
+pub(crate) const CLONED_FOR: &str = "preview_of";
+/// On the head of every volume of a preview: its [`mark`]. No app comes back from such a volume.
+pub(crate) const STAMP: &str = "preview";
 
 /// Longest name of a host, in characters (RFC 1035, 2.3.4, as text without the last dot).
 const HOST_MAX: usize = 253;
@@ -31,6 +38,17 @@ pub(crate) fn name_refused(name: &str) -> Option<String> {
              and ending with a letter or digit"
         )
     })
+}
+
+/// `APP/NAME`, as a preview's volumes say whose they are.
+pub(crate) fn mark(preview: &Preview) -> String {
+    format!("{}/{}", preview.of, preview.name)
+}
+
+/// Whether an app is called as the preview is that has this mark.
+pub(crate) fn is_of(app: &Name, mark: &str) -> bool {
+    let names = mark.split_once('/').and_then(|(of, name)| Some((Name::new(of).ok()?, Name::new(name).ok()?)));
+    names.is_some_and(|(of, name)| Preview::app_name(&of, &name).as_ref() == Some(app))
 }
 
 /// The host names that an app answers for.

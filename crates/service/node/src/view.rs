@@ -19,7 +19,7 @@ use crate::containers::Containers;
 use crate::error::NodeError;
 use crate::prepare;
 
-pub(crate) use release::{InstanceDoing, entry, history, release_status};
+pub(crate) use release::{InstanceDoing, entry, history, manifest_hash, release_status};
 
 pub(crate) fn container_summary(container: &Container) -> ContainerSummary {
     let record = container.record();

@@ -20,7 +20,7 @@ use super::{NODE, Node};
 use crate::app::App;
 use crate::error::NodeError;
 use crate::events::About;
-use crate::preview::{Limits, hosts, name_refused, spec_of};
+use crate::preview::{CLONED_FOR, Limits, hosts, is_of, mark, name_refused, spec_of};
 use crate::rollout::{existing_volumes, on_disk, snapshot_with};
 
 /// How long a preview stands when nobody says.
@@ -31,8 +31,6 @@ const TTL_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 const LONGEST: Duration = Duration::from_secs(60);
 /// Between two tries to end a preview that does not end.
 const AGAIN: Duration = Duration::from_secs(5);
-/// On the head of a clone: `APP/NAME` of the preview that it was made for.
-const PREVIEW_OF: &str = "preview_of";
 
 impl Node {
     /// All previews there are, by the app that each is.
@@ -162,7 +160,7 @@ impl Node {
         let base = self.app(preview.of.as_str())?;
         // What a rollout does to the volumes is done, or has not begun.
         let _turn = self.turn(&preview.of).await?;
-        let (of, own, mark) = (preview.of.clone(), app.clone(), format!("{}/{}", preview.of, preview.name));
+        let (of, own, mark) = (preview.of.clone(), app.clone(), mark(preview));
         let declared = preview.spec.volumes.clone();
         let stale = snapshot_of(preview)?;
         let wanted = on_disk(&base, move |store| {
@@ -214,7 +212,7 @@ impl Node {
         volumes: &[Name],
     ) -> Result<Vec<DatasetName>, NodeError> {
         let snapshot = snapshot_of(preview)?;
-        let stamp = (PREVIEW_OF, format!("{}/{}", preview.of, preview.name));
+        let stamp = (CLONED_FOR, mark(preview));
         // All snapshots first: they are to be of about one moment.
         for volume in volumes {
             snapshot_with(base, volume, snapshot.as_str(), std::slice::from_ref(&stamp)).await?;
@@ -253,7 +251,7 @@ impl Node {
         let survey = tokio::task::spawn_blocking(move || containers.volumes.survey()).await;
         let Ok(Ok(survey)) = survey else { return };
         for dataset in survey.datasets {
-            let Some(mark) = dataset.stamps.get(PREVIEW_OF).map(str::to_owned) else { continue };
+            let Some(mark) = dataset.stamps.get(CLONED_FOR).map(str::to_owned) else { continue };
             let Some(app) = dataset.name.app.clone().filter(|app| is_of(app, &mark)) else { continue };
             let Ok(_turn) = self.turn(&app).await else { return };
             if self.log.read().app(app.as_str()).is_some() {
@@ -280,16 +278,10 @@ fn snapshot_of(preview: &Preview) -> Result<SnapshotName, NodeError> {
     SnapshotName::new(format!("preview-{}", preview.name)).map_err(|error| NodeError::Invalid(error.to_string()))
 }
 
-/// Whether an app is called as the preview is that a clone says it was made for.
-fn is_of(app: &Name, mark: &str) -> bool {
-    let names = mark.split_once('/').and_then(|(of, name)| Some((Name::new(of).ok()?, Name::new(name).ok()?)));
-    names.is_some_and(|(of, name)| Preview::app_name(&of, &name).as_ref() == Some(app))
-}
-
 /// Removes the clones that say that they were made for a preview.
 fn clear(store: &Store, app: &Name, mark: &str) -> Result<(), NodeError> {
     for name in store.list()?.into_iter().filter(|name| name.app.as_ref() == Some(app)) {
-        if store.inspect(&name)?.stamps.get(PREVIEW_OF) == Some(mark) {
+        if store.inspect(&name)?.stamps.get(CLONED_FOR) == Some(mark) {
             store.destroy(&name)?;
         }
     }

@@ -13,6 +13,8 @@ use super::records;
 use crate::app::App;
 use crate::container::Container;
 use crate::error::NodeError;
+use crate::preview;
+use crate::view::manifest_hash;
 
 /// What a snapshot of release `from`'s data is called that is taken when release `to` comes.
 pub(crate) fn kept_as(from: u64, to: u64) -> String {
@@ -165,7 +167,7 @@ pub(super) async fn settle(app: &Arc<App>) {
                 if store.properties(&dataset) != properties {
                     words.extend(store.set_properties(&dataset, &properties)?);
                 }
-                store.stamp(&dataset, &stamps(&name, state.current())?)?;
+                store.stamp(&dataset, &stamps(&name, &state)?)?;
                 records::keep(store, &dataset, &state)?;
                 let kept = kept_releases(&state);
                 store.prune(&dataset, &|snapshot| {
@@ -211,17 +213,29 @@ pub(crate) fn properties(spec: &VolumeSpec) -> Properties {
     }
 }
 
-/// What is written on a volume: whose data it holds.
-fn stamps(app: &Name, release: &Release) -> Result<Stamps, NodeError> {
-    let mut stamps = Stamps::default();
-    let pairs = [
+/// Labels of an app that say what it was built from, and the stamps they become (OCI image spec, annotations).
+const BUILT_FROM: [(&str, &str); 2] =
+    [("org.opencontainers.image.version", "version"), ("org.opencontainers.image.revision", "git_sha")];
+
+/// What is written on a volume: whose data it holds, which is the app's current release's.
+fn stamps(app: &Name, state: &AppState) -> Result<Stamps, NodeError> {
+    let release = state.current();
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let mut pairs = vec![
         ("managed", "true".to_owned()),
         ("app", app.to_string()),
         ("release", release.id.to_string()),
         ("number", release.number.to_string()),
         ("deployed_at", release.created_at.0.to_string()),
         ("deployed_by", release.actor.to_string()),
+        ("fingerprint", format!("sha256:{}", manifest_hash(release))),
     ];
+    pairs.extend(state.preview.as_ref().map(|preview| (preview::STAMP, preview::mark(preview))));
+    // What others wrote is left out where it is no word: it is to be read back from one line.
+    let labels = BUILT_FROM.iter().filter_map(|(label, key)| Some((*key, release.spec.labels.get(*label)?.clone())));
+    let is_word = |text: &str| !text.is_empty() && text.len() <= 255 && text.chars().all(|c| c.is_ascii_graphic());
+    pairs.extend(std::iter::once(("node_name", machine)).chain(labels).filter(|(_, text)| is_word(text)));
+    let mut stamps = Stamps::default();
     for (key, value) in pairs {
         stamps.set(key, value).map_err(|error| NodeError::Invalid(error.to_string()))?;
     }

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::Name;
-use coppice_dataset::{DatasetName, SnapshotName, Store};
+use coppice_dataset::{DatasetName, SnapshotName, Stamps, Store};
 use coppice_state::{App as AppState, Release};
 
 use super::data::snapshot_name;
 use crate::error::NodeError;
+use crate::preview::{CLONED_FOR, STAMP, is_of};
 
 /// Under which key a release's record is kept beside a volume.
 fn record_key(number: u64) -> Result<SnapshotName, NodeError> {
@@ -44,7 +45,13 @@ pub(crate) struct Remembered {
     pub(crate) heads: BTreeMap<Name, u64>,
 }
 
-/// Apps as their volumes remember them.
+/// Whether a volume says that it is a preview's. A clone of it that is called otherwise says so, too, and is not.
+fn is_of_preview(app: &Name, stamps: &Stamps) -> bool {
+    let mut marks = [CLONED_FOR, STAMP].into_iter().filter_map(|key| stamps.get(key));
+    marks.any(|mark| is_of(app, mark))
+}
+
+/// Apps as their volumes remember them. Previews stand for a time, and beside an app: none comes back.
 pub(crate) fn remembered(store: &Store) -> Result<BTreeMap<Name, Remembered>, NodeError> {
     let mut apps: BTreeMap<Name, Remembered> = Default::default();
     let survey = store.survey()?;
@@ -54,7 +61,7 @@ pub(crate) fn remembered(store: &Store) -> Result<BTreeMap<Name, Remembered>, No
         }
     }
     for dataset in survey.datasets {
-        let Some(app) = dataset.name.app.clone() else { continue };
+        let Some(app) = dataset.name.app.clone().filter(|app| !is_of_preview(app, &dataset.stamps)) else { continue };
         let known = apps.entry(app.clone()).or_default();
         if let Some(number) = dataset.stamps.get("number").and_then(|number| number.parse().ok()) {
             known.heads.insert(dataset.name.volume.clone(), number);
@@ -80,4 +87,36 @@ pub(crate) fn remembered(store: &Store) -> Result<BTreeMap<Name, Remembered>, No
         }
     }
     Ok(apps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_preview_is_remembered_and_a_volume_of_another_name_that_says_so_is() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path()).unwrap();
+        for (volume, key, mark) in [
+            ("shop/data", "number", "1"),
+            ("shop-fix/data", CLONED_FOR, "shop/fix"),
+            ("shop-new/data", STAMP, "shop/new"),
+            ("copy/data", STAMP, "shop/new"),
+            ("other/data", CLONED_FOR, "nonsense"),
+        ] {
+            let (app, volume) = volume.split_once('/').unwrap();
+            let name = DatasetName { app: Some(Name::new(app).unwrap()), volume: Name::new(volume).unwrap() };
+            store.create(&name, |_| Ok(())).unwrap();
+            let mut stamps = Stamps::default();
+            stamps.set(key, mark).unwrap();
+            store.stamp(&name, &stamps).unwrap();
+            store.attach(&name, &record_key(1).unwrap(), b"damaged").unwrap();
+        }
+        let found = remembered(&store).unwrap();
+        assert_eq!(found.keys().map(|app| app.as_str()).collect::<Vec<_>>(), ["copy", "other", "shop"]);
+        // What cannot be read is said, and keeps nothing else back.
+        let shop = &found["shop"];
+        assert!(shop.words[0].contains("release-1 of volume shop/data cannot be read"), "{:?}", shop.words);
+        assert_eq!((shop.releases.len(), shop.heads.values().copied().collect::<Vec<_>>()), (0, vec![1]));
+    }
 }

@@ -88,7 +88,7 @@ pub(crate) fn entry(app: &App, release: &Release, doing: Doing<'_>) -> ReleaseEn
 }
 
 /// SHA-256 of the spec as JSON. Its maps are sorted, so equal specs have equal text.
-fn manifest_hash(release: &Release) -> String {
+pub(crate) fn manifest_hash(release: &Release) -> String {
     let text = serde_json::to_vec(&release.spec).expect("a spec is plain data");
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
