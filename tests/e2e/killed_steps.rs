@@ -1,5 +1,6 @@
 //! A daemon that dies at each step of a rollout, of a rollback with data, and of their ways back: afterwards there is the old
-//! release or the new one, whole, with every row that is its own, and the history says that somebody went on with it.
+//! release or the new one, whole, with every row and the value of its secret that are its own, and the history says that
+//! somebody went on with it.
 
 mod node;
 mod project;

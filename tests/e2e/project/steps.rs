@@ -8,8 +8,9 @@ use coppice_api::ReleaseEntry;
 use super::{Project, find};
 use crate::node::Node;
 
-/// A store that only one may write, by the first release and by the second, which makes something else of every row; a front;
-/// and what only the first has. `./flags` is the test's: the first release does not start while `broken` is there.
+/// A store that only one may write, by the first release and by the second, which makes something else of every row; a front
+/// with a secret of which each release has a version of its own; and what only the first has. `./flags` is the test's: the
+/// first release does not start while `broken` is there.
 const STEPS: &str = r#"
 [service.db]
 image = "box"
@@ -28,6 +29,7 @@ command = ["sh", "-c", "exec httpd -f -p PORT -h /"]
 stop_signal = "KILL"
 health = { type = "http", port = 80, path = "/bin/busybox", interval = "50ms" }
 env = { RELEASE = "NAME" }
+secrets = [{ secret = "token", env = "TOKEN", on_rotate = "nothing" }]
 
 [service.web.rollout]
 health_check_timeout = "PATIENCE"
@@ -106,10 +108,14 @@ impl<'n> Steps<'n> {
     /// The first release, up; `moment` is the [mortal](Node::mortal) node's file.
     pub fn new(node: &'n Node, moment: PathBuf) -> Self {
         node.busybox_image();
+        let set = |value: &str| node.coppice_fed(["secret", "set", "token"], value.as_bytes()).succeeded();
+        set("of-one");
         let steps = Self { shop: Project::new(node, "shop", &one()), moment, last: String::new() };
         std::fs::create_dir(steps.shop.dir.join("flags")).unwrap();
         steps.shop.up();
         assert_eq!(steps.first_rows(), (1..=500).map(|n| format!("{n}\n")).collect::<String>());
+        // What comes after it runs with this one; it itself, also when it is brought back, with the one it had.
+        set("of-two");
         steps
     }
 
@@ -159,17 +165,23 @@ impl<'n> Steps<'n> {
         self.rows().strip_suffix("rows\n").unwrap().to_owned()
     }
 
+    /// Which release the front is of, and what its secret is.
+    #[track_caller]
+    fn web(&self) -> String {
+        self.shop.shell("web-1", "echo $RELEASE $TOKEN")
+    }
+
     #[track_caller]
     pub fn is_one(&self, rows: &str) {
         assert_eq!(self.rows(), format!("{rows}rows\n"), "{}", self.last);
-        assert_eq!(self.shop.shell("web-1", "echo $RELEASE"), "one\n", "{}\n{:#?}", self.last, self.shop.containers());
+        assert_eq!(self.web(), "one of-one\n", "{}\n{:#?}", self.last, self.shop.containers());
         self.shop.child("old-1");
     }
 
     #[track_caller]
     pub fn is_two(&self, rows: &str) {
         assert_eq!(self.rows(), format!("{rows}rows\n"), "{}", self.last);
-        assert_eq!(self.shop.shell("web-1", "echo $RELEASE"), "two\n", "{}\n{:#?}", self.last, self.shop.containers());
+        assert_eq!(self.web(), "two of-two\n", "{}\n{:#?}", self.last, self.shop.containers());
         assert!(find(&self.shop.status(), "old-1").is_none(), "{}", self.last);
     }
 }
