@@ -18,7 +18,7 @@ image = "box"
 replicas = 2
 command = ["sh", "-c", "mkdir -p /www && echo VERSION > /www/index.html && exec httpd -f -p 80 -h /www"]
 stop_signal = "KILL"
-health = { type = "http", port = 80, interval = "100ms", timeout = "1s", retries = 2 }
+health = { type = "http", port = 80, interval = "100ms", timeout = "2s", retries = 2 }
 
 [service.web.http_routes.site]
 host = "site.example.com"
@@ -160,12 +160,12 @@ fn a_canary_that_hangs_from_the_first_or_while_it_is_watched_goes_when_its_time_
     site.has_failed(number, "readiness_timeout", &["web-1", "not ready within 2s"]);
 
     // It has been healthy, and then it hangs.
-    let number = site.begin(&watched_for_long("three").replace("\"10s\"", "\"3s\""));
+    let number = site.begin(&watched_for_long("three").replace("\"10s\"", "\"4s\""));
     site.wait_watched();
     let canary = site.project.containers().into_iter().find(|container| container.name.contains(".next-")).unwrap();
     let pid = node.inspect(&canary.name)["pid"].as_u64().unwrap();
     kill(u32::try_from(pid).unwrap(), "STOP");
-    site.has_failed(number, "readiness_timeout", &["web-1", "not ready within 3s"]);
+    site.has_failed(number, "readiness_timeout", &["web-1", "not ready within 4s"]);
     let said = steps(&site.newest());
     assert!(said.contains("web-1 is unhealthy"), "{said}");
     assert!(!said.contains("replaces"), "{said}");
@@ -179,7 +179,7 @@ fn a_canary_whose_health_flaps_is_gone_after_three_losses_and_every_request_is_a
     let flaps = "n=$(cat /asked || echo 0); echo $((n + 1)) > /asked; [ $((n % 2)) = 0 ]";
     let flapping = watched_for_long("two")
         .replace("type = \"http\", port = 80,", &format!("type = \"exec\", command = [\"sh\", \"-c\", \"{flaps}\"],"));
-    let number = site.begin(&flapping.replace("retries = 2", "retries = 1"));
+    let number = site.begin(&flapping.replace("timeout = \"2s\", retries = 2", "timeout = \"10s\", retries = 1"));
     wait_until("it has ended", || {
         site.ask();
         site.project.status().settled
