@@ -162,15 +162,29 @@ fn a_supervisor_that_gives_up_brings_back_the_release_before_where_that_was_aske
     project.up();
     assert_eq!(version(&project), "two");
     // It was fine, and then is not: once too often.
-    for _ in 0..3 {
-        let pid = project.wait_child("web-1", "runs", |child| child.pid.is_some()).pid.unwrap();
-        kill9(pid);
-        project.wait_status("it has noticed", |status| {
-            status.release > 2 || project::find(status, "web-1").is_none_or(|web| web.pid != Some(pid))
-        });
-    }
+    let exhaust = |release: u64| {
+        for _ in 0..3 {
+            let pid = project.wait_child("web-1", "runs", |child| child.pid.is_some()).pid.unwrap();
+            kill9(pid);
+            project.wait_status("it has noticed", |status| {
+                status.release > release
+                    || status.state == "failed"
+                    || project::find(status, "web-1").is_none_or(|web| web.pid != Some(pid))
+            });
+        }
+    };
+    exhaust(2);
     project.wait_status("the release before is back", |status| status.release == 3 && status.settled);
     assert_eq!(version(&project), "one");
+    // So is that one. What was given up does not come back.
+    exhaust(3);
+    let status = project.wait_status("it is given up", |status| status.state == "failed" && status.settled);
+    assert_eq!(status.release, 3);
+    wait_until("it says that nothing comes back", || {
+        let events = node.coppice(["events", "--since", "1h", "--no-follow", "--json"]).stdout;
+        events.contains("does not come back: no release before it")
+    });
+    assert_eq!(project.status().release, 3);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use coppice_api::RestoreReply;
 use coppice_cli::{Hooks, NodeOptions, RestoreOptions, RestoreRefused};
@@ -13,7 +14,10 @@ use tracing_subscriber::EnvFilter;
 /// Threads that serve the API and supervise. A node mostly waits; what blocks has threads of its own.
 const WORKERS: usize = 2;
 
-/// By how much they come first: what is to start instances must not wait for those there are.
+/// Their name.
+const WORKER: &str = "worker";
+
+/// By how much they, and the main thread, come first: what is to start instances must not wait for those there are.
 const FIRST_BY: u8 = 10;
 
 fn main() -> ExitCode {
@@ -35,8 +39,19 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 /// The node daemon, until it is told to stop.
 fn node(options: NodeOptions) -> ExitCode {
     log_to_stderr();
+    coppice_linux::come_first(FIRST_BY);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    runtime.worker_threads(WORKERS).on_thread_start(|| coppice_linux::come_first(FIRST_BY));
+    // The workers are made first. What is made later has long work: it unpacks, copies, seals.
+    let made = AtomicUsize::new(0);
+    let name = move || match made.fetch_add(1, Ordering::Relaxed) {
+        worker if worker < WORKERS => WORKER.to_owned(),
+        _ => "blocking".to_owned(),
+    };
+    runtime.worker_threads(WORKERS).thread_name_fn(name).on_thread_start(|| {
+        if std::thread::current().name() == Some(WORKER) {
+            coppice_linux::come_first(FIRST_BY);
+        }
+    });
     let runtime = runtime.enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,

@@ -154,6 +154,20 @@ impl App {
         })
     }
 
+    /// What a node brings back by itself when the current release has exhausted its supervisor. What it brought back itself is
+    /// given up for an older one, never for what was given up before: it ends with the oldest.
+    pub fn to_bring_back(&self) -> Option<&Arc<Release>> {
+        let mut given_up = self.current();
+        while let (Actor::Node(_), Trigger::Rollback { source, .. }) = (&given_up.actor, &given_up.trigger) {
+            given_up = self.release(*source)?;
+        }
+        if given_up.id == self.current().id {
+            return self.previous_successful();
+        }
+        let succeeded = |release: &&Arc<Release>| release.verdict == Some(Verdict::Succeeded);
+        self.releases.iter().rev().filter(succeeded).find(|release| release.number < given_up.number)
+    }
+
     /// The newest release that succeeded.
     pub fn last_succeeded(&self) -> Option<&Release> {
         self.releases.iter().rev().find(|release| release.verdict == Some(Verdict::Succeeded)).map(Arc::as_ref)

@@ -200,7 +200,7 @@ impl Keyring {
                 Some(Err(error)) if id.is_some_and(|id| *next == self.path(&self::next(id))) => {
                     return Err(error.into());
                 }
-                Some(Err(_)) => unreadable.push(next),
+                Some(Err(error)) => unreadable.push((next, error)),
                 Some(Ok(_)) | None => {
                     remove(next)?;
                     if settled == Settled::Nothing {
@@ -209,8 +209,11 @@ impl Keyring {
                 }
             }
         }
-        // Without the right one nobody knows whose they are.
-        for stray in unreadable.into_iter().filter(|_| is_in_place) {
+        for (stray, error) in unreadable {
+            // Without the right one, it may be that.
+            if !is_in_place && kept.is_none() {
+                return Err(error.into());
+            }
             remove(stray)?;
         }
         match (kept, before) {

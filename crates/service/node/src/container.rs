@@ -110,6 +110,9 @@ pub struct Record {
     /// Which of the containers that were an instance, or were to be; see [`Record::endpoint`].
     #[serde(default)]
     pub run: u32,
+    /// The node paused it, for as long as it copies what it writes to.
+    #[serde(default)]
+    pub is_copied: bool,
 }
 
 /// Which part a container has in an instance.
@@ -229,6 +232,8 @@ pub struct Container {
     /// Read while a process is added, written while all are frozen: a process that is frozen before its first step would
     /// not be heard of until the container is thawed.
     pub(crate) freezing: tokio::sync::RwLock<()>,
+    /// Held while its record is written: the file says what the memory says, and not what it said before.
+    pub(crate) writing: Mutex<()>,
     /// Set by an explicit stop or kill, so that an ad-hoc restart policy leaves it down.
     pub(crate) asked_down: std::sync::atomic::AtomicBool,
     /// The launcher still keeps its last exit, since the disk did not take it.
@@ -246,6 +251,7 @@ impl Container {
             health: Mutex::new(health),
             doing: tokio::sync::Mutex::default(),
             freezing: tokio::sync::RwLock::default(),
+            writing: Mutex::default(),
             asked_down: std::sync::atomic::AtomicBool::new(false),
             exit_unkept: std::sync::atomic::AtomicBool::new(false),
         }

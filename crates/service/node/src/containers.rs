@@ -10,6 +10,8 @@
 
 mod pausing;
 
+pub(crate) use pausing::Pause;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -247,12 +249,13 @@ impl Containers {
             words: Vec::new(),
             place,
             run,
+            is_copied: false,
         }));
         let dir = self.root.container(id);
         let made = (|| {
             self.directories.take(&dir)?;
             match recorded {
-                Recorded::Now => self.write_record(&container.record()),
+                Recorded::Now => self.write_record(&container),
                 Recorded::ByStart => Ok(()),
             }
         })();
@@ -284,7 +287,7 @@ impl Containers {
         let started = self.start_locked(container, attach, size, names).await;
         if let Err(error) = &started {
             self.leave_network(container);
-            let record = container.change(|record| {
+            container.change(|record| {
                 record.phase = match before {
                     Phase::Exited { .. } => before.clone(),
                     _ => Phase::Created,
@@ -292,7 +295,7 @@ impl Containers {
                 record.address = None;
             });
             // The start failed already; a record that says Starting is put right by adoption.
-            let _ = self.write_record(&record);
+            let _ = self.write_record(container);
             self.tell(container, "fail", error.to_string());
         }
         started
@@ -320,7 +323,7 @@ impl Containers {
         self.admit_to_peers(&container.owner).await?;
         self.enforce()?;
         let config = self.configure(&record, &image, network, size, names)?;
-        self.write_record(&record)
+        self.write_record(container)
             .map_err(|source| NodeError::disk(format!("cannot record container {}", record.name), source))?;
         if container.exit_unkept.swap(false, Ordering::Relaxed) {
             // What was written just now is newer than that exit. One that is unknown by now is forgotten already.
@@ -455,7 +458,7 @@ impl Containers {
         self.signal(container, signal).await?;
         if paused {
             // A frozen process hears no signal.
-            self.set_paused(container, false).await?;
+            self.set_paused(container, false, Pause::Asked).await?;
         }
         if tokio::time::timeout(timeout, container.ended()).await.is_ok() {
             return Ok(());
@@ -483,7 +486,7 @@ impl Containers {
         self.tell(container, "kill", signal_text(signal));
         self.signal(container, signal).await?;
         if paused && signal == KILL {
-            self.set_paused(container, false).await?;
+            self.set_paused(container, false, Pause::Asked).await?;
         }
         Ok(())
     }
@@ -522,15 +525,15 @@ impl Containers {
             let Ok(dir) = cleared.await else { return };
             remove_dir(dir);
         } else {
-            if let Err(error) = self.write_record(&record) {
+            let name = record.name.clone();
+            if let Err(error) = self.keep_record(&container, record.clone()) {
                 // The launcher keeps the exit until it is told to forget: not telling it keeps the truth.
-                tracing::warn!(container = %record.name, %error, "cannot record that it ended");
+                tracing::warn!(container = %name, %error, "cannot record that it ended");
                 container.exit_unkept.store(true, Ordering::Relaxed);
                 container.change(|old| *old = record);
                 self.tell(&container, "exit", exit_text(&exit, lost));
                 return;
             }
-            container.change(|old| *old = record);
             self.tell(&container, "exit", exit_text(&exit, lost));
         }
         if let Err(error) = self.launcher().forget(id).await {
@@ -634,7 +637,21 @@ impl Containers {
         }
     }
 
-    pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
+    /// Writes what a container is.
+    pub(crate) fn write_record(&self, container: &Container) -> io::Result<()> {
+        let _writing = container.writing.lock().expect("no panic holds this lock");
+        self.write(&container.record())
+    }
+
+    /// A container is this once it is written.
+    fn keep_record(&self, container: &Container, record: Record) -> io::Result<()> {
+        let _writing = container.writing.lock().expect("no panic holds this lock");
+        self.write(&record)?;
+        container.change(|old| *old = record);
+        Ok(())
+    }
+
+    fn write(&self, record: &Record) -> io::Result<()> {
         let bytes = serde_json::to_vec(record).map_err(io::Error::other)?;
         replace_file(&self.root.container(&record.id).join(RECORD), &bytes)
     }
@@ -705,6 +722,10 @@ impl Containers {
             Some(ContainerStatus { exit: Some(exit), .. }) => self.on_exit(&id, exit, self.is_lost(&exit)).await,
             Some(_) => {
                 self.storage.begin();
+                // The daemon that was to wake it is gone, and its copy with it.
+                if container.read(|record| record.is_copied) {
+                    self.thaw(vec![container.clone()]).await;
+                }
                 if let (true, (ports, Some(address))) = (ad_hoc && !ports.0.is_empty(), ports)
                     && let Err(error) = self
                         .network

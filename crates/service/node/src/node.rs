@@ -41,7 +41,7 @@ use crate::agent::Agent;
 use crate::app::{App, instances_of};
 use crate::attach::{self, Attached};
 use crate::container::{Container, Owner, Phase, Place};
-use crate::containers::Containers;
+use crate::containers::{Containers, Pause};
 use crate::error::NodeError;
 use crate::events::{About, Events};
 use crate::launcher::{Launcher, LauncherCommand, LauncherError};
@@ -432,7 +432,7 @@ impl Node {
                 let state = if pause { "paused already" } else { "not paused" };
                 Err(NodeError::Invalid(format!("container {} is {state}", container.name())))
             }
-            _ => self.containers.set_paused(&container, pause).await,
+            _ => self.containers.set_paused(&container, pause, Pause::Asked).await.map(drop),
         }
     }
 

@@ -34,8 +34,11 @@ use crate::app::{App, RolloutEvents};
 /// Between two tries to write to a log that does not take it.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// A log that takes longer than this for an entry was held by somebody.
-const NOTICED: Duration = Duration::from_secs(1);
+/// A log that takes longer than this for an entry was held by somebody, or its disk is as good as full.
+const NOTICED: Duration = Duration::from_secs(2);
+
+/// What holds up a rollout, beside the records of containers.
+const LOG: &str = "log";
 
 /// The rollouts that go on here.
 pub(crate) struct Rollouts {
@@ -52,8 +55,8 @@ pub(crate) struct Rollouts {
 struct Running {
     release: ReleaseId,
     tell: RolloutEvents,
-    /// Since when, and why, nothing is done: the log does not take what was decided.
-    held_up: Option<(Timestamp, String)>,
+    /// Since when, and why, something is not done, by what does not take it: the log, the record of a container.
+    held_up: BTreeMap<String, (Timestamp, String)>,
 }
 
 impl Rollouts {
@@ -92,7 +95,7 @@ impl Rollouts {
             return;
         }
         let (tell, told) = mpsc::unbounded_channel();
-        running.insert(app.name.clone(), Running { release, tell: tell.clone(), held_up: None });
+        running.insert(app.name.clone(), Running { release, tell: tell.clone(), held_up: BTreeMap::new() });
         let driver = Driver { rollouts: self.clone(), app: app.clone(), release, tell, watches: BTreeMap::new() };
         tokio::spawn(driver.run(record.clone(), told));
     }
@@ -158,14 +161,20 @@ impl Rollouts {
         self.running().get(app).is_some_and(|one| one.tell.send(event).is_ok())
     }
 
-    /// Since when, and why, this release's rollout does nothing, where the log does not take what was decided.
+    /// Since when, and why, this release's rollout does not do what was decided: what has waited longest.
     pub(crate) fn held_up(&self, app: &Name, release: &ReleaseId) -> Option<(Timestamp, String)> {
-        self.running().get(app).filter(|one| one.release == *release)?.held_up.clone()
+        let running = self.running();
+        let of = running.get(app).filter(|one| one.release == *release)?;
+        of.held_up.values().min_by_key(|(since, _)| *since).cloned()
     }
 
-    fn hold_up(&self, app: &Name, release: &ReleaseId, why: Option<(Timestamp, String)>) {
+    /// Since when, and why, `what` does not take what was decided; `None`: it does again.
+    fn hold_up(&self, app: &Name, release: &ReleaseId, what: &str, why: Option<(Timestamp, String)>) {
         if let Some(one) = self.running().get_mut(app).filter(|one| one.release == *release) {
-            one.held_up = why;
+            match why {
+                Some(why) => drop(one.held_up.entry(what.to_owned()).or_insert(why)),
+                None => drop(one.held_up.remove(what)),
+            }
         }
     }
 
@@ -263,7 +272,7 @@ impl Driver {
             };
             match self.rollouts.propose(&self.app, body).await {
                 Ok(()) => {
-                    self.rollouts.hold_up(&self.app.name, &self.release, None);
+                    self.rollouts.hold_up(&self.app.name, &self.release, LOG, None);
                     if let Some(state) = self.rollouts.log.read().app(self.app.name.as_str()) {
                         self.app.update(state.clone());
                         self.app.supervisor().caught_up().await;
@@ -272,7 +281,7 @@ impl Driver {
                     // A backup holds the log: what waited for it has that time again, which the next turn writes down.
                     let now = self.app.now();
                     if now.since(asked) >= NOTICED {
-                        rollout.held_up(asked, now, "the log was held");
+                        rollout.held_up(asked, now, "the log took nothing");
                     }
                     return Some(taken);
                 }
@@ -283,7 +292,7 @@ impl Driver {
                 Err(error) => {
                     tracing::warn!(app = %self.app.name, %error, "its rollout waits: the log does not take how far it is");
                     let why = error.to_string();
-                    self.rollouts.hold_up(&self.app.name, &self.release, Some((since, why.clone())));
+                    self.rollouts.hold_up(&self.app.name, &self.release, LOG, Some((since, why.clone())));
                     tokio::time::sleep(AGAIN).await;
                     *rollout = decided.clone();
                     rollout.held_up(since, self.app.now(), &why);

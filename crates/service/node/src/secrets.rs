@@ -367,7 +367,7 @@ impl Containers {
         }
         // Last: a daemon that dies before it gives them, and the signal, once more.
         let record = container.change(|record| record.secrets.files.clone_from(pins));
-        self.write_record(&record)
+        self.write_record(container)
             .map_err(|source| NodeError::disk(format!("cannot record container {}", record.name), source))?;
         let names: BTreeSet<String> = changed
             .iter()

@@ -1,6 +1,7 @@
 //! The state from outside: what each command does and refuses, and what holds of any sequence of them.
 
 mod commands;
+mod going_back;
 mod policy;
 mod properties;
 mod recovering;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use coppice_base::{Name, Timestamp};
 use coppice_spec::{AppSpec, OnRotate, RestartPolicy, SecretTarget, SecretUse, ServiceSpec, WorkerSpec, WorkloadSpec};
 use coppice_state::{
-    Actor, Applied, Body, Command, CommandId, Digest, Effect, Rejection, ReleaseId, ReleaseTerms, Resealed, State,
+    Actor, Applied, Body, Command, CommandId, Digest, Effect, NodeId, Rejection, ReleaseId, ReleaseTerms, Resealed,
+    State,
 };
 
 pub(crate) fn name(text: &str) -> Name {
@@ -92,6 +93,13 @@ impl World {
         }
         assert_eq!(self.state.check(), Vec::<String>::new());
         answer
+    }
+
+    /// What a node does on its own account.
+    pub(crate) fn node_does(&mut self, body: Body) -> Effect {
+        self.next += 1;
+        let command = Command { actor: Actor::Node(NodeId(1)), ..command(self.next, body) };
+        self.state.apply(&command).unwrap().effect
     }
 
     pub(crate) fn does(&mut self, body: Body) -> Effect {

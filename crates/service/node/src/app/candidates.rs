@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use coppice_api::ErrorKind;
 use coppice_base::{Name, Timestamp};
 use coppice_rollout::{CandidateId, Event as Told, Reason, Side};
 use coppice_supervise::Event;
@@ -296,9 +297,9 @@ impl App {
 
     /// Points everything at the instances there are now, and lets what these replaced go. `wait` is told why that does not
     /// happen yet, and when it does.
-    pub(crate) async fn lead_away(self: &Arc<Self>, from: Replaced, wait: impl Fn(Option<&NodeError>)) {
+    pub(crate) async fn lead_away(self: &Arc<Self>, from: Replaced, wait: impl Fn(&str, Option<&NodeError>)) {
         self.refresh_network().await;
-        // Until the records say who is who, a daemon that returned would not know.
+        // Until the records say who is who, a daemon that returned would not know. What is not for want of room does not pass.
         for container in &from.unwritten {
             let mut waits = false;
             while container.phase().is_running()
@@ -307,11 +308,14 @@ impl App {
                 if !std::mem::replace(&mut waits, true) {
                     tracing::warn!(app = %self.name, %error, "what was replaced stays until that is written");
                 }
-                wait(Some(&error));
+                if error.kind() != ErrorKind::NoSpace {
+                    break;
+                }
+                wait(container.id.as_str(), Some(&error));
                 tokio::time::sleep(AGAIN).await;
             }
             if waits {
-                wait(None);
+                wait(container.id.as_str(), None);
             }
         }
         for old in from.old {
@@ -337,7 +341,7 @@ impl App {
 
     /// Has its record say what a container is.
     fn write(&self, container: &Container) -> Result<(), NodeError> {
-        let written = self.containers.write_record(&container.record());
+        let written = self.containers.write_record(container);
         written.map_err(|source| NodeError::disk(format!("cannot write down what {} is now", container.name()), source))
     }
 

@@ -12,9 +12,18 @@ use crate::error::NodeError;
 /// How long freezing may take: a process in an uninterruptible wait is frozen only after it.
 const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 
+/// What a container is paused for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// Somebody asked for it: until somebody asks again.
+    Asked,
+    /// Until what it writes to is copied, or the daemon that copies is gone.
+    Copy,
+}
+
 impl Containers {
-    /// Freezes or thaws every process of it.
-    pub(crate) async fn set_paused(&self, container: &Container, pause: bool) -> Result<(), NodeError> {
+    /// Freezes or thaws every process of it. Whether it was not frozen before.
+    pub(crate) async fn set_paused(&self, container: &Container, pause: bool, why: Pause) -> Result<bool, NodeError> {
         let _freezing = if pause {
             // Processes that are being added get to their first step before; none is added meanwhile.
             let added = tokio::time::timeout(FREEZE_LIMIT, container.freezing.write()).await;
@@ -22,9 +31,13 @@ impl Containers {
         } else {
             None
         };
-        let Phase::Running { pid, started_at, .. } = container.phase() else {
+        let Phase::Running { pid, started_at, paused } = container.phase() else {
             return Err(NodeError::NotRunning(container.name()));
         };
+        // One that is paused already is somebody else's to wake.
+        if pause && paused {
+            return Ok(false);
+        }
         let cgroup = self.cgroup(&container.id)?;
         if pause {
             cgroup.freeze(FREEZE_LIMIT)?
@@ -34,19 +47,21 @@ impl Containers {
         let still = container.change(|record| {
             if record.phase.is_running() {
                 record.phase = Phase::Running { pid, started_at, paused: pause };
+                record.is_copied = pause && why == Pause::Copy;
             }
         });
         if still.phase.is_running() {
             // Whether it is paused is the one thing a returning daemon cannot ask the launcher.
-            match self.write_record(&still) {
+            match self.write_record(container) {
                 Ok(()) => {}
                 // It ended, or was removed, the moment it was thawed.
-                Err(_) if !container.phase().is_running() => return Ok(()),
+                Err(_) if !container.phase().is_running() => return Ok(true),
                 Err(source) if pause => {
                     cgroup.thaw()?;
                     container.change(|record| {
                         if record.phase.is_running() {
                             record.phase = Phase::Running { pid, started_at, paused: false };
+                            record.is_copied = false;
                         }
                     });
                     let what = format!("cannot pause container {}: that it is paused cannot be written", still.name);
@@ -59,7 +74,7 @@ impl Containers {
             }
             self.tell(container, if pause { "pause" } else { "unpause" }, String::new());
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Freezes those of the containers that run and can be; to be [thawed](Self::thaw). Where there is no room to write that
@@ -67,12 +82,9 @@ impl Containers {
     pub(crate) async fn freeze(&self, all: Vec<Arc<Container>>) -> Result<Vec<Arc<Container>>, NodeError> {
         let mut frozen = Vec::new();
         for container in all {
-            // One that is paused already is somebody else's to wake.
-            if matches!(container.phase(), Phase::Running { paused: true, .. }) {
-                continue;
-            }
-            match self.set_paused(&container, true).await {
-                Ok(()) => frozen.push(container),
+            match self.set_paused(&container, true, Pause::Copy).await {
+                Ok(true) => frozen.push(container),
+                Ok(false) => {}
                 Err(error) if error.kind() == ErrorKind::NoSpace => {
                     self.thaw(frozen).await;
                     return Err(error);
@@ -86,7 +98,7 @@ impl Containers {
 
     pub(crate) async fn thaw(&self, frozen: Vec<Arc<Container>>) {
         for container in frozen {
-            if let Err(error) = self.set_paused(&container, false).await {
+            if let Err(error) = self.set_paused(&container, false, Pause::Copy).await {
                 tracing::warn!(container = %container.name(), %error, "it stays paused: `coppice unpause` wakes it");
             }
         }

@@ -64,6 +64,9 @@ impl BackupError {
     }
 }
 
+/// Backups are made one at a time: whoever works on one has this.
+type Turn = Arc<tokio::sync::OwnedMutexGuard<()>>;
+
 /// All that a backup is made of, of one moment; what was made for it is removed with it.
 pub struct Prepared {
     containers: Arc<Containers>,
@@ -71,7 +74,7 @@ pub struct Prepared {
     files: BTreeMap<PathBuf, Vec<u8>>,
     manifest: Manifest,
     key: Option<Key>,
-    _turn: tokio::sync::OwnedMutexGuard<()>,
+    turn: Turn,
 }
 
 impl Node {
@@ -102,7 +105,7 @@ impl Node {
                 volumes: Vec::new(),
             },
             key,
-            _turn: turn,
+            turn: turn.into(),
         };
         // What a daemon that died in a backup has left.
         let mut prepared = prepared.cleared().await?;
@@ -116,7 +119,8 @@ impl Node {
             made.map_err(BackupError::Write)?;
             self.log.copy_to(&prepared.folder).await.map_err(BackupError::Log)?;
             prepared.read_files(self).map_err(BackupError::Write)?;
-            prepared.manifest.volumes = self.known_volumes(volumes, prepared.manifest.created_ms).await?;
+            prepared.manifest.volumes =
+                self.known_volumes(volumes, prepared.manifest.created_ms, &prepared.turn).await?;
             if held.is_some() || self.log.read().revision() == before {
                 return Ok(prepared);
             }
@@ -126,12 +130,12 @@ impl Node {
     }
 
     /// All volumes; with `take`, each with a snapshot of what it is now.
-    async fn known_volumes(&self, take: bool, created_ms: u64) -> Result<Vec<KnownVolume>, NodeError> {
+    async fn known_volumes(&self, take: bool, created_ms: u64, turn: &Turn) -> Result<Vec<KnownVolume>, NodeError> {
         let taken = take.then(|| snapshot_of(&format!("{TAKEN}{created_ms}"))).transpose()?;
         let mut known = Vec::new();
         for name in self.on_volumes(|containers| Ok(containers.volumes.list()?)).await? {
             if let Some(taken) = &taken {
-                self.snapshot_at_once(&name, taken).await?;
+                self.snapshot_at_once(&name, taken, turn.clone()).await?;
             }
             let looked_at = name.clone();
             let dataset = self.on_volumes(move |containers| Ok(containers.volumes.inspect(&looked_at)?)).await;
@@ -162,14 +166,15 @@ impl Node {
     }
 
     /// Takes a snapshot of one moment; where its storage cannot, those who write there wait meanwhile.
-    async fn snapshot_at_once(&self, name: &DatasetName, snapshot: &SnapshotName) -> Result<(), NodeError> {
+    async fn snapshot_at_once(&self, name: &DatasetName, snapshot: &SnapshotName, turn: Turn) -> Result<(), NodeError> {
         let writers = match self.containers.volumes.kind() {
             Kind::Directory => self.writers_of(name),
             _ => Vec::new(),
         };
         let (containers, name, snapshot) = (self.containers.clone(), name.clone(), snapshot.clone());
-        // A task of its own: whoever goes away meanwhile leaves nobody frozen.
+        // A task of its own: whoever goes away meanwhile leaves nobody frozen, and the next backup waits for it.
         let taken = tokio::spawn(async move {
+            let _turn = turn;
             let frozen = containers.freeze(writers).await?;
             let taken = work_on(&containers, move |containers| {
                 let mut stamps = Stamps::default();

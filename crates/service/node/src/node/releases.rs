@@ -142,7 +142,15 @@ impl Node {
         self.refuse_blocked(&name)?;
         let turn = self.turn(&name).await?;
         let state = self.log.read();
-        let target = target(&state, app, to)?;
+        let target = match actor {
+            Actor::User { .. } => target(&state, app, to)?,
+            Actor::Node(_) => {
+                let known = state.app(app).ok_or_else(|| NodeError::NoApp(app.to_owned()))?;
+                known.to_bring_back().cloned().ok_or_else(|| {
+                    NodeError::Invalid("no release before it that succeeded was not given up, too".to_owned())
+                })?
+            }
+        };
         for (workload, digest) in &target.images {
             if images::by_manifest(&self.containers.images, digest.as_str()).is_none() {
                 let image = target.spec.definition(workload.as_str()).map_or("", |workload| workload.image.as_str());

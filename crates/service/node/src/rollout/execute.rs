@@ -50,8 +50,8 @@ impl Driver {
                 Ok(replaced) => {
                     let (rollouts, release, since) = (self.rollouts.clone(), self.release, app.now());
                     tokio::spawn(async move {
-                        let wait = |why: Option<&NodeError>| {
-                            rollouts.hold_up(&app.name, &release, why.map(|why| (since, why.to_string())));
+                        let wait = |what: &str, why: Option<&NodeError>| {
+                            rollouts.hold_up(&app.name, &release, what, why.map(|why| (since, why.to_string())));
                         };
                         app.lead_away(replaced, wait).await;
                         let _ = tell.send(Event::Promoted { candidates });
