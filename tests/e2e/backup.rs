@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use node::{Node, Output};
+use node::{Node, Output, kill_and_wait};
 use project::{Project, names, wait_until};
 use serde_json::Value;
 use zfs::ZfsFuse;
@@ -139,6 +139,26 @@ fn what_was_paused_stays_so_through_a_backup_that_pauses_what_writes() {
     node.ok(["unpause", "shop.count-1"]);
     backup(&ground, "awake");
     assert_eq!(node.inspect("shop.count-1")["state"], "running");
+    stop(&node);
+}
+
+#[test]
+fn what_a_daemon_paused_for_a_copy_that_it_did_not_live_to_end_is_woken_by_the_next() {
+    let node = Node::new();
+    let ground = ground(&node);
+    node.ok(["pause", "shop.count-1"]);
+    let id = node.inspect("shop.count-1")["id"].as_str().unwrap().to_owned();
+    let record = node.root().join("containers").join(id).join("container.json");
+    let pid = ground.shop.pid("count-1");
+    for (for_a_copy, state) in [(false, "paused"), (true, "running")] {
+        let mut fields: Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+        assert_eq!(fields["is_copied"], false, "somebody asked for it");
+        kill_and_wait(node.daemon_pid(), "KILL");
+        fields["is_copied"] = for_a_copy.into();
+        std::fs::write(&record, fields.to_string()).unwrap();
+        assert_eq!(node.inspect("shop.count-1")["state"], state);
+    }
+    assert_eq!(ground.shop.pid("count-1"), pid);
     stop(&node);
 }
 

@@ -287,8 +287,8 @@ fn switches(input: &RolloutInput<'_>) -> Result<Vec<VolumeSwitch>, String> {
     }
     if !missing.is_empty() {
         return Err(format!(
-            "the data that release {} left in {} is not kept (the app keeps that of {} releases): roll back without \
-             --data, or to a later release",
+            "the data that release {} left in {} is not kept: the app keeps that of {} releases, and of each only \
+             what the next one changed the use of; roll back without --data, or to a later release",
             target.number,
             missing.join(", "),
             input.app.spec().keep
@@ -317,9 +317,11 @@ fn left_by(app: &AppState, target: &Release) -> BTreeMap<Name, String> {
             .filter(|(_, taken)| **taken == DataState::Done);
         left.extend(taken.map(|(one, _)| (one.volume.clone(), one.snapshot.clone())));
         left.extend(record.plan.switches.iter().map(|one| (one.volume.clone(), one.keep.clone())));
-        for stage in &record.plan.stages {
+        for (stage, at) in record.plan.stages.iter().zip(&record.progress.stages) {
             if let How::Switch { volumes, .. } = &stage.how {
-                left.extend(volumes.iter().map(|one| (one.volume.clone(), one.snapshot.clone())));
+                // What was blocked, and resumed, took another each time: the one before ran, and wrote, meanwhile.
+                let last = |name: &str| if at.attempt > 1 { format!("{name}.{}", at.attempt) } else { name.to_owned() };
+                left.extend(volumes.iter().map(|one| (one.volume.clone(), last(&one.snapshot))));
             }
         }
     }

@@ -435,6 +435,12 @@ fn of_two_releases_that_replaced_one_the_later_says_what_it_left_and_others_say_
     assert_eq!(left(1).as_deref(), Some("r1-before-r4"));
     assert_eq!(left(4).as_deref(), Some("r4-before-r5"));
     assert_eq!((left(2), left(3), left(5)), (None, None, None), "nothing replaced these");
+    // Blocked, and resumed: between the two snapshots the one before wrote on.
+    let mut last = Release::clone(app.current());
+    last.rollout.as_mut().unwrap().progress.stages[0].attempt = 2;
+    *app.releases.last_mut().unwrap() = Arc::new(last);
+    let left = left_by(&app, app.release(id(4)).unwrap()).remove("data");
+    assert_eq!(left.as_deref(), Some("r4-before-r5.2"));
 }
 
 #[test]
