@@ -115,15 +115,11 @@ fn kill_at_each_step(mut node: Node, is_wanted: impl Fn(&str) -> bool) -> BTreeS
     killed.at
 }
 
-/// Steps that are none of these operations': of canaries, which are in canaries.rs, and of a hook whose time is over, which only
-/// the rollout's deadline brings about (see the machine's own tests).
-const OTHERS: [&str; 3] = ["stop_hook", "weigh", "sample"];
-
 #[test]
 fn daemons_killed_at_each_step_leave_one_release_whole_with_every_row_that_is_its_own() {
     let at = kill_at_each_step(Node::new(), |_| true);
     let before: BTreeSet<&str> = at.iter().filter_map(|moment| moment.strip_prefix("before ")).collect();
-    let named: BTreeSet<&str> = ACTIONS.into_iter().filter(|action| !OTHERS.contains(action)).collect();
+    let named: BTreeSet<&str> = ACTIONS.into_iter().filter(|action| !steps::OTHERS.contains(action)).collect();
     assert_eq!(before, named, "each step has its kill");
     for done in ["snapshotted", "hook_ended", "halted", "switched", "promoted", "workload_ready", "removed"] {
         assert!(at.contains(&format!("after {done}")), "{done}: {at:?}");

@@ -341,6 +341,6 @@ impl Rollout {
 }
 
 /// The name of a stage's snapshot at its nth try.
-pub(crate) fn numbered(name: &str, attempt: u32) -> String {
+pub fn numbered(name: &str, attempt: u32) -> String {
     if attempt <= 1 { name.to_owned() } else { format!("{name}.{attempt}") }
 }

@@ -52,6 +52,7 @@ mod resume;
 mod status;
 
 pub use event::{ACTIONS, Action, CandidateId, Control, Event, HookWhen, Side};
+pub use forward::numbered;
 pub use machine::{ATTEMPTS_MAX, FLAPS_MAX, Rollout};
 pub use outcome::{Failure, Outcome, Reason, Verdict};
 pub use plan::{How, Pace, Plan, Stage, StageVolume, Target, VolumeSnapshot, VolumeSwitch, WorkloadKind};

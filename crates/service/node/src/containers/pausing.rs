@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coppice_api::ErrorKind;
+use coppice_dataset::DatasetName;
+use coppice_spec::MountSource;
 
 use super::Containers;
 use crate::container::{Container, Phase};
@@ -75,6 +77,19 @@ impl Containers {
             self.tell(container, if pause { "pause" } else { "unpause" }, String::new());
         }
         Ok(true)
+    }
+
+    /// The containers that run and may write to the volume.
+    pub(crate) fn writers_of(&self, volume: &DatasetName) -> Vec<Arc<Container>> {
+        let writes = |container: &Arc<Container>| {
+            container.owner.app() == volume.app.as_ref()
+                && container.phase().is_running()
+                && container.read(|record| {
+                    let mut mounts = record.spec.workload.volumes.iter().filter(|mount| !mount.read_only);
+                    mounts.any(|mount| matches!(&mount.source, MountSource::Volume(of) if *of == volume.volume))
+                })
+        };
+        self.table.all().into_iter().filter(writes).collect()
     }
 
     /// Freezes those of the containers that run and can be; to be [thawed](Self::thaw). Where there is no room to write that

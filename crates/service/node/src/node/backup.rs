@@ -15,11 +15,9 @@ use coppice_api::ErrorKind;
 use coppice_backup::Writer;
 use coppice_dataset::{DatasetError, DatasetName, Kind, Snapshot, SnapshotName, Stamps};
 use coppice_secret::{Key, KeyFileError};
-use coppice_spec::MountSource;
 
 use super::Node;
 use crate::backup::{CERTIFICATES, KEYS, KnownSnapshot, KnownVolume, MANIFEST, Manifest, Pieces, SETTINGS, STATE, add};
-use crate::container::Container;
 use crate::containers::Containers;
 use crate::error::NodeError;
 use crate::volume::snapshot_of;
@@ -168,7 +166,7 @@ impl Node {
     /// Takes a snapshot of one moment; where its storage cannot, those who write there wait meanwhile.
     async fn snapshot_at_once(&self, name: &DatasetName, snapshot: &SnapshotName, turn: Turn) -> Result<(), NodeError> {
         let writers = match self.containers.volumes.kind() {
-            Kind::Directory => self.writers_of(name),
+            Kind::Directory => self.containers.writers_of(name),
             _ => Vec::new(),
         };
         let (containers, name, snapshot) = (self.containers.clone(), name.clone(), snapshot.clone());
@@ -190,18 +188,6 @@ impl Node {
             taken
         });
         taken.await.unwrap_or_else(|error| Err(ended_early(&error)))
-    }
-
-    fn writers_of(&self, name: &DatasetName) -> Vec<Arc<Container>> {
-        let writes = |container: &Arc<Container>| {
-            container.owner.app() == name.app.as_ref()
-                && container.phase().is_running()
-                && container.read(|record| {
-                    let mut mounts = record.spec.workload.volumes.iter().filter(|mount| !mount.read_only);
-                    mounts.any(|mount| matches!(&mount.source, MountSource::Volume(of) if *of == name.volume))
-                })
-        };
-        self.containers.table.all().into_iter().filter(writes).collect()
     }
 
     async fn on_volumes<T: Send + 'static>(

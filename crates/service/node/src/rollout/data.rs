@@ -11,7 +11,6 @@ use coppice_state::{App as AppState, Release, Verdict};
 
 use super::records;
 use crate::app::App;
-use crate::container::Container;
 use crate::error::NodeError;
 use crate::preview;
 use crate::view::manifest_hash;
@@ -94,7 +93,7 @@ pub(crate) async fn snapshot_with(
     let (name, snapshot) = (name_of(app, volume), snapshot_name(snapshot)?);
     // A copy of a directory takes its time: those who write there wait meanwhile, so that it is of one moment.
     let writers = match app.containers().volumes.kind() {
-        Kind::Directory => users_of(app, volume),
+        Kind::Directory => app.containers().writers_of(&name),
         _ => Vec::new(),
     };
     let frozen = app.containers().freeze(writers).await?;
@@ -113,19 +112,6 @@ pub(crate) async fn snapshot_with(
     let taken = taken.await;
     app.containers().thaw(frozen).await;
     taken
-}
-
-/// The app's containers that run and may write to the volume.
-fn users_of(app: &Arc<App>, volume: &Name) -> Vec<Arc<Container>> {
-    let writes = |container: &Arc<Container>| {
-        container.owner.app() == Some(&app.name)
-            && container.phase().is_running()
-            && container.read(|record| {
-                let mut mounts = record.spec.workload.volumes.iter().filter(|mount| !mount.read_only);
-                mounts.any(|mount| matches!(&mount.source, MountSource::Volume(of) if of == volume))
-            })
-    };
-    app.containers().table.all().into_iter().filter(writes).collect()
 }
 
 /// Has the volume hold what `to` holds, and keeps what it held as `keep`. Done already when `keep` is there.

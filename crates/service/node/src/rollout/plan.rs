@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coppice_base::{DurationText, Name};
 use coppice_rollout::{
-    DataState, How, Pace, Plan, Stage, StageVolume, Target, VolumeSnapshot, VolumeSwitch, WorkloadKind,
+    DataState, How, Pace, Plan, Stage, StageVolume, Target, VolumeSnapshot, VolumeSwitch, WorkloadKind, numbered,
 };
 use coppice_spec::{AppSpec, FailureAction, RolloutSpec, RolloutStrategy};
 use coppice_state::{App as AppState, Release, ReleaseId, Trigger};
@@ -320,8 +320,7 @@ fn left_by(app: &AppState, target: &Release) -> BTreeMap<Name, String> {
         for (stage, at) in record.plan.stages.iter().zip(&record.progress.stages) {
             if let How::Switch { volumes, .. } = &stage.how {
                 // What was blocked, and resumed, took another each time: the one before ran, and wrote, meanwhile.
-                let last = |name: &str| if at.attempt > 1 { format!("{name}.{}", at.attempt) } else { name.to_owned() };
-                left.extend(volumes.iter().map(|one| (one.volume.clone(), last(&one.snapshot))));
+                left.extend(volumes.iter().map(|one| (one.volume.clone(), numbered(&one.snapshot, at.attempt))));
             }
         }
     }
